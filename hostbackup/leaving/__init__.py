@@ -1,0 +1,1 @@
+"""The calendar, the zone, the gates, the verdict: reads evidence, touches no server's data."""

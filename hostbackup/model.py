@@ -1,0 +1,299 @@
+"""The words every layer shares: parts, entries, messages, and what became of them.
+
+Names are bytes, as the server gave them. Times are integers. Digests are SHA-256 in lower-case hex.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+
+
+class Kind(enum.StrEnum):
+    """What an entry of a tree is. OTHER (socket, device, fifo) is listed, never read."""
+
+    FILE = "file"
+    DIR = "dir"
+    LINK = "link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One unit of a backup: a web tree, a mailbox or a local folder."""
+
+    kind: str  # "web", "mail" or "local"
+    name: str  # the profile's name of the tree, or the account's user
+
+    @property
+    def id(self) -> str:
+        """Two path components, `kind/NAME` with NAME percent-encoded: unique in a vault, and a folder of the view."""
+        return f"{self.kind}/{component(self.name)}"
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """The part that `id` named. Raises ValueError where `text` is none."""
+        kind, slash, name = text.partition("/")
+        if kind not in ("web", "mail", "local") or not slash or not name or "/" in name:
+            raise ValueError(f"not a part: {text!r}")
+        return cls(kind, urllib.parse.unquote(name))
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+def component(name: str) -> str:
+    """`name` as one portable path component: RFC 3986 percent-encoding of UTF-8, `@` and `+` left as they are."""
+    quoted = urllib.parse.quote(name, safe="@+")
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, folder or symlink of a tree. `path` is relative to the tree's root, components joined by `/`; the root is b""."""
+
+    path: bytes
+    kind: Kind
+    size: int = 0  # bytes; files only
+    mtime_ns: int = 0  # since the epoch; whole seconds over SFTP v3
+    mode: int = 0  # permission bits, 0o7777
+    target: bytes = b""  # symlinks only, verbatim
+
+    @property
+    def name(self) -> bytes:
+        return self.path.rpartition(b"/")[2]
+
+    @property
+    def parent(self) -> bytes:
+        return self.path.rpartition(b"/")[0]
+
+    @property
+    def label(self) -> bytes:
+        """How lists and failures call it."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a mailbox as the server describes it. Its identity is (folder, uidvalidity, uid)."""
+
+    folder: bytes  # the mailbox name on the wire (modified UTF-7), unquoted
+    uidvalidity: int
+    uid: int
+    size: int = 0  # RFC822.SIZE as told: a hint, some servers lie
+    internaldate: str = ""  # verbatim, without quotes: ` 1-Jul-2026 02:44:25 +0900`
+    flags: tuple[str, ...] = ()  # sorted, keywords included, \Recent left out
+
+    @property
+    def label(self) -> bytes:
+        return self.folder + b" UID %d" % self.uid
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A mailbox folder. Counters are those of SELECT/EXAMINE (RFC 9051 §6.3.2)."""
+
+    name: bytes  # on the wire, unquoted
+    separator: bytes = b""  # b"" where the server has no hierarchy
+    attributes: tuple[str, ...] = ()  # of LIST, sorted: "\\HasChildren", …
+    special_use: str = ""  # RFC 6154: "\\Sent", …; "" where none
+    subscribed: bool = False
+    uidvalidity: int = 0
+    uidnext: int = 0
+    exists: int = 0
+
+
+Item = TypeVar("Item", Entry, Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One entry, account or server that did not do as asked. Never raised: collected, listed, and it keeps exit 0 away."""
+
+    side: str  # "old", "new", "vault", "view", "copy:NAME"
+    part: str  # Part.id, or "" where no part is concerned
+    name: bytes  # the entry's label, or b""
+    code: str  # stable: "permission", "vanished", "changing", "conflict", …
+    reason: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        told = {"side": self.side, "part": self.part, **name_json(self.name)}
+        return {**told, "code": self.code, "reason": self.reason, "hint": self.hint}
+
+
+def name_json(name: bytes, key: str = "name") -> dict[str, str]:
+    """A name for JSON: `{key: text}` where it is UTF-8, else `{key_b64: base64}`."""
+    try:
+        return {key: name.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {f"{key}_b64": base64.b64encode(name).decode("ascii")}
+
+
+def name_from_json(record: dict[str, Any], key: str = "name") -> bytes:
+    """The inverse of `name_json`. Raises KeyError or ValueError where the record holds no such name."""
+    encoded = record.get(f"{key}_b64")
+    if encoded is not None:
+        return base64.b64decode(encoded, validate=True)
+    text: str = record[key]
+    return text.encode("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[Item]):
+    """Part of a scan: some or all items of one container (a directory's path, or a mail folder's wire name).
+
+    A tree gives exactly one Listing a directory, items sorted by name. A mail folder may come in several, UIDs ascending, `folder` set in each
+    and `last` only in the final one. `failure` is set where the container could not be listed whole; `items` then holds what was seen.
+    """
+
+    container: bytes
+    items: Sequence[Item]
+    failure: Failure | None = None
+    folder: Folder | None = None
+    last: bool = True
+
+
+class Receiver(Protocol):
+    """Takes the bytes of one item. Exactly one of commit and abort ends it."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> object: ...
+
+    def commit(self) -> tuple[str, int]:
+        """Digest and size in bytes of what was written. The bytes need not be durable yet."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where a read puts contents. Several receivers may be open at once; each is used by one thread at a time."""
+
+    def open(self, size_hint: int = 0) -> Receiver: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[Item]):
+    """What became of one item that was read.
+
+    `item` carries the metadata that belong to the bytes (fstat after the read). `digest` is "" where nothing whole arrived. `failure` with a
+    digest: the bytes are kept but did not stand still while being read (code "changing").
+    """
+
+    asked: Item
+    item: Item
+    digest: str = ""
+    size: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Generic[Item]):
+    """One item to be written to a target. `open` gives its contents from the start each time it is called (files and messages only)."""
+
+    item: Item
+    digest: str = ""
+    size: int = 0
+    open: Callable[[], BinaryIO] | None = None
+    replace: bool = False  # may an existing file at that path be replaced (trees only)
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[Item]):
+    """What became of one item that was written. `item` is as the target now describes it (mtime as kept there; UID from APPENDUID, 0 where unknown)."""
+
+    asked: Write[Item]
+    item: Item
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Generic[Item]):
+    """`item`, as last described by the place, is said to have these contents."""
+
+    item: Item
+    digest: str
+    size: int
+
+
+class Status(enum.StrEnum):
+    VERIFIED = "verified"
+    DIFFERENT = "different"  # metadata agree, bytes do not: damage
+    CHANGED = "changed-since"  # the live side moved on: unverified
+    MISSING = "missing"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+
+
+class Method(enum.StrEnum):
+    """How something was proven (the contract, section 4.4)."""
+
+    VAULT_REREAD = "vault-reread"
+    SERVER_SHA256 = "server-sha256"
+    SERVER_WEAK = "server-weak"
+    SFTP_SECOND_READ = "sftp-second-read"
+    LOCAL_SECOND_READ = "local-second-read"
+    IMAP_FETCH = "imap-fetch"
+    BUCKET_SHA256 = "bucket-sha256"
+    BUCKET_REREAD = "bucket-reread"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof(Generic[Item]):
+    """What a place can say of a claim."""
+
+    claim: Claim[Item]
+    status: Status
+    method: Method = Method.NONE
+    failure: Failure | None = None  # set unless VERIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Item]):
+    """An item as a manifest keeps it.
+
+    `digest` is "" for folders, links and for items that never came whole. `stale`: the digest is the last good one, and this is why there is no
+    newer. `vanished`: the time (`20261125T031500Z`) of the snapshot that first missed it. `racy`: too fresh when read to be trusted as unchanged
+    by size and mtime. `failed`: no bytes at all, and why.
+    """
+
+    item: Item
+    digest: str = ""
+    size: int = 0  # bytes stored, true where item.size is a hint
+    stale: str = ""
+    failed: str = ""
+    vanished: str = ""
+    racy: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """Sums for people and JSON. Bytes are those of contents, not of the wire."""
+
+    entries: int = 0
+    bytes: int = 0
+    extra: dict[str, int] = field(default_factory=dict)
+
+
+class Observer:
+    """Hears how a job goes on; does nothing by default. Calls come from any thread."""
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        """A new stretch of work begins; totals in entries and bytes where known."""
+
+    def advance(self, entries: int = 0, size: int = 0) -> None:
+        """So much more is done."""
+
+    def note(self, text: str) -> None:
+        """For --verbose and the log file."""
+
+    def warn(self, text: str) -> None:
+        """For everyone: an opt-in weakness, a surprise that is not a failure."""
+
+    def failure(self, failure: Failure) -> None:
+        """One entry failed; the job goes on."""

@@ -1,0 +1,159 @@
+"""What differs by operating system: sync, reflink, lock. Everything else of the package is portable."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_O_BINARY = getattr(os, "O_BINARY", 0)
+_LINUX = sys.platform.startswith("linux")
+_libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+def sync_tree(folder: Path) -> bool:
+    """Makes everything written on `folder`'s file system durable, in one go. False where the system cannot (then sync file by file).
+
+    syncfs(2); since Linux 5.8 it reports write-back errors, which become OSError.
+    """
+    if _libc is None:
+        return False
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        if _libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            if code == errno.ENOSYS:
+                return False
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(fd)
+    return True
+
+
+def sync_file(path: Path) -> None:
+    """fsync of one file (on macOS F_FULLFSYNC, which alone reaches the platter)."""
+    fd = os.open(path, (os.O_RDWR if sys.platform == "win32" else os.O_RDONLY) | _O_BINARY)
+    try:
+        sync_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_fd(fd: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable; Windows has nothing of the kind."""
+    if sys.platform == "win32":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replaces `path` whole or not at all: temporary file, sync, rename, sync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _O_BINARY, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            sync_fd(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def reflink(source: int, target: int) -> bool:
+    """Makes the open file `target` share the blocks of `source`. False where the file system cannot."""
+    if not _LINUX:
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM):
+            return False
+        raise
+    return True
+
+
+class FileLock:
+    """A kernel lock on a file, held until released or until the process is gone. flock(2): advisory, whole file, not inherited by children."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    @classmethod
+    def take(cls, path: Path, *, exclusive: bool) -> FileLock | None:
+        """The lock, or None while another process holds it in a way that conflicts. Never waits."""
+        writable = exclusive or not path.exists()
+        fd = os.open(path, (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | _O_BINARY, 0o600)
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                return None
+            raise
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd)
+
+    def describe(self, text: str) -> None:
+        """Writes who holds the lock into it: information for people, never relied on."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text.encode(), 0) if hasattr(os, "pwrite") else os.write(self._fd, text.encode())
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def holder() -> str:
+    """Who this process is: host, boot and pid, as a lock's text tells it."""
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"host={socket.gethostname()} boot={boot or 'unknown'} pid={os.getpid()}\n"
+
+
+def private_to_owner(path: Path) -> bool:
+    """Whether nobody but the owner can read the file. True on Windows, whose permissions Python does not show."""
+    if sys.platform == "win32":
+        return True
+    return not path.stat().st_mode & 0o077
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes an ordinary user can still write on the folder's file system."""
+    import shutil
+
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,1 @@
+"""Where data lives: web trees, mail accounts, local folders. Each offers the same four verbs, each over many entries."""

@@ -1,0 +1,1 @@
+"""The wire: bytes and RFCs. Knows nothing of backups."""

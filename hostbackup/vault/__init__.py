@@ -1,0 +1,1 @@
+"""The backup itself: objects, manifests, snapshots, the browsable view, evidence, retention."""
