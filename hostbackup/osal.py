@@ -77,7 +77,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             sync_fd(fd)
         finally:
             os.close(fd)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
