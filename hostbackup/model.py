@@ -204,7 +204,10 @@ class Write(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[Item]):
-    """What became of one item that was written. `item` is as the target now describes it (mtime as kept there; UID from APPENDUID, 0 where unknown)."""
+    """What became of one item that was written.
+
+    `item` is as the target now describes it: mtime as kept there; UID from APPENDUID, 0 where unknown.
+    """
 
     asked: Write[Item]
     item: Item

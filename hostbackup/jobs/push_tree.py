@@ -1,0 +1,212 @@
+"""One web tree from a snapshot to the new host: plan, write with a journal, prove."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from hostbackup.errors import PlaceMissing
+from hostbackup.jobs.keys import name_key, stamp
+from hostbackup.jobs.ledger import Ledger
+from hostbackup.jobs.proofs import Tally, settle
+from hostbackup.jobs.push_plan import Action, Comparer, Step, journal_record
+from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import Scratch
+from hostbackup.model import Claim, Entry, Failure, Kind, Part, Stored, Write, Written, name_json
+from hostbackup.places.base import Place
+from hostbackup.places.exclude import Excludes
+from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.vault import Vault
+
+_GROUP = 256  # intents made durable at a time, before the first of them is written
+_WRITES = (Action.CREATE, Action.UPDATE, Action.OVERWRITE)
+
+
+@dataclass(slots=True)
+class TreePush:
+    """Use: `plan()`, then, unless it is a dry run, `apply()` and `prove()`."""
+
+    part: Part
+    target: Place[Entry]
+    source: TreeRoot
+    vault: Vault
+    ledger: Ledger
+    there: Scratch[Entry]  # what the target holds
+    todo: Scratch[Entry]  # what is to be written; "wanted" means: replaces what is there
+    result: Result
+    adapted: Excludes = field(default_factory=Excludes)
+    overwrite: Excludes = field(default_factory=Excludes)
+    shrunk: bool = False
+    dry_run: bool = False
+    planned: Counter[str] = field(default_factory=Counter)
+
+    # -- plan ---------------------------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Counter[str]:
+        """Compares snapshot, journal and target. Raises ConnectionFailed; a folder that cannot be listed is told and nothing in it is touched."""
+        unlisted = self._look()
+        comparer = Comparer(self.target, self.ledger, self.adapted, self.overwrite, self.shrunk)
+        rows: list[tuple[Stored[Entry], bool]] = []
+        current = b""
+        blocked: set[bytes] = set()
+        for step in comparer.steps(self._pairs(unlisted)):
+            self.planned[step.action.value] += 1
+            self._tell(step, blocked)
+            if step.action is Action.ADOPT and step.there is not None:
+                if not self.dry_run:
+                    self.ledger.put(journal_record(step.source, step.there, "done"))
+            elif step.action is Action.OVERWRITE and step.there is not None and not self.dry_run and not self._save(step.there):
+                continue
+            if step.action not in _WRITES or _below(step.source.item.path, blocked):
+                continue
+            if step.source.item.parent != current:
+                self._queue(current, rows)
+                current, rows = step.source.item.parent, []
+            rows.append((step.source, step.there is not None))
+            self.planned["write"] += 1
+            self.planned["write_bytes"] += step.source.size
+        self._queue(current, rows)
+        return self.planned
+
+    def _queue(self, folder: bytes, rows: list[tuple[Stored[Entry], bool]]) -> None:
+        if rows:
+            self.todo.put(folder, rows)
+
+    def _look(self) -> set[bytes]:
+        unlisted: set[bytes] = set()
+        try:
+            for listing in self.target.scan():
+                self.there.put(listing.container, [(Stored(entry), False) for entry in listing.items])
+                if listing.failure is not None:
+                    unlisted.add(listing.container)
+                    self.result.fail(listing.failure)
+                self.result.observer.advance(entries=len(listing.items))
+        except PlaceMissing:
+            self.result.observer.note(f"{self.part}: the target folder is not there yet and will be made")
+            self.planned["make_root"] = 1
+        return unlisted
+
+    def _pairs(self, unlisted: set[bytes]) -> Iterator[tuple[Stored[Entry], Entry | None]]:
+        for folder in self.source.folders():
+            if folder in unlisted or _below(folder, unlisted):
+                continue
+            there = {record.item.name: record.item for record in self.there.records(folder)}
+            for record in self.source.records(folder):
+                if record.vanished or record.failed or record.item.kind is Kind.OTHER:
+                    continue
+                yield record, there.get(record.item.name)
+
+    def _tell(self, step: Step, blocked: set[bytes]) -> None:
+        path = step.source.item.path
+        if step.action is Action.CONFLICT:
+            if step.source.item.kind is Kind.DIR:
+                blocked.add(path)
+            hint = "compare the two by hand; `push --overwrite PATTERN` takes the old server's version and keeps the other in the vault"
+            self.result.fail(Failure("new", self.part.id, path, "conflict", step.reason, hint))
+        elif step.action is Action.BLOCKED:
+            self.result.fail(
+                Failure("new", self.part.id, path, "shrunk", step.reason, f"look at the old server, then `--accept-shrink {self.part.id}`")
+            )
+        elif step.action in (Action.THEIRS, Action.ADAPTED):
+            row = {"part": self.part.id, **name_json(path), "action": step.action.value, "reason": step.reason}
+            self.result.details.setdefault("left_alone", []).append(row)
+            self.result.observer.note(f"left alone: {self.part}/{path.decode('utf-8', 'backslashreplace')}: {step.reason}")
+        if self.dry_run and step.action in _WRITES:
+            row = {"part": self.part.id, **name_json(path), "action": step.action.value, "kind": step.source.item.kind.value}
+            self.result.details.setdefault("plan", []).append(row)
+
+    def _save(self, there: Entry) -> bool:
+        """Keeps the target's bytes in the vault before they are overwritten. False where that failed: then they stay."""
+        if there.kind is not Kind.FILE:
+            return True
+        for read in self.target.read([there], self.vault.objects):
+            if read.failure is not None:
+                self.result.fail(read.failure)
+                return False
+            self.vault.objects.flush()
+            journal = self.vault.state.journal("saved")
+            facts = {"time": stamp(), "part": self.part.id, "digest": read.digest, "size": read.size, "mtime_ns": there.mtime_ns}
+            journal.append([{"key": name_key(there.path), **facts}])
+            journal.sync()
+            journal.close()
+            self.result.details.setdefault("saved", []).append({**name_json(there.path), "part": self.part.id, "digest": read.digest})
+        return True
+
+    # -- apply --------------------------------------------------------------------------------------------------------------------------
+
+    def apply(self) -> None:
+        """Writes what the plan says. Each entry is whole or not at all; each is in the journal before and after."""
+        for written in self.target.write(self._writes()):
+            self._wrote(written)
+        self.ledger.sync()
+
+    def _writes(self) -> Iterator[Write[Entry]]:
+        if self.planned["make_root"]:
+            yield Write(Entry(b"", Kind.DIR, mode=0o755))
+        for group in _groups(self._todo(), _GROUP):
+            intents = [journal_record(record, record.item, "intent", self.ledger.get(name_key(record.item.path))) for record, _ in group]
+            self.ledger.put(*intents)
+            self.ledger.sync()
+            for record, replace in group:
+                opener = functools.partial(self.vault.objects.read, record.digest) if record.item.kind is Kind.FILE else None
+                yield Write(record.item, record.digest, record.size, opener, replace)
+
+    def _todo(self) -> Iterator[tuple[Stored[Entry], bool]]:
+        for folder in self.todo.folders():
+            there = {record.item.name for record in self.there.records(folder)}
+            for record in self.todo.records(folder):
+                yield record, record.item.name in there
+
+    def _wrote(self, written: Written[Entry]) -> None:
+        record, path = written.asked, written.asked.item.path
+        self.result.observer.advance(entries=1, size=record.size)
+        if written.failure is not None:
+            self.result.fail(written.failure)
+            return
+        if not path:
+            return
+        self.ledger.put(journal_record(Stored(record.item, record.digest, record.size), written.item, "done"))
+        self.result.counts["written"] += 1
+        self.result.counts["written_bytes"] += record.size
+
+    # -- prove --------------------------------------------------------------------------------------------------------------------------
+
+    def prove(self) -> Tally[Entry]:
+        """Proves what was just written, by the strongest means the new host gives."""
+        tally: Tally[Entry] = Tally("new", self.part.id)
+        for proof in self.target.prove(self._claims()):
+            settle(self.result, tally, proof)
+        return tally
+
+    def _claims(self) -> Iterator[Claim[Entry]]:
+        for record, _replace in self._todo():
+            claim = pushed_claim(self.ledger, record)
+            if claim is not None:
+                yield claim
+
+
+def pushed_claim(ledger: Ledger, record: Stored[Entry]) -> Claim[Entry] | None:
+    """What the journal says stands on the target for this very version of the entry; None where it was not pushed."""
+    written = ledger.get(name_key(record.item.path))
+    if written is None or written["state"] != "done" or written["digest"] != record.digest or written["kind"] != record.item.kind.value:
+        return None
+    item = record.item
+    there = Entry(item.path, item.kind, written["size"], written["mtime_ns"], item.mode, item.target)
+    return Claim(there, record.digest, record.size)
+
+
+def _below(path: bytes, folders: set[bytes]) -> bool:
+    while path and folders:
+        path = path.rpartition(b"/")[0]
+        if path in folders:
+            return True
+    return False
+
+
+def _groups(rows: Iterable[tuple[Stored[Entry], bool]], size: int) -> Iterator[list[tuple[Stored[Entry], bool]]]:
+    rows = iter(rows)
+    while group := list(itertools.islice(rows, size)):
+        yield group

@@ -1,0 +1,47 @@
+"""What a job has to tell at its end: sums, failures, and the exit code that follows from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostbackup.errors import Exit, HostbackupError, worst
+from hostbackup.model import Failure, Observer
+
+
+@dataclass(slots=True)
+class Result:
+    """Gathers what happened. `details` become a command's own keys in `--json`; `lines` are for people."""
+
+    observer: Observer = field(default_factory=Observer)
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    codes: set[Exit] = field(default_factory=set)
+    done: int = 0  # parts or steps that could be worked on
+    undone: int = 0  # those that could not be touched at all
+
+    def fail(self, failure: Failure, exit_code: Exit = Exit.INCOMPLETE) -> None:
+        """One entry, account or server failed; everything else goes on."""
+        self.failures.append(failure)
+        self.codes.add(exit_code)
+        self.observer.failure(failure)
+
+    def fail_part(self, error: HostbackupError, *, side: str, part: str) -> None:
+        """A whole part could not be worked on. Alone it makes the command fail (1), among others it leaves it incomplete (3)."""
+        reason = f"{error.where}: {error.reason}" if error.where else error.reason
+        self.fail(Failure(side, part, b"", error.code, reason, error.hint))
+        if error.exit is not Exit.FAILED:
+            self.codes.add(error.exit)
+        self.undone += 1
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    @property
+    def exit(self) -> Exit:
+        if self.undone and not self.done:
+            return worst({*self.codes, Exit.FAILED})
+        return worst(self.codes)
