@@ -1,0 +1,127 @@
+"""An S3-compatible bucket as an object store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from hostbackup.errors import DiskFull, HostbackupError, LoginRefused, PlaceMissing, Unreachable, UsageError
+from hostbackup.model import Method, Status
+from hostbackup.protocols import s3
+from hostbackup.vault import pool
+from hostbackup.vault.stores import Absent, Listed, Outcome, Proven, Upload, Wanted, checked_chunks, failed, prove_by_reading
+
+_WORKERS = 16
+_IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
+_WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError)
+
+
+class BucketStore:
+    """A Store over one bucket and prefix. Objects go up whole, or in parts where they are larger than `s3.PART`."""
+
+    def __init__(self, bucket: s3.Bucket, *, workers: int = _WORKERS) -> None:
+        self._bucket = bucket
+        self._workers = workers
+        self._budget = pool.Budget(_IN_FLIGHT)
+        self._offers_sha256: bool | None = None
+
+    @classmethod
+    def open(cls, target: s3.S3Target, *, workers: int = _WORKERS) -> BucketStore:
+        """The store; whether it can be reached is seen at first use."""
+        return cls(s3.connect(target, connections=workers), workers=workers)
+
+    @property
+    def label(self) -> str:
+        return self._bucket.target.url
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        for key, size in self._bucket.list(prefix):
+            yield Listed(key, size)
+
+    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+        stop = threading.Event()
+        try:
+            yield from pool.each(lambda item: self._put(item, stop), items, workers=self._workers)
+        finally:
+            stop.set()
+
+    def _put(self, item: Upload, stop: threading.Event) -> Outcome:
+        try:
+            if item.size <= s3.PART:
+                with self._budget.hold(item.size):
+                    self._bucket.put(item.key, b"".join(checked_chunks(item, s3.PART)))
+            else:
+                size = s3.part_size(item.size)
+                with self._budget.hold(size):
+                    self._bucket.put_parts(item.key, item.size, _until(stop, checked_chunks(item, size)))
+        except _WHOLE_STORE:
+            raise
+        except (HostbackupError, OSError) as error:
+            return failed(item.key, error, item.size)
+        return Outcome(item.key, item.size)
+
+    def get(self, key: str) -> BinaryIO:
+        try:
+            return self._bucket.get(key)[1]
+        except s3.ObjectAbsent as error:
+            raise Absent(error.reason, where=error.where) from error
+
+    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        for _ in self._bucket.list(limit=1):  # a bucket that is not there, or refuses us, is one error and not one an object
+            pass
+        yield from pool.each(lambda wanted: self._prove(wanted, read=read), items, workers=self._workers)
+
+    def _prove(self, wanted: Wanted, *, read: bool) -> Proven:
+        try:
+            if read or wanted.size > s3.PART or self._offers_sha256 is False:
+                return prove_by_reading(wanted, self.get)
+            return self._prove_by_asking(wanted)
+        except Unreachable:
+            raise
+        except s3.ObjectAbsent as error:
+            return Proven(wanted, Status.MISSING, Method.BUCKET_REREAD, error.reason)
+        except (HostbackupError, OSError) as error:
+            reason = error.reason if isinstance(error, HostbackupError) else error.strerror or str(error)
+            return Proven(wanted, Status.FAILED, Method.NONE, reason)
+
+    def _prove_by_asking(self, wanted: Wanted) -> Proven:
+        told = self._bucket.head(wanted.key)
+        if told.size != wanted.size:
+            return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, f"{told.size} bytes are stored instead of {wanted.size}")
+        if not told.sha256:
+            self._offers_sha256 = False  # asking each object in vain would double the requests
+            return prove_by_reading(wanted, self.get)
+        self._offers_sha256 = True
+        if told.sha256 != wanted.digest:
+            return Proven(wanted, Status.DIFFERENT, Method.BUCKET_SHA256, "the stored bytes are others than were put there")
+        return Proven(wanted, Status.VERIFIED, Method.BUCKET_SHA256)
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        return pool.each(self._delete, keys, workers=self._workers)
+
+    def _delete(self, key: str) -> Outcome:
+        try:
+            self._bucket.delete(key)
+        except (PlaceMissing, Unreachable):
+            raise
+        except HostbackupError as error:
+            return failed(key, error)
+        return Outcome(key)
+
+    def tidy(self) -> None:
+        self._bucket.abort_stale()
+
+    def close(self) -> None:
+        self._bucket.close()
+
+
+class _Stopped(OSError):
+    """The upload is no longer wanted."""
+
+
+def _until(stop: threading.Event, parts: Iterator[bytes]) -> Iterator[bytes]:
+    for part in parts:
+        if stop.is_set():
+            raise _Stopped("stopped")
+        yield part

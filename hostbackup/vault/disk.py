@@ -1,0 +1,285 @@
+"""A folder on another disk as an object store: plain files, no links, no modes needed, so exFAT and network shares will do.
+
+Files arrive in `incoming/` and get their names once they are synced. The folder itself is never created: a disk that is not mounted must be a
+failure, and not a copy on the disk it was meant to survive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hostbackup import osal
+from hostbackup.errors import HostbackupError, Locked, PlaceMissing
+from hostbackup.model import Method, Status
+from hostbackup.vault import pool
+from hostbackup.vault.faults import told
+from hostbackup.vault.stores import (
+    Absent,
+    Listed,
+    Outcome,
+    Proven,
+    SourceDamaged,
+    Upload,
+    Wanted,
+    checked_chunks,
+    failed,
+    prove_by_reading,
+    valid_key,
+)
+
+_WORKERS = 4
+_BATCH_BYTES = 256 << 20
+_BATCH_FILES = 4096
+_BATCH_SECONDS = 10.0
+_INCOMING = "incoming"
+_NOT_OURS = {"$recycle.bin", "lost+found", "system volume information"}  # what systems put on a disk by themselves
+_ONE_FILE = (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY)  # everything else concerns the disk
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+_Batch = list[tuple[Upload, Path | Outcome]]  # an item, and its file in incoming/ or why there is none
+
+
+class FolderStore:
+    """A Store below `root`, which must exist. Raises PlaceMissing otherwise."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._numbers = itertools.count()
+        self._session = secrets.token_hex(6)
+        self._device = self._look()
+
+    def _look(self) -> int:
+        """The device the folder is on."""
+        try:
+            found = self.root.stat()
+            if not self.root.is_dir():
+                raise PlaceMissing("is not a folder", where=str(self.root))
+        except OSError as error:
+            reason = "there is no such folder" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+            hint = "is the disk mounted? hostbackup never makes this folder itself: a copy belongs on another disk"
+            raise PlaceMissing(reason, where=str(self.root), hint=hint) from error
+        return found.st_dev
+
+    @property
+    def label(self) -> str:
+        return str(self.root)
+
+    def _path(self, key: str) -> Path:
+        if not valid_key(key) or key.split("/", 1)[0] == _INCOMING:
+            raise ValueError(f"not a key: {key[:200]!r}")
+        return self.root / key
+
+    # ------------------------------------------------------------ reading
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        self._look()
+        yield from self._walk("", prefix)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[Listed]:
+        try:
+            with os.scandir(self.root / folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise told(error, self.root / folder) from error
+        for entry in entries:
+            if not folder and (entry.name.lower() in _NOT_OURS or entry.name.startswith(".") or entry.name == _INCOMING):
+                continue
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                    yield from self._walk(key, prefix)
+            elif key.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Listed(key, entry.stat(follow_symlinks=False).st_size)
+
+    def get(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        try:
+            fd = os.open(path, _READ)
+        except FileNotFoundError as error:
+            self._look()
+            raise Absent("is not on the disk", where=str(path)) from error
+        except OSError as error:
+            raise told(error, path) from error
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is proven is the disk, not the memory in front of it
+        return os.fdopen(fd, "rb")
+
+    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        self._look()
+        return pool.each(self._prove, items, workers=_WORKERS)
+
+    def _prove(self, wanted: Wanted) -> Proven:
+        try:
+            return prove_by_reading(wanted, self.get)
+        except PlaceMissing:
+            raise
+        except (HostbackupError, OSError) as error:
+            reason = error.reason if isinstance(error, HostbackupError) else (error.strerror or str(error)).lower()
+            return Proven(wanted, Status.FAILED, Method.NONE, reason)
+
+    # ------------------------------------------------------------ writing
+
+    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+        self._look()
+        lock = self._arrivals()
+        try:
+            source = iter(items)
+            while batch := self._write_some(source):
+                yield from self._name(batch)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _arrivals(self) -> osal.FileLock | None:
+        """Makes `incoming/` ready and ours alone. None where the file system knows no locks."""
+        incoming = self.root / _INCOMING
+        try:
+            incoming.mkdir(mode=0o700, exist_ok=True)
+            lock = osal.FileLock.take(incoming / "lock", exclusive=True)
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return None
+            raise told(error, incoming) from error
+        if lock is None:
+            raise Locked("another run is writing to this copy", where=str(self.root))
+        return lock
+
+    def tidy(self) -> None:
+        lock = self._arrivals()
+        try:
+            for path in (self.root / _INCOMING).glob("*.part"):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise told(error, self.root) from error
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _write_some(self, source: Iterator[Upload]) -> _Batch:
+        """Writes the next few items to `incoming/`: what each became there. Nothing is durable yet."""
+        deadline = time.monotonic() + _BATCH_SECONDS
+        written: _Batch = []
+
+        def some() -> Iterator[Upload]:
+            size = 0
+            while len(written) < _BATCH_FILES and size < _BATCH_BYTES and time.monotonic() < deadline:
+                item = next(source, None)
+                if item is None:
+                    return
+                size += item.size
+                yield item
+
+        try:
+            for item, arrived in pool.each(self._write, some(), workers=_WORKERS):
+                written.append((item, arrived))
+        except BaseException:
+            for _ in self._name(written):  # what did arrive is kept: the next run need not send it again
+                pass
+            raise
+        return written
+
+    def _write(self, item: Upload) -> tuple[Upload, Path | Outcome]:
+        part = self.root / _INCOMING / f"{self._session}-{next(self._numbers)}.part"
+        try:
+            self._path(item.key)
+            self._fill(part, item)
+        except ValueError as error:
+            return item, Outcome(item.key, item.size, "name", str(error))
+        except (SourceDamaged, HostbackupError) as error:
+            part.unlink(missing_ok=True)
+            return item, failed(item.key, error, item.size)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise self._trouble(error, item.size) from error
+        return item, part
+
+    @staticmethod
+    def _fill(part: Path, item: Upload) -> None:
+        fd = os.open(part, _CREATE, 0o600)
+        try:
+            for data in checked_chunks(item):
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def _trouble(self, error: OSError, needed: int = 0) -> HostbackupError:
+        """What to raise for an error of the disk: it may be gone, full or read-only."""
+        try:
+            if self._look() != self._device:
+                raise PlaceMissing("the disk is not mounted any more", where=str(self.root))
+        except PlaceMissing as gone:
+            return gone
+        return told(error, self.root, needed)
+
+    def _name(self, batch: _Batch) -> Iterator[Outcome]:
+        """Syncs a batch, gives the files their names, syncs those, and only then tells the outcomes."""
+        arrived = [(item, part) for item, part in batch if isinstance(part, Path)]
+        outcomes = [part for _, part in batch if isinstance(part, Outcome)]
+        try:
+            if arrived and not osal.sync_tree(self.root):
+                for _, part in arrived:
+                    osal.sync_file(part)
+            folders: set[Path] = set()
+            for item, part in arrived:
+                path = self._path(item.key)
+                if path.parent not in folders:
+                    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    folders.add(path.parent)
+                outcomes.append(self._rename(part, path, item))
+            if arrived and not osal.sync_tree(self.root):
+                for folder in folders:
+                    _sync_names(folder, self.root)
+        except OSError as error:
+            raise self._trouble(error) from error
+        yield from outcomes
+
+    @staticmethod
+    def _rename(part: Path, path: Path, item: Upload) -> Outcome:
+        try:
+            part.replace(path)
+            if path.stat().st_size != item.size:
+                return Outcome(item.key, item.size, "size", f"the disk kept {path.stat().st_size} bytes of {item.size}")
+        except OSError as error:
+            if error.errno not in _ONE_FILE:
+                raise
+            part.unlink(missing_ok=True)
+            return failed(item.key, error, item.size)
+        return Outcome(item.key, item.size)
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        self._look()
+        for key in keys:
+            try:
+                self._path(key).unlink(missing_ok=True)
+            except OSError as error:
+                yield failed(key, error)
+            else:
+                yield Outcome(key)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _sync_names(folder: Path, root: Path) -> None:
+    """Makes names durable from `folder` up to `root`, for systems without syncfs. A file system that cannot sync a folder is taken as it is."""
+    while True:
+        with contextlib.suppress(OSError):
+            osal.sync_folder(folder)
+        if folder == root:
+            return
+        folder = folder.parent

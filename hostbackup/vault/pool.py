@@ -1,0 +1,75 @@
+"""Many items through one function at a time, in threads, without running ahead of whoever takes the results."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+    """`work(item)` of every item, as they get done. At most `2 * workers` items are taken ahead of the results.
+
+    What `work` or `items` raises is raised here; items not begun are then dropped, begun ones are waited for. So it is when the generator is closed.
+    """
+    done: SimpleQueue[Future[R]] = SimpleQueue()
+    source = iter(items)
+    waiting = 0
+    with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
+        try:
+            while True:
+                while waiting < 2 * workers:
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        break
+                    pool.submit(work, item).add_done_callback(done.put)
+                    waiting += 1
+                if not waiting:
+                    return
+                finished = done.get()
+                waiting -= 1
+                yield finished.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Budget:
+    """So many bytes may be held in memory at once, by all threads together."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def hold(self, size: int) -> _Hold:
+        """A context in which `size` bytes are held; waits until there is room. More than the whole budget gets it alone."""
+        return _Hold(self, min(size, self._size))
+
+    def take(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + size <= self._size)
+            self._held += size
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
+
+
+class _Hold:
+    def __init__(self, budget: Budget, size: int) -> None:
+        self._budget = budget
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._budget.take(self._size)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._budget.give(self._size)

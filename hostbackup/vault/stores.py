@@ -1,0 +1,213 @@
+"""Object stores: a folder on another disk, a bucket, or memory, behind the same few verbs, each over many objects.
+
+An object is bytes under a key: ASCII path components joined by `/`. It shows whole or not at all, and putting it again is harmless. What goes
+wrong with one object is told in its outcome; what ends the whole store is raised: PlaceMissing (no such folder or bucket, disk not mounted),
+LoginRefused, Unreachable, LineCut, DiskFull. Outcomes come in any order, exactly one an item. Closing a generator early stops the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+
+from hostbackup.errors import Damaged, HostbackupError
+from hostbackup.model import Method, Status
+
+CHUNK = 1 << 20
+_KEY = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)*")
+
+
+class Listed(NamedTuple):
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An object to be put: its key, size in bytes and SHA-256; `open` gives the contents from the start each time."""
+
+    key: str
+    size: int
+    digest: str
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object that was put or deleted. `code` is "" where all went well.
+
+    Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was stored.
+    """
+
+    key: str
+    size: int = 0
+    code: str = ""
+    reason: str = ""
+    hint: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.code
+
+
+class Wanted(NamedTuple):
+    """An object whose contents are to be proven."""
+
+    key: str
+    digest: str
+    size: int
+
+
+class Proven(NamedTuple):
+    """What a store can say of a wanted object. `reason` is "" where it is VERIFIED."""
+
+    wanted: Wanted
+    status: Status
+    method: Method
+    reason: str = ""
+
+
+class Store(Protocol):
+    """Where copies lie. Its methods may be called from several threads."""
+
+    @property
+    def label(self) -> str:
+        """What people know it by: a path or `s3://bucket/prefix`."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object whose key begins with `prefix`, keys ascending. Raises PlaceMissing where the store itself is not there."""
+        ...
+
+    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+        """Stores the objects; each outcome is told once the object is durable there."""
+        ...
+
+    def get(self, key: str) -> BinaryIO:
+        """The contents, in a stream that raises rather than end early. Raises Absent."""
+        ...
+
+    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        """Whether the store has these contents, by its own SHA-256 or by reading all of it back (`read`: always the latter)."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        """Removes objects; one that is not there is removed already."""
+        ...
+
+    def tidy(self) -> None:
+        """Clears away what killed uploads left behind and nobody can see."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Absent(Damaged):
+    """The store has no such object."""
+
+    code = "missing"
+
+
+class SourceDamaged(Damaged):
+    """Bytes on their way into a store are not those their digest names."""
+
+    code = "source-damaged"
+
+
+def valid_key(key: str) -> bool:
+    """Whether `key` is one that every kind of store can hold: portable ASCII, no component that begins with a dot."""
+    return bool(_KEY.fullmatch(key))
+
+
+def checked_chunks(item: Upload, size: int = CHUNK) -> Iterator[bytes]:
+    """The contents in pieces of `size` bytes (the last may be shorter). Raises SourceDamaged, before the last piece, where they are not as said."""
+    digest = hashlib.sha256()
+    left = item.size
+    with item.open() as stream:
+        while True:
+            data = _exactly(stream, min(size, left) if left else 1, item.key)
+            digest.update(data)
+            left -= len(data)
+            if left <= 0 or not data:
+                break
+            yield data
+        if left or _exactly(stream, 1, item.key) or digest.hexdigest() != item.digest:
+            raise SourceDamaged("its bytes are not those its name stands for", where=item.key)
+    if data:
+        yield data
+
+
+def _exactly(stream: BinaryIO, size: int, where: str) -> bytes:
+    """`size` bytes, or fewer at the end of the stream."""
+    parts: list[bytes] = []
+    try:
+        while size and (data := stream.read(size)):
+            parts.append(data)
+            size -= len(data)
+    except OSError as error:
+        raise SourceDamaged(f"cannot be read: {(error.strerror or str(error)).lower()}", where=where) from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def failed(key: str, error: HostbackupError | OSError, size: int = 0) -> Outcome:
+    """The outcome of an object that an error befell."""
+    if isinstance(error, HostbackupError):
+        return Outcome(key, size, error.code, error.reason, error.hint)
+    return Outcome(key, size, "io", error.strerror or str(error))
+
+
+def prove_by_reading(wanted: Wanted, open_it: Callable[[str], BinaryIO]) -> Proven:
+    """Reads an object back and hashes it. Whole-store errors are the caller's to tell apart: whatever `open_it` raises but Absent goes through."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with open_it(wanted.key) as stream:
+            while data := stream.read(CHUNK):
+                digest.update(data)
+                size += len(data)
+    except Absent as error:
+        return Proven(wanted, Status.MISSING, Method.BUCKET_REREAD, error.reason)
+    if size != wanted.size:
+        return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, f"{size} bytes are stored instead of {wanted.size}")
+    if digest.hexdigest() != wanted.digest:
+        return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, "the stored bytes are others than were put there")
+    return Proven(wanted, Status.VERIFIED, Method.BUCKET_REREAD)
+
+
+class _Checked(io.RawIOBase):
+    def __init__(self, stream: BinaryIO, digest: str, size: int | None, where: str) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self._digest = digest
+        self._left = size
+        self._where = where
+        self._checked = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._stream.read(len(buffer))
+        self._hash.update(data)
+        if self._left is not None:
+            self._left -= len(data)
+        if not data and not self._checked:
+            self._checked = True
+            if self._left or self._hash.hexdigest() != self._digest:
+                raise Damaged("its bytes are not those its name stands for", where=self._where)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def checked(stream: BinaryIO, digest: str, where: str, size: int | None = None) -> BinaryIO:
+    """`stream`, which raises Damaged at its end if its bytes were not those of `digest`."""
+    return cast(BinaryIO, io.BufferedReader(_Checked(stream, digest, size, where), 1 << 17))
