@@ -1,0 +1,1 @@
+"""IMAP4rev1 (RFC 3501) as a stream: sessions, framing, names and UID sets. Knows nothing of backups."""

@@ -1,0 +1,149 @@
+"""Commands out, responses in: tags, pipelining and literals (RFC 3501 §2.2, RFC 7888)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hostbackup.errors import LineCut, ProtocolBroken
+from hostbackup.protocols.imap import names
+from hostbackup.protocols.imap.framer import Continue, Framer, Response, Tagged, Taker, Untagged
+from hostbackup.protocols.imap.wire import Wire, plain
+
+_GATHER = 64 * 1024  # bytes of commands gathered before they are sent; waiting for a response sends them too
+_LITERAL_MINUS = 4096  # bytes: RFC 7888 §5
+
+
+@dataclass(frozen=True, slots=True)
+class Lit:
+    """A command argument that goes as a literal."""
+
+    data: bytes
+
+
+Argument: TypeAlias = bytes | Lit
+
+
+class Channel:
+    """The command stream of one logged-in connection. Used by one thread at a time."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.literals = 0  # bytes a literal may have without waiting for the server's leave: 0, 4096 or no bound
+        self._framer = Framer(wire)
+        self._count = 0
+        self._open: set[bytes] = set()
+        self._done: dict[bytes, Tagged] = {}
+        self._out = bytearray()
+        self._leaving = False
+
+    def learn(self, capabilities: Iterable[str]) -> None:
+        """Takes LITERAL+ or LITERAL- into use where they are offered."""
+        offered = set(capabilities)
+        self.literals = 1 << 62 if "LITERAL+" in offered else _LITERAL_MINUS if "LITERAL-" in offered else 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command still waits for its tagged response."""
+        return bool(self._open)
+
+    def start(self, *arguments: Argument) -> bytes:
+        """Queues a command, its arguments joined by spaces; gives its tag. It leaves with the next `next`, or earlier."""
+        tag = self.begin()
+        for argument in arguments:
+            self._out += b" "
+            if isinstance(argument, Lit):
+                refused = self.literal_head(len(argument.data))
+                if refused is not None:
+                    self._done[tag] = refused
+                    return tag
+                self._out += argument.data
+            else:
+                self._out += argument
+        self.put(b"\r\n")
+        return tag
+
+    def at_once(self, *arguments: Argument) -> bool:
+        """Whether a command with these arguments can leave while others still wait for their answers."""
+        return all(len(argument.data) <= self.literals for argument in arguments if isinstance(argument, Lit))
+
+    def begin(self) -> bytes:
+        """Queues only a new tag; what belongs to the command follows by `put` and `literal_head`."""
+        self._count += 1
+        tag = b"h%d" % self._count
+        self._open.add(tag)
+        self._out += tag
+        return tag
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Queues raw bytes of the command that was begun."""
+        if len(data) >= _GATHER:
+            self.flush()
+            self.wire.send(data)
+            return
+        self._out += data
+        if len(self._out) >= _GATHER:
+            self.flush()
+
+    def literal_head(self, size: int, *, binary: bool = False) -> Tagged | None:
+        """Announces a literal (RFC 3516 literal8 where `binary`) and waits for leave where it must, which needs an otherwise idle channel.
+
+        Gives the tagged response where the server refuses the command instead; then nothing more of it may be sent.
+        """
+        at_once = size <= self.literals
+        self._out += b"%s{%d%s}\r\n" % (b"~" if binary else b"", size, b"+" if at_once else b"")
+        if at_once:
+            return None
+        if len(self._open) > 1:
+            raise ValueError("a literal that waits for leave was begun behind other commands")
+        while True:
+            response = self.next()
+            if isinstance(response, Continue):
+                return None
+            if isinstance(response, Tagged):
+                return response
+
+    def next(self, taker: Taker | None = None) -> Response:
+        """The next response. Raises LineCut on BYE, ProtocolBroken on a tag that nobody waits for."""
+        self.flush()
+        response = self._framer.next(taker)
+        if isinstance(response, Tagged):
+            if response.tag not in self._open:
+                raise ProtocolBroken("the server answered a command that was never sent", where=self.wire.where)
+            self._open.discard(response.tag)
+        elif isinstance(response, Untagged) and response.answer.status == "BYE" and not self._leaving:
+            raise LineCut(f"the server ended the session: {plain(response.answer.text) or 'no reason given'}", where=self.wire.where)
+        return response
+
+    def finish(self, tag: bytes, on: Callable[[Response], None] | None = None) -> Tagged:
+        """Reads on to the tagged response of `tag`; `on` gets the untagged ones before it."""
+        while tag not in self._done:
+            response = self.next()
+            if isinstance(response, Tagged):
+                self._done[response.tag] = response
+            elif isinstance(response, Continue):
+                raise ProtocolBroken("the server asks for more of a command that was whole", where=self.wire.where)
+            elif on is not None:
+                on(response)
+        return self._done.pop(tag)
+
+    def run(self, *arguments: Argument, on: Callable[[Response], None] | None = None) -> Tagged:
+        """One command, start to end."""
+        return self.finish(self.start(*arguments), on)
+
+    def flush(self) -> None:
+        if self._out:
+            data, self._out = self._out, bytearray()
+            self.wire.send(memoryview(data))
+
+    def logout(self) -> None:
+        """Says goodbye and waits for it. Raises LineCut where the line is gone already."""
+        self._leaving = True
+        self.run(b"LOGOUT")
+
+
+def mailbox(name: bytes) -> Argument:
+    """A mailbox name as a command's argument."""
+    quoted = names.quote(name)
+    return Lit(name) if quoted is None else quoted

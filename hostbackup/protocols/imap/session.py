@@ -1,0 +1,260 @@
+"""One logged-in IMAP connection: who is there, what it can do, its folders (RFC 3501, 2342, 5258, 6154)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hostbackup.errors import ConnectionFailed, ProtocolBroken
+from hostbackup.protocols.imap import lexer, names
+from hostbackup.protocols.imap.channel import Channel, mailbox
+from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
+from hostbackup.protocols.imap.lexer import Value
+from hostbackup.protocols.imap.wire import Wire, plain
+from hostbackup.protocols.net import connect_tcp
+
+
+@dataclass(frozen=True, slots=True)
+class ImapTarget:
+    """Where and as whom to log in. TLS is verified against `host`, also where TCP goes to one of `addresses`."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    port: int = 993
+    security: Literal["tls", "starttls", "plain"] = "tls"
+    addresses: tuple[str, ...] = ()
+    timeout: float = 60.0  # seconds without a byte
+    ca_file: Path | None = None  # PEM; only these authorities count then
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A prefix and its separator (RFC 2342), b"" where there is none."""
+
+    prefix: bytes
+    separator: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    personal: tuple[Namespace, ...] = ()
+    others: tuple[Namespace, ...] = ()
+    shared: tuple[Namespace, ...] = ()
+
+    def is_foreign(self, name: bytes) -> bool:
+        """Whether a folder belongs to somebody else: the longest prefix that fits it decides."""
+        best = -1
+        foreign = False
+        for spaces, not_ours in ((self.personal, False), (self.others, True), (self.shared, True)):
+            for space in spaces:
+                fits = name.startswith(space.prefix) or (space.separator and name == space.prefix.removesuffix(space.separator))
+                if fits and len(space.prefix) > best:
+                    best, foreign = len(space.prefix), not_ours
+        return foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of LIST or LSUB: attributes as sent, the name's bytes, the separator (b"" for none)."""
+
+    name: bytes
+    separator: bytes
+    attributes: tuple[str, ...]
+
+    def has(self, attribute: str) -> bool:
+        return any(attribute.lower() == one.lower() for one in self.attributes)
+
+
+@dataclass(slots=True)
+class Selected:
+    """What SELECT, EXAMINE or STATUS tells of a mailbox. Give `take` the untagged responses."""
+
+    uidvalidity: int = 0
+    uidnext: int = 0
+    exists: int = 0
+    permanent_flags: tuple[str, ...] | None = None
+    moved: bool = False  # messages came or went since `exists` was first told
+    expunged: int = 0
+    _told: bool = False
+
+    def take(self, response: Response) -> None:
+        if isinstance(response, Number):
+            if response.kind == "EXISTS":
+                self.moved = self.moved or (self._told and response.value != self.exists)
+                self.exists, self._told = response.value, True
+            elif response.kind == "EXPUNGE":
+                self.exists -= 1
+                self.expunged += 1
+                self.moved = True
+        elif isinstance(response, Untagged):
+            args = response.answer.args
+            with contextlib.suppress(ValueError, IndexError):
+                if response.answer.code == "UIDVALIDITY":
+                    self.uidvalidity = lexer.number(args[0])
+                elif response.answer.code == "UIDNEXT":
+                    self.uidnext = lexer.number(args[0])
+                elif response.answer.code == "PERMANENTFLAGS":
+                    self.permanent_flags = lexer.words(args[0])
+        elif isinstance(response, Data) and response.kind == "STATUS":
+            self._status(response)
+
+    def _status(self, response: Data) -> None:
+        pairs = response.values[1] if len(response.values) > 1 else None
+        if not isinstance(pairs, list) or len(pairs) % 2:
+            return
+        with contextlib.suppress(ValueError):
+            told = {lexer.word(pairs[at]).upper(): lexer.number(pairs[at + 1]) for at in range(0, len(pairs), 2)}
+            self.uidvalidity = told.get("UIDVALIDITY", self.uidvalidity)
+            self.uidnext = told.get("UIDNEXT", self.uidnext)
+            self.exists = told.get("MESSAGES", self.exists)
+
+
+_GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
+STATUS_ITEMS = b"(UIDVALIDITY UIDNEXT MESSAGES)"
+
+
+def connect(target: ImapTarget) -> ImapSession:
+    """Connects, verifies, logs in. Raises NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut or ProtocolBroken."""
+    from hostbackup.protocols.imap.login import log_in
+
+    sock, address = connect_tcp(target.host, target.addresses, target.port, target.timeout)
+    where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
+    wire = Wire(sock, where, target.timeout)
+    channel = log_in(wire, target)
+    try:
+        return ImapSession(channel, host=target.host, user=target.user, address=address, port=target.port)
+    except BaseException:
+        wire.close()
+        raise
+
+
+class ImapSession:
+    """A logged-in connection. `channel` is for pipelined work; the methods here are one round trip each. Used by one thread at a time."""
+
+    def __init__(self, channel: Channel, *, host: str = "", user: str = "", address: str = "", port: int = 0) -> None:
+        self.channel = channel
+        self.host = host
+        self.user = user
+        self.address = address
+        self.port = port
+        certificate = channel.wire.certificate()
+        self.encrypted = bool(certificate)
+        self.certificate_fingerprint = "SHA256:" + hashlib.sha256(certificate).hexdigest() if certificate else ""
+        self.capabilities = self._ask_capabilities()
+        channel.learn(self.capabilities)
+        self.namespaces = self._ask_namespaces() if self.offers("NAMESPACE") else Namespaces()
+
+    @property
+    def where(self) -> str:
+        return self.channel.wire.where
+
+    def offers(self, capability: str) -> bool:
+        return capability.upper() in self.capabilities
+
+    def list_folders(self) -> tuple[list[Listed], list[Listed]]:
+        """All mailboxes with what LIST can say of them in one go, and the subscribed names (some of which may not exist)."""
+        channel = self.channel
+        listed: list[Listed] = []
+        subscribed: list[Listed] = []
+        command = [b"LIST", b'""', b'"*"']
+        if self.offers("LIST-EXTENDED"):
+            command += [b"RETURN", b"(SUBSCRIBED SPECIAL-USE)" if self.offers("SPECIAL-USE") else b"(SUBSCRIBED)"]
+        tags = (channel.start(*command), channel.start(b"LSUB", b'""', b'"*"'))
+        for tag, into in zip(tags, (listed, subscribed), strict=True):
+            answer = channel.finish(tag, self._collector(into))
+            if not answer.ok and into is listed:
+                raise ProtocolBroken(f"the server does not list its folders: {plain(answer.answer.text)}", where=self.where)
+        return listed, subscribed
+
+    def root_separator(self) -> bytes:
+        """The hierarchy separator by `LIST "" ""`, for servers without NAMESPACE."""
+        listed: list[Listed] = []
+        self.channel.run(b"LIST", b'""', b'""', on=self._collector(listed))
+        return listed[0].separator if listed else b""
+
+    def status(self, name: bytes) -> Selected | None:
+        """Counters of a mailbox that is not selected, None where the server says NO."""
+        selected = Selected()
+        answer = self.channel.run(b"STATUS", mailbox(name), STATUS_ITEMS, on=selected.take)
+        return selected if answer.ok else None
+
+    def open_mailbox(self, name: bytes, *, writable: bool = False) -> tuple[Selected, Tagged]:
+        """EXAMINE, or SELECT where `writable`."""
+        selected = Selected()
+        answer = self.channel.run(b"SELECT" if writable else b"EXAMINE", mailbox(name), on=selected.take)
+        return selected, answer
+
+    def close(self) -> None:
+        """Logs out where the line is free, and closes. May be called twice."""
+        if not self.channel.busy:
+            with contextlib.suppress(ConnectionFailed, OSError):
+                self.channel.wire.sock.settimeout(_GOODBYE)
+                self.channel.logout()
+        self.channel.wire.close()
+
+    def drop(self) -> None:
+        """Closes without a word: for a line in an unknown state, and from other threads."""
+        self.channel.wire.close()
+
+    def _collector(self, into: list[Listed]) -> Callable[[Response], None]:
+        def collect(response: Response) -> None:
+            if isinstance(response, Data) and response.kind in ("LIST", "LSUB"):
+                try:
+                    into.append(_listed(response.values))
+                except ValueError:
+                    raise ProtocolBroken("the server sent a folder list that cannot be read", where=self.where) from None
+
+        return collect
+
+    def _ask_capabilities(self) -> frozenset[str]:
+        found: set[str] = set()
+
+        def take(response: Response) -> None:
+            if isinstance(response, Data) and response.kind == "CAPABILITY":
+                found.update(lexer.word(value).upper() for value in response.values if isinstance(value, bytes))
+
+        answer = self.channel.run(b"CAPABILITY", on=take)
+        if not answer.ok or not found:
+            raise ProtocolBroken("the server does not tell its capabilities", where=self.where)
+        return frozenset(found)
+
+    def _ask_namespaces(self) -> Namespaces:
+        found: list[tuple[Value, ...]] = []
+
+        def take(response: Response) -> None:
+            if isinstance(response, Data) and response.kind == "NAMESPACE":
+                found.append(response.values)
+
+        self.channel.run(b"NAMESPACE", on=take)
+        if not found or len(found[0]) != 3:
+            return Namespaces()
+        with contextlib.suppress(ValueError):
+            return Namespaces(*(_namespaces(value) for value in found[0]))
+        return Namespaces()
+
+
+def _listed(values: tuple[Value, ...]) -> Listed:
+    if len(values) < 3:
+        raise ValueError("a folder without a name")
+    separator = b"" if values[1] is None else lexer.string(values[1])
+    name = lexer.string(values[2])
+    # RFC 3501 §5.1: INBOX is one name in any case; kept in one spelling it is one key everywhere.
+    return Listed(b"INBOX" if names.is_inbox(name) else name, separator, lexer.words(values[0]))
+
+
+def _namespaces(value: Value) -> tuple[Namespace, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise ValueError("not a namespace list")
+    found = []
+    for one in value:
+        if not isinstance(one, list) or len(one) < 2:
+            raise ValueError("not a namespace")
+        found.append(Namespace(lexer.string(one[0]), b"" if one[1] is None else lexer.string(one[1])))
+    return tuple(found)
