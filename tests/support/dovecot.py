@@ -1,0 +1,220 @@
+"""A real Dovecot 2.3 on loopback, out of a folder of its own: no system configuration, no daemon left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostbackup.protocols.imap.session import ImapSession, ImapTarget, connect
+from tests.support.certificates import Authority
+
+HOST = "mail.example.test"  # the name in the certificate; nothing resolves it, `addresses` leads there
+USERS = {"taro@example.test": "secret", "hanako@example.test": "ひみつ パスワード"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a server names its folders."""
+
+    prefix: str
+    separator: str
+
+
+INBOX_DOT = Layout("INBOX.", ".")
+PLAIN_SLASH = Layout("", "/")
+
+
+def configuration(
+    base: Path, ports: Mapping[str, int], layout: Layout, certificate: Path, key: Path, *, inner_user: str, mail_user: str, extra: str = ""
+) -> str:
+    """dovecot.conf for one server under `base`; `ports` has "plain" (STARTTLS too) and "tls"."""
+    return f"""
+base_dir = {base}/run
+state_dir = {base}/run
+log_path = {base}/dovecot.log
+listen = 127.0.0.1
+protocols = imap
+instance_name = test
+default_internal_user = {inner_user}
+default_internal_group = {_group(inner_user)}
+default_login_user = {mail_user}
+ssl = yes
+ssl_cert = <{certificate}
+ssl_key = <{key}
+ssl_min_protocol = TLSv1.2
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_failure_delay = 0
+mail_location = maildir:{base}/mail/%u/Maildir
+mail_uid = {mail_user}
+mail_gid = {_group(mail_user)}
+first_valid_uid = 1
+first_valid_gid = 1
+mail_max_userip_connections = 100
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {base}/users
+}}
+userdb {{
+  driver = static
+  args = uid={mail_user} gid={_group(mail_user)} home={base}/mail/%u
+}}
+namespace inbox {{
+  inbox = yes
+  prefix = {layout.prefix}
+  separator = {layout.separator}
+  mailbox Sent {{
+    special_use = \\Sent
+  }}
+  mailbox Drafts {{
+    special_use = \\Drafts
+  }}
+  mailbox Trash {{
+    special_use = \\Trash
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+service imap-login {{
+  chroot =
+  process_min_avail = 0
+  inet_listener imap {{
+    port = {ports["plain"]}
+  }}
+  inet_listener imaps {{
+    port = {ports["tls"]}
+    ssl = yes
+  }}
+}}
+service stats {{
+  chroot =
+}}
+{extra}
+"""
+
+
+def _group(user: str) -> str:
+    import grp
+
+    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@dataclass
+class Dovecot:
+    """A running server."""
+
+    base: Path
+    layout: Layout
+    ports: dict[str, int]
+    authority: Path
+    users: dict[str, str] = field(default_factory=lambda: dict(USERS))
+
+    def target(
+        self, user: str = "taro@example.test", *, security: str = "plain", host: str = HOST, password: str | None = None, trusted: bool = True
+    ) -> ImapTarget:
+        secret = self.users[user] if password is None else password
+        port = self.ports["tls" if security == "tls" else "plain"]
+        ca_file = self.authority if trusted else None
+        if security == "tls":
+            return ImapTarget(host, user, secret, port, "tls", ("127.0.0.1",), 20.0, ca_file)
+        return ImapTarget(host, user, secret, port, "starttls" if security == "starttls" else "plain", ("127.0.0.1",), 20.0, ca_file)
+
+    def session(self, user: str = "taro@example.test") -> ImapSession:
+        return connect(self.target(user))
+
+    def name(self, *parts: bytes) -> bytes:
+        """The wire name of a folder below the personal prefix."""
+        return self.layout.prefix.encode() + self.layout.separator.encode().join(parts)
+
+    def maildir(self, user: str = "taro@example.test") -> Path:
+        return self.base / "mail" / user / "Maildir"
+
+    def log(self) -> str:
+        path = self.base / "dovecot.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+@contextlib.contextmanager
+def dovecot(
+    layout: Layout = PLAIN_SLASH, *, names: tuple[str, ...] = (HOST,), expired: bool = False, users: Mapping[str, str] = USERS, extra: str = ""
+) -> Iterator[Dovecot]:
+    """Starts a server, waits until it answers, and ends it and everything it left on leaving."""
+    # Unix sockets have short paths only, so the folder stands directly below the temporary one.
+    base = Path(tempfile.mkdtemp(prefix="hbdc"))
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        base.chmod(0o755)
+        (base / "run").mkdir()
+        authority = Authority(base)
+        certificate, key = authority.issue(*names, expired=expired)
+        root = os.geteuid() == 0
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        mail_user = "nobody" if root else me
+        (base / "users").write_text("".join(f"{user}:{{PLAIN}}{password}\n" for user, password in users.items()), encoding="utf-8")
+        mail = base / "mail"
+        mail.mkdir()
+        if root:
+            owner = pwd.getpwnam(mail_user)
+            os.chown(mail, owner.pw_uid, owner.pw_gid)
+        plain_port, tls_port = _free_ports(2)
+        server = Dovecot(base, layout, {"plain": plain_port, "tls": tls_port}, authority.pem, dict(users))
+        text = configuration(base, server.ports, layout, certificate, key, inner_user="mail" if root else me, mail_user=mail_user, extra=extra)
+        (base / "dovecot.conf").write_text(text, encoding="utf-8")
+        program = shutil.which("dovecot", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise RuntimeError("Dovecot is not installed: scripts/test does that")
+        process = subprocess.Popen(
+            [program, "-F", "-c", str(base / "dovecot.conf")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(base / "stderr").open("wb"),
+            start_new_session=True,
+        )
+        _wait_until_it_answers(process, server)
+        yield server
+    finally:
+        if process is not None:
+            _end(process)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], server: Dovecot) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"Dovecot did not start: {(server.base / 'stderr').read_text()}{server.log()}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.ports["plain"]), 1) as probe:
+            probe.settimeout(5)
+            if probe.recv(100).startswith(b"* OK"):
+                return
+        time.sleep(0.02)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the master, which takes its children along; what is left of its session is killed."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
