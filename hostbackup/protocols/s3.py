@@ -145,10 +145,10 @@ def _client_error(error: Any, target: S3Target, where: str) -> HostbackupError:
         return LoginRefused("the store says this machine's clock is wrong", where=where, hint="set the clock")
     if code in _ELSEWHERE:
         return PlaceMissing("the bucket lives in another region", where=where, hint="set AWS_DEFAULT_REGION, or the bucket's own `endpoint`")
-    if code in _REFUSED or status in ("401", "403"):
-        return LoginRefused(f"the store refuses these credentials ({code})", where=where, hint="check access_key, secret_key and what they may do")
     if code in _FULL or status == "507":
         return DiskFull(f"the bucket is full ({code})", where=where)
+    if code in _REFUSED or status in ("401", "403"):
+        return LoginRefused(f"the store refuses these credentials ({code})", where=where, hint="check access_key, secret_key and what they may do")
     if code in ("NoSuchKey", "404", "NotFound"):
         return ObjectAbsent("is not in the bucket", where=where)
     if code in _BUSY or status.startswith("5"):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from hostbackup.errors import DiskFull, HostbackupError, LoginRefused, PlaceMissing, Unreachable, UsageError
+from hostbackup.errors import DiskFull, HostbackupError, LineCut, LoginRefused, PlaceMissing, Unreachable, UsageError
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
@@ -14,6 +14,7 @@ from hostbackup.vault.stores import Absent, Listed, Outcome, Proven, Upload, Wan
 
 _WORKERS = 16
 _IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
+_ENOUGH = 64  # requests failed one after the other, each after its retries, before the store counts as gone
 _WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError)
 
 
@@ -42,7 +43,10 @@ class BucketStore:
     def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
         stop = threading.Event()
         try:
-            yield from pool.each(lambda item: self._put(item, stop), items, workers=self._workers)
+            cut = 0
+            for outcome in pool.each(lambda item: self._put(item, stop), items, workers=self._workers):
+                cut = self._count(cut, outcome.code == LineCut.code, outcome.reason)
+                yield outcome
         finally:
             stop.set()
 
@@ -70,7 +74,17 @@ class BucketStore:
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
         for _ in self._bucket.list(limit=1):  # a bucket that is not there, or refuses us, is one error and not one an object
             pass
-        yield from pool.each(lambda wanted: self._prove(wanted, read=read), items, workers=self._workers)
+        cut = 0
+        for proven in pool.each(lambda wanted: self._prove(wanted, read=read), items, workers=self._workers):
+            cut = self._count(cut, proven.status is Status.FAILED, proven.reason)
+            yield proven
+
+    def _count(self, cut: int, again: bool, reason: str) -> int:
+        if not again:
+            return 0
+        if cut + 1 >= _ENOUGH:
+            raise LineCut(f"{_ENOUGH} requests in a row failed, the last one so: {reason}", where=self.label, hint="run it again later")
+        return cut + 1
 
     def _prove(self, wanted: Wanted, *, read: bool) -> Proven:
         try:

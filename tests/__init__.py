@@ -1,0 +1,1 @@
+"""Tests: one file a module, contract suites, and runs against real servers on loopback."""

@@ -1,0 +1,142 @@
+"""An object store in memory, and wrappers that make any store fail in a chosen way."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from hostbackup.errors import HostbackupError, PlaceMissing
+from hostbackup.vault.stores import (
+    Absent,
+    Listed,
+    Outcome,
+    Proven,
+    SourceDamaged,
+    Store,
+    Upload,
+    Wanted,
+    checked_chunks,
+    failed,
+    prove_by_reading,
+    valid_key,
+)
+
+
+class MemoryStore:
+    """A Store whose objects are a dictionary, free to be tampered with."""
+
+    def __init__(self, label: str = "memory") -> None:
+        self.objects: dict[str, bytes] = {}
+        self.puts: list[str] = []  # every key that was stored, in order
+        self.gone = False
+        self._label = label
+        self._lock = threading.Lock()
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    def _look(self) -> None:
+        if self.gone:
+            raise PlaceMissing("is gone", where=self._label)
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        self._look()
+        with self._lock:
+            found = sorted((key, len(data)) for key, data in self.objects.items() if key.startswith(prefix))
+        for key, size in found:
+            yield Listed(key, size)
+
+    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+        self._look()
+        for item in items:
+            try:
+                if not valid_key(item.key):
+                    raise HostbackupError("not a key", where=item.key)
+                data = b"".join(checked_chunks(item))
+            except (SourceDamaged, HostbackupError) as error:
+                yield failed(item.key, error, item.size)
+                continue
+            with self._lock:
+                self.objects[item.key] = data
+                self.puts.append(item.key)
+            yield Outcome(item.key, item.size)
+
+    def get(self, key: str) -> BinaryIO:
+        self._look()
+        try:
+            return io.BytesIO(self.objects[key])
+        except KeyError as error:
+            raise Absent("is not there", where=key) from error
+
+    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        self._look()
+        for wanted in items:
+            yield prove_by_reading(wanted, self.get)
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        for key in keys:
+            self.objects.pop(key, None)
+            yield Outcome(key)
+
+    def tidy(self) -> None:
+        """There is nothing to clear away."""
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class Wrapped:
+    """A store with some verbs replaced: `before_put` is asked for each upload, and may raise or return an outcome instead of storing it."""
+
+    def __init__(self, inner: Store, before_put: Callable[[Upload], Outcome | None]) -> None:
+        self.inner = inner
+        self._before_put = before_put
+
+    @property
+    def label(self) -> str:
+        return self.inner.label
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        return self.inner.list(prefix)
+
+    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+        for item in items:
+            outcome = self._before_put(item)
+            if outcome is not None:
+                yield outcome
+            else:
+                yield from self.inner.put([item])
+
+    def get(self, key: str) -> BinaryIO:
+        return self.inner.get(key)
+
+    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        return self.inner.prove(items, read=read)
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        return self.inner.delete(keys)
+
+    def tidy(self) -> None:
+        self.inner.tidy()
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def dies_after(store: Store, puts: int) -> Wrapped:
+    """`store`, in a process that dies when it is about to put one object more than `puts`."""
+    left = [puts]
+
+    def before(_item: Upload) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+
+    return Wrapped(store, before)

@@ -1,0 +1,102 @@
+"""S3 servers on loopback: moto's in this process, and rclone's `serve s3`, an independent implementation, beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hostbackup.protocols.s3 import S3Target
+
+ACCESS = "AKIATESTTESTTEST"
+SECRET = "s3cr3t-s3cr3t-s3cr3t"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    endpoint: str
+    folder: Path | None = None  # where rclone keeps the buckets as folders
+
+    def target(self, bucket: str, prefix: str = "", *, access_key: str = ACCESS, secret_key: str = SECRET) -> S3Target:
+        return S3Target(bucket, prefix, self.endpoint, access_key, secret_key)
+
+    def client(self) -> Any:
+        """A plain boto3 client, to look at a bucket or to tamper with it."""
+        import boto3
+
+        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET, region_name="us-east-1")
+
+    def make_bucket(self, name: str) -> None:
+        self.client().create_bucket(Bucket=name)
+
+
+_Answer = Callable[..., Any]
+_App = Callable[[dict[str, Any], _Answer], Iterable[bytes]]
+
+
+class ChecksSha256:
+    """WSGI middleware that does what Amazon does and moto does not: refuse a body that is not what its SHA-256 header says."""
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: _Answer) -> Iterable[bytes]:
+        told = environ.get("HTTP_X_AMZ_CHECKSUM_SHA256")
+        if told:
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+            if base64.b64encode(hashlib.sha256(body).digest()).decode() != told:
+                start_response("400 Bad Request", [("Content-Type", "application/xml")])
+                return [b"<?xml version='1.0'?><Error><Code>BadDigest</Code><Message>The SHA256 you specified did not match</Message></Error>"]
+        return self._app(environ, start_response)
+
+
+@contextmanager
+def moto_server(*, checks_sha256: bool = False) -> Iterator[S3Server]:
+    """moto's server on a free port. It believes checksums unless `checks_sha256`; it accepts any credentials."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    app: Any = DomainDispatcherApplication(create_backend_app)
+    handler = type("Handler", (MotoRequestHandler,), {"log": lambda *_: None, "protocol_version": "HTTP/1.1"})
+    server = make_server("127.0.0.1", 0, ChecksSha256(app) if checks_sha256 else app, threaded=True, request_handler=handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield S3Server(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def rclone_server(folder: Path) -> Iterator[S3Server]:
+    """rclone's S3 server over `folder`, whose subfolders are the buckets. It checks credentials."""
+    rclone = Path(sys.executable).with_name("rclone")
+    command = [str(rclone), "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}", "--config", "/dev/null", str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = b""
+    try:
+        for line in process.stderr:
+            said += line
+            if found := re.search(rb"Starting s3 server on \[(http://127\.0\.0\.1:\d+)/?\]", line):
+                drain = threading.Thread(target=process.stderr.read, daemon=True)
+                drain.start()
+                yield S3Server(found[1].decode(), folder)
+                return
+        raise RuntimeError(f"rclone did not start: {said.decode(errors='replace')}")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
