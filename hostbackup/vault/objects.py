@@ -1,0 +1,362 @@
+"""Contents by digest: one read-only file each, written so that only durable bytes ever stand under a name.
+
+A file is `<random>.part` in `incoming/` while it is written, and `<digest>` there once whole. Now and then all whole ones are synced in one go
+and only then renamed to `objects/ab/<digest>`. One sync for many files costs a fraction of one sync each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hostbackup import osal
+from hostbackup.errors import Damaged, VaultError
+from hostbackup.vault.faults import told
+
+BUFFER = 128 * 1024  # bytes held in memory before a receiver goes to disk: most web files are smaller, and take one write
+SYNC_BYTES = 256 * 1024 * 1024
+SYNC_SECONDS = 10.0
+_CHUNK = 1024 * 1024
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.match(text) is not None
+
+
+def hash_file(path: Path, *, medium: bool = False) -> tuple[str, int]:
+    """Digest and size of a file as it is now; never follows a symlink. `medium`: from the disk rather than from memory, where the system can."""
+    fd = os.open(path, _READ)
+    try:
+        return hash_fd(fd, medium=medium)
+    finally:
+        os.close(fd)
+
+
+def hash_fd(fd: int, *, medium: bool = False) -> tuple[str, int]:
+    if medium and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    digest, size = hashlib.sha256(), 0
+    while data := os.read(fd, _CHUNK):
+        digest.update(data)
+        size += len(data)
+    return digest.hexdigest(), size
+
+
+class ObjectReceiver:
+    """Takes the bytes of one object. Used by one thread at a time; exactly one of commit and abort ends it."""
+
+    __slots__ = ("_buffer", "_fd", "_folder", "_hash", "_part", "_size")
+
+    def __init__(self, folder: ObjectFolder) -> None:
+        self._folder = folder
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray()
+        self._size = 0
+        self._fd = -1
+        self._part = ""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        self._hash.update(data)
+        before = len(self._buffer)
+        self._buffer += data
+        taken = len(self._buffer) - before
+        self._size += taken
+        if len(self._buffer) >= BUFFER:
+            self._spill()
+        return taken
+
+    def _spill(self) -> None:
+        try:
+            if self._fd < 0:
+                self._part = self._folder.part_name()
+                self._fd = os.open(self._part, _CREATE, 0o400)
+            done = os.write(self._fd, self._buffer)
+            if done < len(self._buffer):
+                rest = memoryview(self._buffer)
+                while done < len(rest):
+                    done += os.write(self._fd, rest[done:])
+                rest.release()
+        except OSError as error:
+            needed = len(self._buffer)
+            self.abort()
+            raise told(error, self._folder.incoming, needed) from error
+        self._buffer = bytearray()
+
+    def commit(self) -> tuple[str, int]:
+        """Digest and size. Durable only after the folder's next flush. Raises DiskFull or VaultError; nothing is left behind then."""
+        digest = self._hash.hexdigest()
+        if self._fd < 0:
+            if self._folder.stands(digest, self._size):
+                return digest, self._size
+            self._spill()
+        elif self._buffer:
+            self._spill()
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+            self._folder.take(self._part, digest, self._size)
+        except OSError as error:
+            self.abort()
+            raise told(error, self._folder.incoming, self._size) from error
+        return digest, self._size
+
+    def abort(self) -> None:
+        """Forgets what was written. Harmless when repeated."""
+        self._buffer = bytearray()
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+        if self._part:
+            part, self._part = self._part, ""
+            with contextlib.suppress(OSError):
+                os.unlink(part)  # noqa: PTH108
+
+
+class ObjectFolder:
+    """A folder of objects, with the folders beside it where they arrive and where damaged ones go. All three on one file system.
+
+    Receivers may be used from several threads at once.
+    """
+
+    def __init__(self, objects: Path, incoming: Path, damaged: Path) -> None:
+        self.folder = objects
+        self.incoming = incoming
+        self.damaged = damaged
+        self._prefix = f"{os.fspath(objects)}{os.sep}"
+        self._parts = f"{os.fspath(incoming)}{os.sep}{secrets.token_hex(8)}-"
+        self._arriving = f"{os.fspath(incoming)}{os.sep}"
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()  # the two dicts and the counters
+        self._settling = threading.Lock()  # one sync at a time
+        self._pending: dict[str, int] = {}  # whole in incoming/, not synced
+        self._moving: dict[str, int] = {}  # being synced and renamed right now
+        self._pending_bytes = 0
+        self._pending_since = 0.0
+        self._touched: set[str] = set()  # shards that got names since the last flush
+        self._shards: set[str] = set()
+        self._broken: VaultError | None = None
+
+    # ------------------------------------------------------------ writing
+
+    def open(self, size_hint: int = 0) -> ObjectReceiver:
+        """A receiver for one object. Raises DiskFull at once where `size_hint` bytes cannot fit."""
+        if self._broken:
+            raise self._broken
+        if size_hint > SYNC_BYTES // 4 and size_hint > osal.free_bytes(self.incoming):
+            raise told(OSError(28, "no space left"), self.incoming, size_hint)
+        return ObjectReceiver(self)
+
+    def part_name(self) -> str:
+        return f"{self._parts}{next(self._numbers)}.part"
+
+    def stands(self, digest: str, size: int) -> bool:
+        """Whether these bytes need not be stored again. An object of the wrong length is damaged: it makes room for the good bytes."""
+        if digest in self._pending or digest in self._moving:
+            return True
+        try:
+            standing = os.stat(self._at(digest), follow_symlinks=False)  # noqa: PTH116 - str paths: this runs once an object
+        except OSError:
+            return False
+        if standing.st_size == size:
+            return True
+        self.set_aside(digest, f"{standing.st_size} bytes long where {size} were stored")
+        return False
+
+    def take(self, part: str, digest: str, size: int) -> None:
+        """Makes the whole file `part` a pending object, or drops it where the object stands."""
+        with self._lock:
+            if self._broken:
+                raise self._broken
+            known = self.stands(digest, size)
+            if not known:
+                os.rename(part, self._arriving + digest)  # noqa: PTH104
+                if not self._pending:
+                    self._pending_since = time.monotonic()
+                self._pending[digest] = size
+                self._pending_bytes += size
+            due = self._pending_bytes >= SYNC_BYTES or (bool(self._pending) and time.monotonic() - self._pending_since >= SYNC_SECONDS)
+        if known:
+            os.unlink(part)  # noqa: PTH108
+        if due:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Syncs what is pending and gives it its name."""
+        with self._settling:
+            with self._lock:
+                if self._broken:
+                    raise self._broken
+                batch = self._moving = self._pending
+                self._pending = {}
+                self._pending_bytes = 0
+            try:
+                if batch:
+                    self._make_durable(batch)
+                    self._name(batch)
+            except OSError as error:
+                self._broken = told(error, self.folder, sum(batch.values()))
+                raise self._broken from error
+            finally:
+                with self._lock:
+                    self._moving = {}
+
+    def _make_durable(self, batch: Iterable[str]) -> None:
+        try:
+            if not osal.sync_tree(self.incoming):
+                for digest in batch:
+                    osal.sync_file(self.incoming / digest)
+        except OSError:
+            # after a failed sync the system may call these pages clean although the disk never got them: they must not be adopted later
+            for digest in batch:
+                with contextlib.suppress(OSError):
+                    (self.incoming / digest).unlink()
+            raise
+
+    def _name(self, batch: Iterable[str]) -> None:
+        for digest in batch:
+            shard = digest[:2]
+            if shard not in self._shards:
+                (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
+                self._shards.add(shard)
+            self._touched.add(shard)
+            os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
+
+    def flush(self) -> None:
+        """After it every committed object is durable under its name. Raises DiskFull or VaultError."""
+        self._settle()
+        with self._settling:
+            if not self._touched:
+                return
+            try:
+                if not osal.sync_tree(self.folder):
+                    for shard in sorted(self._touched):
+                        osal.sync_folder(self.folder / shard)
+                    osal.sync_folder(self.folder)
+            except OSError as error:
+                self._broken = told(error, self.folder)
+                raise self._broken from error
+            self._touched.clear()
+
+    def adopt(self) -> int:
+        """Takes over what an earlier run left in incoming/: whole objects get their names, partial ones go. How many were taken."""
+        taken = 0
+        try:
+            with os.scandir(self.incoming) as found:
+                leftovers = sorted(entry.name for entry in found if entry.is_file(follow_symlinks=False))
+            for name in leftovers:
+                path = self.incoming / name
+                size = path.stat().st_size
+                if is_digest(name) and not self.stands(name, size) and hash_file(path)[0] == name:
+                    with self._lock:
+                        self._pending[name] = size
+                        self._pending_since = time.monotonic()
+                    taken += 1
+                elif name not in self._pending:
+                    path.unlink()
+        except OSError as error:
+            raise told(error, self.incoming) from error
+        if taken:
+            self.flush()
+        return taken
+
+    # ------------------------------------------------------------ reading
+
+    def _at(self, digest: str) -> str:
+        return f"{self._prefix}{digest[:2]}{os.sep}{digest}"
+
+    def where(self, digest: str) -> str:
+        """The path where the object stands or would stand; nothing is looked up. Raises VaultError where `digest` is none."""
+        if not is_digest(digest):
+            raise VaultError(f"not a SHA-256 digest: {digest[:80]!r}", where=str(self.folder))
+        return self._at(digest)
+
+    def has(self, digest: str) -> bool:
+        return digest in self._pending or digest in self._moving or os.path.lexists(self.where(digest))
+
+    def path(self, digest: str) -> Path:
+        """Where the object's file is; it stands under its name when this returns, unless there is no such object."""
+        path = self.where(digest)
+        if digest in self._pending or digest in self._moving:
+            self._settle()
+        return Path(path)
+
+    def read(self, digest: str) -> BinaryIO:
+        """The object's bytes from the start. Raises Damaged where it is missing."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise self.missing(digest) from error
+        except OSError as error:
+            raise told(error, self.where(digest)) from error
+
+    def missing(self, digest: str) -> Damaged:
+        hint = "run backup to fetch it again, or `copy --repair` to bring it from a copy"
+        return Damaged("the vault has lost this object", where=self.where(digest), hint=hint)
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """All named objects and their sizes in bytes, sorted by digest. What is pending is not among them."""
+        for number in range(256):
+            try:
+                with os.scandir(self.folder / f"{number:02x}") as found:
+                    shard = sorted((entry.name, entry.stat(follow_symlinks=False).st_size) for entry in found if is_digest(entry.name))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise told(error, self.folder / f"{number:02x}") from error
+            yield from shard
+
+    def prove(self, digests: Iterable[str]) -> Iterator[tuple[str, bool, str]]:
+        """Reads each object again, from the disk where the system can: digest, whether it is whole, and if not, why."""
+        for digest in digests:
+            try:
+                found, size = hash_file(self.path(digest), medium=True)
+            except FileNotFoundError:
+                yield digest, False, "missing"
+            except OSError as error:
+                yield digest, False, (error.strerror or str(error)).lower()
+            else:
+                good = found == digest
+                yield digest, good, "" if good else f"its {size} bytes have the SHA-256 {found}"
+
+    # ------------------------------------------------------------ taking away
+
+    def set_aside(self, digest: str, reason: str) -> None:
+        """Moves a damaged object to `damaged/<digest>.<n>`, with a text beside it that says why. Does nothing where there is none."""
+        source = Path(self.where(digest))
+        try:
+            self.damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target = next(path for n in itertools.count(1) if not os.path.lexists(path := self.damaged / f"{digest}.{n}"))
+            source.rename(target)
+            when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            text = f"what: {self.folder.name}/{digest[:2]}/{digest}\nwhen: {when}\nwhy: {reason}\n"
+            osal.write_durably(self.damaged / f"{target.name}.txt", text.encode("utf-8", "backslashreplace"), mode=0o400)
+            osal.sync_folder(source.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise told(error, source) from error
+
+    def remove(self, digest: str) -> int:
+        """Frees an object; its size in bytes, 0 where there was none. For prune alone, which also syncs."""
+        path = Path(self.where(digest))
+        try:
+            size = path.lstat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise told(error, path) from error
+        self._touched.add(digest[:2])
+        return size
