@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from hostbackup.errors import ConnectionFailed
 from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
-from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Part, Read, Status, Stored
+from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Part, Read, Status, Stored, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.manifests import PartTotals
@@ -127,9 +128,8 @@ class TreeBackup:
     def _planned(self, what: str, entry: Entry) -> None:
         self.planned[what] += 1
         if self.dry_run and what != "unchanged":
-            sign = {"new": "+", "changed": "~", "vanished": "-"}[what]
-            self.result.details.setdefault("plan", []).append({"part": self.part.id, "action": what, "name": entry.path, "kind": entry.kind.value})
-            self.result.observer.note(f"{sign} {self.part.id}/{entry.path.decode('utf-8', 'backslashreplace')}")
+            row = {"part": self.part.id, "action": what, **name_json(entry.path), "kind": entry.kind.value}
+            self.result.details.setdefault("plan", []).append(row)
 
     def _plan_unseen(self, seen: set[bytes], unlisted: set[bytes]) -> None:
         """Folders of the last manifest that this scan did not show: below an unlisted folder they stay as they were, else they vanished."""
@@ -172,11 +172,16 @@ class TreeBackup:
     # -- fetch --------------------------------------------------------------------------------------------------------------------------
 
     def fetch(self) -> None:
-        """Reads what the plan wants into the vault. Raises ConnectionFailed where the place ended; what came before that is kept."""
+        """Reads what the plan wants into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
         wanted = itertools.chain(self.scratch.wanted(), self._silent_changes)
-        for read in self.place.read(self._fresh_last(wanted), self.vault.objects):
-            self._took(read)
-            self.result.observer.advance(entries=1, size=read.asked.size)
+        try:
+            for read in self.place.read(self._fresh_last(wanted), self.vault.objects):
+                self._took(read)
+                self.result.observer.advance(entries=1, size=read.asked.size)
+        except ConnectionFailed as error:
+            for entry in self.scratch.wanted():
+                failure = Failure(self.side, self.part.id, entry.path, error.code, error.reason, error.hint)
+                self._failed(Read(entry, entry, failure=failure), failure)
 
     def _fresh_last(self, wanted: Iterable[Entry]) -> Iterator[Entry]:
         """Read last, a fresh file has mostly aged enough to be trusted as unchanged next time."""

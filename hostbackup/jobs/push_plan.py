@@ -17,7 +17,6 @@ from hostbackup.model import Claim, Entry, Kind, Proof, Status, Stored
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 
-
 _GROUP = 1024
 
 

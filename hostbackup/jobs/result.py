@@ -12,13 +12,12 @@ from hostbackup.model import Failure, Observer
 
 @dataclass(slots=True)
 class Result:
-    """Gathers what happened. `details` become a command's own keys in `--json`; `lines` are for people."""
+    """Gathers what happened. `details` are ready for JSON: a command's own keys in `--json`, and what `report/` shows."""
 
     observer: Observer = field(default_factory=Observer)
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
     codes: set[Exit] = field(default_factory=set)
     done: int = 0  # parts or steps that could be worked on
     undone: int = 0  # those that could not be touched at all
@@ -36,9 +35,6 @@ class Result:
         if error.exit is not Exit.FAILED:
             self.codes.add(error.exit)
         self.undone += 1
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
     @property
     def exit(self) -> Exit:

@@ -115,11 +115,11 @@ class Notes(Generic[Item, Group, Key_contra]):
         self._home(group, kept=True)
 
     def result(self, key: Key_contra, record: Stored[Item]) -> None:
-        """Replaces the record noted for what is there under `key`. KeyError where none is."""
+        """Replaces the record noted for what is there under `key`, which is no longer wanted then. KeyError where none is."""
         group, name = self._codec.locate(key)
         with self._watched() as base:
             changed = base.execute(
-                "UPDATE rows SET data = ? WHERE home = ? AND name = ? AND variant = 0", (self._pack(record), self._found(group), name)
+                "UPDATE rows SET data = ?, wanted = 0 WHERE home = ? AND name = ? AND variant = 0", (self._pack(record), self._found(group), name)
             )
         if changed.rowcount != 1:
             raise KeyError(key)

@@ -1,0 +1,219 @@
+"""The old server and the local folders into the vault: a new snapshot, whatever failed on the way.
+
+One part's failure is never another's. A part that could not be read carries its last manifest; a run in which nothing could be read writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, VaultError, WrongMachine
+from hostbackup.jobs.backup_mail import MailBackup
+from hostbackup.jobs.backup_tree import TreeBackup
+from hostbackup.jobs.context import Job, resume_journal
+from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import MailScratch, Scratch
+from hostbackup.jobs.shrink import shrunk
+from hostbackup.model import Entry, Failure, Part
+from hostbackup.places.base import Place
+from hostbackup.places.exclude import Excludes
+from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.records import PartTotals
+from hostbackup.vault.snapshots import PartState, Snapshot
+from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.view import build_view
+
+
+@dataclass(slots=True)
+class Backup:
+    """Use: `run()`. `only` holds "web", "mail", "local"; `accept_shrink` the ids of parts whose shrinking somebody has looked at."""
+
+    job: Job
+    only: Collection[str] = ("web", "mail", "local")
+    checksum: bool = False
+    dry_run: bool = False
+    accept_shrink: Collection[str] = ()
+    command: str = "backup"
+    result: Result = field(init=False)
+    _before: Snapshot | None = field(init=False, default=None)
+    _parts: dict[str, PartState] = field(init=False, default_factory=dict)
+    _finished: list[Part] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.result = Result(self.job.observer)
+
+    def run(self) -> Result:
+        job = self.job
+        job.connections.check_old_endpoints(web="web" in self.only and bool(job.profile.old.web), mail="mail" in self.only)
+        self._before = job.vault.snapshots.latest()
+        self._parts = dict(self._before.parts) if self._before else {}
+        self._carry_all()
+        work = self._work()
+        if not work:
+            raise PlaceMissing("the profile names nothing to back up", where=job.profile.where, hint="add [[old.web]], [old.imap] or [[local]]")
+        for part, back_up in work:
+            self._part(part, back_up)
+        if self.dry_run or not self.result.done:
+            return self.result
+        self._commit()
+        return self.result
+
+    def _work(self) -> list[tuple[Part, Callable[[Part], None]]]:
+        profile, work = self.job.profile, list[tuple[Part, Callable[[Part], None]]]()
+        if "web" in self.only:
+            work += [(Part("web", web.name), self._web) for web in profile.old.web]
+        if "mail" in self.only:
+            work += [(part, self._mail) for part in self.job.mail_parts]
+        if "local" in self.only:
+            work += [(Part("local", local.name), self._local) for local in profile.local]
+        return work
+
+    def _carry_all(self) -> None:
+        """Until a part has been read it stands in the new snapshot as it stood in the last."""
+        for key, state in self._parts.items():
+            carried_from = state.carried_from or (self._before.id if self._before else "")
+            self._parts[key] = dataclasses.replace(state, state="carried", carried_from=carried_from, reason="not part of this run")
+
+    def _part(self, part: Part, back_up: Callable[[Part], None]) -> None:
+        try:
+            back_up(part)
+        except VaultError:
+            raise
+        except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError) as error:
+            self.result.fail_part(error, side="old", part=part.id)
+            if isinstance(error, SecretError):
+                self.result.codes.discard(Exit.USAGE)  # an account without a password is not covered; the others are
+            if isinstance(error, WrongMachine):
+                self.result.codes.add(Exit.FAILED)
+            if part.id in self._parts:
+                self._parts[part.id] = dataclasses.replace(self._parts[part.id], reason=str(error))
+        else:
+            self.result.done += 1
+            self._finished.append(part)
+
+    # -- trees --------------------------------------------------------------------------------------------------------------------------
+
+    def _web(self, part: Part) -> None:
+        web = next(web for web in self.job.profile.old.web if web.name == part.name)
+        self._tree(part, self.job.connections.old_tree(web), {"path": web.path, "exclude": list(web.exclude)}, Excludes(web.volatile))
+
+    def _local(self, part: Part) -> None:
+        local = next(local for local in self.job.profile.local if local.name == part.name)
+        self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
+
+    def _tree(self, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
+        job, before = self.job, self._parts.get(part.id)
+        with job.ledger(resume_journal(part)) as resume, Scratch(job.vault.incoming) as scratch:
+            previous = TreeRoot.open(job.vault.manifests, before.root) if before else None
+            work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
+            failed_before = len(self.result.failures)
+            try:
+                job.observer.phase(f"{part}: looking")
+                planned = work.plan()
+                self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+                if self.dry_run:
+                    self._tell_plan(part, dict(planned))
+                    return
+                job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
+                work.fetch()
+                totals = work.finish(meta)
+            finally:
+                place.close()
+        self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
+
+    # -- mail ---------------------------------------------------------------------------------------------------------------------------
+
+    def _mail(self, part: Part) -> None:
+        job, before = self.job, self._parts.get(part.id)
+        account = next(account for account in job.profile.old_accounts() if account.user == part.name)
+        place = job.connections.mailbox("old", account, part.name)
+        with job.ledger(resume_journal(part)) as resume, MailScratch(job.vault.incoming) as scratch:
+            previous = MailRoot.open(job.vault.manifests, before.root) if before else None
+            work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
+            failed_before = len(self.result.failures)
+            try:
+                job.observer.phase(f"{part}: looking")
+                planned = work.plan()
+                self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+                if self.dry_run:
+                    self._tell_plan(part, dict(planned))
+                    return
+                job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
+                work.fetch()
+                totals = work.finish()
+            finally:
+                place.close()
+        self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
+
+    # -- snapshot -----------------------------------------------------------------------------------------------------------------------
+
+    def _tell_plan(self, part: Part, planned: dict[str, int]) -> None:
+        self.result.details.setdefault("planned", {})[part.id] = planned
+
+    def _finish(self, part: Part, totals: PartTotals, before: PartState | None, *, failed: bool) -> None:
+        flag = None if part.id in self.accept_shrink else shrunk(before, totals)
+        if flag:
+            reason = f"shrank from {flag['entries_before']} to {flag['entries_now']} entries ({flag['bytes_before']} to {flag['bytes_now']} bytes)"
+            hint = f"look at the old server; if that is right, run again with --accept-shrink {part.id}"
+            self.result.fail(Failure("old", part.id, b"", "shrunk", reason, hint))
+        state = "incomplete" if failed or totals.failed or totals.stale else "complete"
+        reason = f"{totals.failed} failed, {totals.stale} kept from before" if state == "incomplete" else ""
+        self._parts[part.id] = PartState.of(part, totals, state=state, reason=reason, shrunk=flag)
+
+    def _commit(self) -> None:
+        job, vault = self.job, self.job.vault
+        job.observer.phase("writing the snapshot")
+        snapshot = vault.snapshots.write(
+            self._parts, self.result.failures, command=self.command, exit_code=self.result.exit, profile=job.profile.name, now=job.started
+        )
+        job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
+        for failure in build_view(vault, snapshot, self._before, job.profile.view, job.observer):
+            self.result.fail(failure)
+        vault.evidence.write(self.command, self._evidence(snapshot))
+        for part in self._finished:
+            vault.state.journal(resume_journal(part)).replace(())
+        self._tell(snapshot)
+
+    def _evidence(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = [
+            {
+                "type": "backup",
+                "snapshot": snapshot.id,
+                "part": part.id,
+                "manifest": snapshot.parts[part.id].root,
+                "side": "old",
+                "state": snapshot.parts[part.id].state,
+                "counts": {
+                    "entries": snapshot.parts[part.id].entries,
+                    "failed": snapshot.parts[part.id].failed,
+                    "stale": snapshot.parts[part.id].stale,
+                },
+                "bytes": snapshot.parts[part.id].bytes,
+                "time": self.job.now,
+            }
+            for part in self._finished
+        ]
+        lines += [{"type": "shrink-accepted", "part": part, "time": self.job.now} for part in self.accept_shrink]
+        return lines
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        self.result.details["snapshot"] = snapshot.id
+        self.result.details["parts"] = {
+            key: {
+                "state": part.state,
+                "entries": part.entries,
+                "bytes": part.bytes,
+                "folders": part.folders,
+                "links": part.links,
+                "failed": part.failed,
+                "stale": part.stale,
+                "vanished": part.vanished,
+                "reason": part.reason,
+            }
+            for key, part in snapshot.parts.items()
+        }
+        self.result.counts["entries"] = sum(part.entries for part in snapshot.parts.values())
+        self.result.counts["bytes"] = sum(part.bytes for part in snapshot.parts.values())

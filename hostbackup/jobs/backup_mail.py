@@ -1,0 +1,201 @@
+"""One mailbox into the vault: plan by UID, fetch what is new, manifest.
+
+A message's identity is (folder, UIDVALIDITY, UID), which the server never gives twice; its contents never change. So only new UIDs are fetched,
+flags are followed, and what is gone stays in the manifest as vanished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hostbackup.errors import ConnectionFailed
+from hostbackup.jobs.identity import Identity
+from hostbackup.jobs.keys import Key, name_key
+from hostbackup.jobs.ledger import Ledger
+from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import RANGE, MailScratch, Range
+from hostbackup.model import Failure, Folder, Listing, Message, Part, Read, Stored, name_json
+from hostbackup.places.mail import MailAccount
+from hostbackup.vault.mailbox import MailRoot, MailWriter
+from hostbackup.vault.records import PartTotals
+from hostbackup.vault.vault import Vault
+
+GONE = "\\NonExistent"  # RFC 9051 §7.3.1: how the manifest marks a folder that the server no longer has
+
+
+def message_key(message: Message) -> list[Key | int]:
+    """How journals call a message."""
+    return [name_key(message.folder), message.uidvalidity, message.uid]
+
+
+@dataclass(slots=True)
+class MailBackup:
+    """Brings one mailbox in. Use: `plan()`, then, unless it is a dry run, `fetch()` and `finish()`."""
+
+    part: Part
+    place: MailAccount
+    vault: Vault
+    scratch: MailScratch
+    result: Result
+    now: str  # time stamp of the run
+    identity: Identity
+    previous: MailRoot | None = None
+    resume: Ledger | None = None
+    dry_run: bool = False
+    planned: Counter[str] = field(default_factory=Counter)
+    _folders: dict[bytes, Folder] = field(default_factory=dict)
+    _unlisted: set[bytes] = field(default_factory=set)
+    _seen: set[Range] = field(default_factory=set)
+
+    # -- plan ---------------------------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Counter[str]:
+        """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
+        for listing in self.place.scan():
+            if listing.failure is not None:
+                self._unlisted.add(listing.container)
+                self.result.fail(listing.failure)
+            if listing.folder is not None:
+                self._folders[listing.container] = listing.folder
+                self._plan_range(listing, listing.folder)
+            self.result.observer.advance(entries=len(listing.items))
+        seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items()}
+        self.identity.see_mailbox("old.imap", self.part.name, self.place.address, seen)
+        self._plan_unseen()
+        self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
+        return self.planned
+
+    def _plan_range(self, listing: Listing[Message], folder: Folder) -> None:
+        if not listing.items:
+            return
+        group = (folder.name, folder.uidvalidity, listing.items[0].uid // RANGE)
+        self._seen.add(group)
+        before = self.previous.range_records(*group) if self.previous else []
+        old = {record.item.uid: record for record in before}
+        rows = [self._compare(message, old.pop(message.uid, None)) for message in listing.items]
+        rows += [(self._gone(record, listing.failure), False) for record in old.values()]
+        rows.sort(key=lambda row: row[0].item.uid)
+        if before and not any(wanted for _, wanted in rows) and [record for record, _ in rows] == before:
+            self.scratch.keep(group)
+        else:
+            self.scratch.put(group, rows)
+
+    def _compare(self, message: Message, old: Stored[Message] | None) -> tuple[Stored[Message], bool]:
+        if old and old.digest and self.vault.objects.has(old.digest):
+            self._planned("unchanged", message) if old.item.flags == message.flags else self._planned("changed", message)
+            return Stored(dataclasses.replace(old.item, flags=message.flags), old.digest, old.size), False
+        self._planned("new", message)
+        record = self.resume.get(message_key(message)) if self.resume else None
+        if record and self.vault.objects.has(record["digest"]):
+            self.planned["resumed"] += 1
+            return Stored(message, record["digest"], record["size"]), False
+        return Stored(message), True
+
+    def _gone(self, record: Stored[Message], failure: Failure | None) -> Stored[Message]:
+        if record.vanished:
+            return record
+        if failure is not None:
+            return dataclasses.replace(record, stale=failure.reason)
+        self._planned("vanished", record.item)
+        return dataclasses.replace(record, vanished=self.now, stale="")
+
+    def _planned(self, what: str, message: Message) -> None:
+        self.planned[what] += 1
+        if self.dry_run and what in ("new", "vanished"):
+            row = {"part": self.part.id, "action": what, **name_json(message.label), "kind": "message"}
+            self.result.details.setdefault("plan", []).append(row)
+
+    def _plan_unseen(self) -> None:
+        """Ranges of the last manifest that the scan did not show: of an unlisted folder they stay, else their messages vanished."""
+        for folder in self.previous.folders() if self.previous else ():
+            listed = folder.name not in self._unlisted
+            failure = None if listed else Failure("old", self.part.id, folder.name, "unlisted", "its folder could not be listed")
+            for uidvalidity, number, ref in self.previous.ranges(folder.name) if self.previous else ():
+                group = (folder.name, uidvalidity, number)
+                if group in self._seen:
+                    continue
+                if ref.live:
+                    records = self.previous.segment(folder.name, ref) if self.previous else ()
+                    self.scratch.put(group, [(self._gone(record, failure), False) for record in records])
+                else:
+                    self.scratch.keep(group)
+
+    # -- fetch --------------------------------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        """Reads new messages into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
+        try:
+            for read in self.place.read(self.scratch.wanted(), self.vault.objects):
+                self._took(read)
+                self.result.observer.advance(entries=1, size=read.asked.size)
+        except ConnectionFailed as error:
+            for message in self.scratch.wanted():
+                self._failed(message, Failure("old", self.part.id, message.label, error.code, error.reason, error.hint))
+
+    def _took(self, read: Read[Message]) -> None:
+        message = read.asked
+        if read.failure is not None:
+            self._failed(message, read.failure)
+            return
+        self.scratch.result((message.folder, message.uidvalidity, message.uid), Stored(read.item, read.digest, read.size))
+        if self.resume is not None:
+            self.resume.put({"key": message_key(message), "digest": read.digest, "size": read.size})
+        self.result.counts["read"] += 1
+        self.result.counts["read_bytes"] += read.size
+
+    def _failed(self, message: Message, failure: Failure) -> None:
+        key = (message.folder, message.uidvalidity, message.uid)
+        if failure.code == "vanished":  # deleted between the listing and the fetch: mail comes and goes
+            self.result.observer.note(f"{self.part}: {message.label.decode('utf-8', 'backslashreplace')} was deleted before it could be fetched")
+            self.scratch.drop(key)
+            return
+        self.result.fail(failure)
+        self.scratch.result(key, Stored(message, failed=failure.reason))
+
+    # -- manifest -----------------------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> PartTotals:
+        """Writes the mailbox's manifest; unchanged ranges keep their segments."""
+        meta = {"user": self.part.name, "prefix": self.place.namespace_prefix.decode("latin-1")}
+        writer = MailWriter(self.vault.manifests, self.part, meta)
+        ranges = {name: list(groups) for name, groups in itertools.groupby(self.scratch.folders(), key=lambda group: group[0])}
+        before = {folder.name: folder for folder in self.previous.folders()} if self.previous else {}
+        for name in sorted({*self._folders, *before}):
+            folder = self._folders.get(name) or self._absent(before[name])
+            writer.folder(folder)
+            groups = sorted(ranges.get(name, ()), key=lambda group: (group[1] == folder.uidvalidity, group))
+            returned = self._returned(folder, groups)
+            for group in groups:
+                if self.scratch.is_kept(group) and self.previous is not None:
+                    writer.keep(next(ref for uidvalidity, number, ref in self.previous.ranges(name) if (name, uidvalidity, number) == group))
+                else:
+                    writer.add(self._without(returned, self.scratch.records(group), folder))
+        return writer.finish()
+
+    def _absent(self, folder: Folder) -> Folder:
+        if folder.name in self._unlisted or GONE in folder.attributes:
+            return folder
+        return dataclasses.replace(folder, attributes=tuple(sorted((*folder.attributes, GONE))), subscribed=False)
+
+    def _returned(self, folder: Folder, groups: list[Range]) -> Counter[str]:
+        """After a new UIDVALIDITY: the contents that are there again under new UIDs, as a multiset."""
+        returned: Counter[str] = Counter()
+        if any(group[1] != folder.uidvalidity and not self.scratch.is_kept(group) for group in groups):
+            for group in groups:
+                if group[1] == folder.uidvalidity:
+                    returned.update(record.digest for record in self.scratch.records(group) if record.digest and not record.vanished)
+        return returned
+
+    def _without(self, returned: Counter[str], records: list[Stored[Message]], folder: Folder) -> list[Stored[Message]]:
+        """Leaves out what vanished just now with its UIDVALIDITY and stands in the folder again, byte for byte."""
+        kept = []
+        for record in records:
+            if record.item.uidvalidity != folder.uidvalidity and record.vanished == self.now and returned[record.digest] > 0:
+                returned[record.digest] -= 1
+                self.planned["renumbered"] += 1
+            else:
+                kept.append(record)
+        return kept

@@ -1,0 +1,253 @@
+"""From a profile's sections to places and stores: secrets resolved, addresses fixed for the run, identities checked at every login."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostbackup.accounts import Account
+from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError
+from hostbackup.jobs.identity import Identity, looks_new
+from hostbackup.model import Observer, Part
+from hostbackup.profile import Profile
+from hostbackup.profile.sections import BucketCopy, Imap, PathCopy, Ssh, Web
+from hostbackup.secrets import Secret, SecretSource
+
+if TYPE_CHECKING:
+    from hostbackup.places.local import LocalTree
+    from hostbackup.places.mail import MailAccount
+    from hostbackup.places.sftp import SftpTree
+    from hostbackup.protocols.imap.session import ImapSession, ImapTarget
+    from hostbackup.protocols.ssh import SshSession, SshTarget
+    from hostbackup.vault.stores import Store
+
+Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
+
+
+@dataclass(slots=True)
+class Connections:
+    """Makes every connection of a run. A name is resolved once: a run never moves over to another machine half-way."""
+
+    profile: Profile
+    identity: Identity = field(default_factory=Identity)
+    observer: Observer = field(default_factory=Observer)
+    ask: Ask | None = None
+    _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    _secrets: dict[str, Secret] = field(default_factory=dict)
+
+    # -- secrets ------------------------------------------------------------------------------------------------------------------------
+
+    def secret(self, source: SecretSource, where: str) -> str:
+        if where not in self._secrets:
+            self._secrets[where] = source.resolve(where)
+        return self._secrets[where].reveal()
+
+    @property
+    def seen_secrets(self) -> Sequence[Secret]:
+        """Every secret in use, so that a log can be rid of them."""
+        return list(self._secrets.values())
+
+    def _prompt(self, where: str, question: str) -> str | None:
+        if where not in self._secrets:
+            if self.ask is None:
+                return None
+            self._secrets[where] = Secret(self.ask(question))
+        return self._secrets[where].reveal()
+
+    # -- addresses and identity ---------------------------------------------------------------------------------------------------------
+
+    def addresses(self, host: str, port: int, given: Sequence[str]) -> tuple[str, ...]:
+        """Where TCP goes. Raises NameNotResolved."""
+        from hostbackup.protocols import net
+
+        if given:
+            return tuple(given)
+        if (host, port) not in self._addresses:
+            self._addresses[host, port] = net.resolve(host, port)
+        return self._addresses[host, port]
+
+    def learn_new_endpoints(self) -> None:
+        """Notes where the new sections lead, to recognise an old one that leads there too. A new name that does not resolve yet is no matter."""
+        new = self.profile.new
+        endpoints: dict[str, set[tuple[str, int]]] = {}
+        for name, section in (("new.ssh", new.ssh), ("new.imap", new.imap)):
+            if section is None:
+                continue
+            try:
+                found = self.addresses(section.host, section.port, section.address)
+            except NameNotResolved:
+                continue
+            endpoints[name] = {(address, section.port) for address in found}
+        self.identity.new_endpoints = endpoints
+
+    def check_old_endpoints(self, *, web: bool = True, mail: bool = True) -> None:
+        """Raises WrongMachine, before anything is read, where an old section leads to a new one. A name that does not resolve is told later."""
+        self.learn_new_endpoints()
+        old = self.profile.old
+        sections = (("old.ssh", old.ssh if web else None), ("old.imap", old.imap if mail else None))
+        for name, section in sections:
+            if section is not None:
+                try:
+                    found = self.addresses(section.host, section.port, section.address)
+                except NameNotResolved:
+                    continue
+                self.identity.see_endpoint(name, section.host, found, section.port)
+
+    # -- SSH ----------------------------------------------------------------------------------------------------------------------------
+
+    def ssh_section(self, side: str) -> Ssh:
+        section = (self.profile.old if side == "old" else self.profile.new).ssh
+        if section is None:
+            raise ProfileError(f"[{side}.ssh] is missing", where=self.profile.where, hint=f"web trees need a section [{side}.ssh]")
+        return section
+
+    def ssh_target(self, side: str) -> SshTarget:
+        from hostbackup.protocols.ssh import SshTarget
+
+        section = self.ssh_section(side)
+        where = f"{side}.ssh"
+        password = self.secret(section.password, f"{where}.password") if section.password else None
+        passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
+        return SshTarget(
+            host=section.host,
+            port=section.port,
+            user=section.user or "",
+            addresses=tuple(section.address),
+            password=password,
+            key_file=section.key,
+            passphrase=passphrase,
+            host_key=section.host_key,
+            known_hosts=section.known_hosts,
+            shell=section.shell,
+            ask=self._ssh_ask(where) if self.ask else None,
+        )
+
+    def _ssh_ask(self, where: str) -> Ask:
+        def ask(question: str) -> str:
+            return self._prompt(f"{where} {question}", question) or ""
+
+        return ask
+
+    def ssh_factory(self, side: str) -> Callable[[], SshSession]:
+        """Logs in each time it is called, always at the same addresses, and checks that an old server still is itself."""
+        target = self.ssh_target(side)
+
+        def connect() -> SshSession:
+            from hostbackup.protocols import ssh
+
+            try:
+                session = ssh.connect(target)
+            except HostKeyChanged as error:
+                if side == "old" and self.identity.known("old.ssh") and not self.identity.accept:
+                    raise looks_new(f"old.ssh {target.host}", error.reason) from error
+                raise
+            if side == "old":
+                try:
+                    self.identity.see_host_key("old.ssh", target.host, session.address, session.host_key_fingerprint)
+                except BaseException:
+                    session.close()
+                    raise
+            return session
+
+        return connect
+
+    def old_tree(self, web: Web) -> SftpTree:
+        from hostbackup.places.sftp import SftpTree
+
+        return SftpTree(self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude)
+
+    def new_tree(self, name: str, path: str) -> SftpTree:
+        from hostbackup.places.sftp import SftpTree
+
+        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name))
+
+    def local_tree(self, name: str, path: Path) -> LocalTree:
+        from hostbackup.places.local import LocalTree
+
+        return LocalTree(path, side="old", part=Part("local", name))
+
+    # -- IMAP ---------------------------------------------------------------------------------------------------------------------------
+
+    def imap_section(self, side: str) -> Imap:
+        section = (self.profile.old if side == "old" else self.profile.new).imap
+        if section is None:
+            raise ProfileError(f"[{side}.imap] is missing", where=self.profile.where, hint=f"mailboxes need a section [{side}.imap]")
+        return section
+
+    def imap_target(self, side: str, account: Account) -> ImapTarget:
+        """Raises SecretError where no password is known and nobody can be asked: that account is not covered."""
+        from hostbackup.protocols.imap.session import ImapTarget
+
+        section = self.imap_section(side)
+        host = account.host or section.host if side == "old" else section.host
+        address = account.address or (() if account.host else section.address) if side == "old" else section.address
+        return ImapTarget(
+            host=host,
+            user=account.user,
+            password=self._mail_password(side, account, host),
+            port=section.port,
+            security=section.security,
+            addresses=tuple(address),
+            ca_file=section.ca_file,
+        )
+
+    def _mail_password(self, side: str, account: Account, host: str) -> str:
+        where = f"{side}.imap {account.user}"
+        if account.password:
+            password: str | None = self.secret(account.password, where)
+        else:
+            password = self._prompt(where, f"Password of {account.user} at {host}")
+        if not password:
+            raise SecretError(
+                "no password is known for this account", where=where, hint="add it to the profile or the accounts CSV, or run at a terminal"
+            )
+        return password
+
+    def imap_factory(self, side: str, account: Account) -> Callable[[], ImapSession]:
+        target = self.imap_target(side, account)
+        refused: list[LoginRefused] = []
+
+        def connect() -> ImapSession:
+            from hostbackup.protocols.imap import session
+
+            if refused:  # a refused password is never tried twice, whoever asks
+                raise refused[0]
+            if target.security == "plain":
+                self.observer.warn(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
+            try:
+                return session.connect(target)
+            except LoginRefused as error:
+                refused.append(error)
+                raise
+
+        return connect
+
+    def mailbox(self, side: str, account: Account, part_user: str) -> MailAccount:
+        """`part_user` is the old server's name of the account: parts are called by it on both sides."""
+        from hostbackup.places.mail import MailAccount
+
+        return MailAccount(self.imap_factory(side, account), side=side, part=Part("mail", part_user))
+
+    # -- copies -------------------------------------------------------------------------------------------------------------------------
+
+    def store(self, copy: BucketCopy | PathCopy) -> Store:
+        """Raises PlaceMissing for a folder that is not there; a bucket is first asked when it is used."""
+        if isinstance(copy, PathCopy):
+            from hostbackup.vault.stores import FolderStore
+
+            return FolderStore(copy.path)
+        from hostbackup.protocols.s3 import S3Target
+        from hostbackup.vault.bucket import BucketStore
+
+        where = f"copy {copy.name}"
+        target = S3Target(
+            bucket=copy.bucket,
+            prefix=copy.prefix,
+            endpoint=copy.endpoint,
+            access_key=self.secret(copy.access_key, f"{where} access_key") if copy.access_key else None,
+            secret_key=self.secret(copy.secret_key, f"{where} secret_key") if copy.secret_key else None,
+            region=copy.region,
+        )
+        return BucketStore(target)

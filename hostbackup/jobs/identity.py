@@ -1,0 +1,92 @@
+"""Old stays old: after the DNS switch the old names lead to the new machine, which must never be backed up in the old one's place.
+
+What was seen at the first good contact (addresses, host key, UIDVALIDITYs) is pinned in `state/identity.json`, per section of the profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostbackup.errors import WrongMachine
+from hostbackup.jobs.keys import stamp
+from hostbackup.vault.state import StateFolder
+
+_HINT = "if it truly is the old server, run `hostbackup check PROFILE --accept-identity`; else set `address` to the old server's IP address"
+_STATE = "identity"
+
+
+def looks_new(where: str, why: str) -> WrongMachine:
+    return WrongMachine(f"this looks like the new server: {why}", where=where, hint=_HINT)
+
+
+@dataclass(slots=True)
+class Identity:
+    """The pins of one vault. Without a vault (`check` before the first backup) nothing is kept and only addresses are compared."""
+
+    state: StateFolder | None = None
+    accept: bool = False  # new facts replace the pins, on record
+    new_endpoints: Mapping[str, set[tuple[str, int]]] = field(default_factory=dict)  # "new.ssh" -> its addresses and ports
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+    _pins: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._pins = (self.state.read(_STATE) if self.state else None) or {}
+
+    def known(self, section: str) -> bool:
+        return section in self._pins
+
+    def see_endpoint(self, section: str, host: str, addresses: Iterable[str], port: int) -> None:
+        """Raises WrongMachine where an old section's address and port are those of a new one."""
+        for new_section, endpoints in self.new_endpoints.items():
+            for address in addresses:
+                if (address, port) not in endpoints:
+                    continue
+                endpoint = f"{address} port {port}"
+                if endpoint in self._pins.get(section, {}).get("accepted_endpoints", []):
+                    continue
+                if not self.accept:
+                    raise looks_new(f"{section} {host}", f"{endpoint} is also {new_section}")
+                pin = self._pins.setdefault(section, {})
+                pin.setdefault("accepted_endpoints", []).append(endpoint)
+                self._record(section, "endpoint", "", endpoint)
+
+    def see_host_key(self, section: str, host: str, address: str, fingerprint: str) -> None:
+        """Pins the host key at the first contact; raises WrongMachine where it is another one now."""
+        pin = self._pins.setdefault(section, {})
+        before = pin.get("host_key")
+        if before and before != fingerprint:
+            if not self.accept:
+                raise looks_new(f"{section} {host}", f"its host key is {fingerprint}, it was {before}")
+            self._record(section, "host_key", before, fingerprint)
+        if before != fingerprint or address not in pin.get("addresses", []):
+            pin["host_key"] = fingerprint
+            pin["addresses"] = [*(a for a in pin.get("addresses", []) if a != address), address]
+            pin.setdefault("since", stamp())
+            self._save()
+
+    def see_mailbox(self, section: str, user: str, address: str, uidvalidities: Mapping[str, int]) -> None:
+        """Pins an account's UIDVALIDITYs; raises WrongMachine where every one that was known is another now."""
+        pin = self._pins.setdefault(f"{section} {user}", {})
+        before: dict[str, int] = pin.get("uidvalidity", {})
+        shared = [name for name in before if name in uidvalidities]
+        if shared and all(before[name] != uidvalidities[name] for name in shared):
+            if not self.accept:
+                raise looks_new(f"{section} {user}", f"the UIDVALIDITY of every known folder changed ({len(shared)} of {len(shared)})")
+            self._record(f"{section} {user}", "uidvalidity", {n: before[n] for n in shared}, {n: uidvalidities[n] for n in shared})
+        merged = {**before, **uidvalidities}
+        if merged != before or pin.get("address") != address:
+            pin.update(uidvalidity=merged, address=address)
+            pin.setdefault("since", stamp())
+            self._save()
+
+    def _record(self, section: str, what: str, before: object, after: object) -> None:
+        line = {"type": "identity-accepted", "section": section, "what": what, "before": before, "after": after, "time": stamp()}
+        self.accepted.append(line)
+        self._pins.setdefault("accepted", []).append(line)
+        self._save()
+
+    def _save(self) -> None:
+        if self.state is not None:
+            self.state.write(_STATE, self._pins)
