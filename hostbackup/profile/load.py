@@ -1,0 +1,105 @@
+"""From a file's name to a validated profile."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hostbackup import osal
+from hostbackup.errors import ProfileError
+from hostbackup.profile.explain import Key, dotted, explain, line_of, positions
+from hostbackup.profile.root import Profile
+from hostbackup.profile.sections import Mail, Ssh
+
+FOLDER = Path("profiles")
+_AT_LINE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
+
+
+def find(profile: str | Path) -> Path:
+    """The file meant by a path, or by a name in ./profiles/, with or without .toml. Raises ProfileError."""
+    path = Path(profile).expanduser() if str(profile).startswith("~") else Path(profile)
+    candidates = [path]
+    if not path.is_absolute():
+        candidates += [FOLDER / path, FOLDER / f"{path}.toml"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(file.stem for file in FOLDER.glob("*.toml"))
+    hint = f"profiles here: {', '.join(known)}" if known else "give the path of a profile, or its name in ./profiles/"
+    what = "is a folder, not a profile" if path.is_dir() else "there is no such profile"
+    raise ProfileError(what, where=ascii(str(profile))[1:-1], hint=hint)
+
+
+def load(profile: str | Path) -> Profile:
+    """The profile, validated. Raises ProfileError, one line for each thing that is wrong."""
+    file = find(profile)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"cannot be read: {error.strerror}", where=str(file)) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ProfileError("is not UTF-8 text", where=f"{file}:{data[: error.start].count(10) + 1}", hint="save it again as UTF-8") from None
+    return parse(text, file)
+
+
+def parse(text: str, file: Path) -> Profile:
+    """As `load`, from the text of `file`; relative paths are relative to the folder of `file`."""
+    try:
+        table = tomllib.loads(text.replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        at = _AT_LINE.search(str(error))
+        line = at[1] if at else str(text.count("\n") + 1)
+        raise ProfileError(f"not TOML: {_AT_LINE.sub('', str(error))}" + (f", column {at[2]}" if at else ""), where=f"{file}:{line}") from None
+    table.setdefault("name", file.stem)
+    try:
+        profile = Profile.model_validate(table, context={"base": file.absolute().parent})
+    except ValidationError as error:
+        problems = [explain(one, Profile) for one in error.errors(include_url=False)]
+    else:
+        profile._file = file
+        problems = [*_missing_files(profile), *_readable_literals(profile)]
+        if not problems:
+            return profile
+    raise _error(problems, file, positions(text))
+
+
+def _error(problems: list[tuple[Key, str]], file: Path, lines: dict[Key, int]) -> ProfileError:
+    """One error for all problems, in the order of the file. `where` is the first one's place, so that each stands on a line of its own."""
+    told: list[tuple[int, str, str]] = []
+    for key, sentence in problems:
+        line = line_of(key, lines)
+        name = dotted(key)
+        told.append((line or 0, f"{file}:{line}" if line else str(file), f"{name}: {sentence}" if name else sentence))
+    told.sort(key=lambda problem: problem[0])
+    _, where, first = told[0]
+    return ProfileError("\n".join([first, *(f"{place}: {sentence}" for _, place, sentence in told[1:])]), where=where)
+
+
+def _missing_files(profile: Profile) -> Iterator[tuple[Key, str]]:
+    """Files the profile names and that every command may rely on. Folders are looked for when they are used: a disk may be plugged in later."""
+    named: list[tuple[Key, Path | None]] = []
+    for side, ssh in (("old", profile.old.ssh), ("new", profile.new.ssh)):
+        if isinstance(ssh, Ssh):
+            named.append(((side, "ssh", "key"), ssh.key))
+    for side, kind, mail in (("old", "imap", profile.old.imap), ("old", "pop3", profile.old.pop3), ("new", "imap", profile.new.imap)):
+        if isinstance(mail, Mail):
+            named += [((side, kind, "accounts"), mail.accounts), ((side, kind, "ca_file"), mail.ca_file)]
+    named.append((("mail", "expected"), profile.mail.expected))
+    if profile.domain:
+        named.append((("domain", "zone"), profile.domain.zone))
+    for key, path in named:
+        if path is not None and not path.is_file():
+            yield key, f"there is no file {path}"
+
+
+def _readable_literals(profile: Profile) -> Iterator[tuple[Key, str]]:
+    literals = [key for key, source in profile.secrets() if source.literal is not None]
+    if literals and profile.file.exists() and not osal.private_to_owner(profile.file):
+        where = tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", literals[0]))
+        yield where, f"a secret stands here and the file can be read by others; chmod 600 {profile.file}"

@@ -1,0 +1,167 @@
+"""The profile as a whole: its sections, what they mean together, and its JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
+
+from hostbackup import secrets
+from hostbackup.accounts import Account, read_accounts
+from hostbackup.errors import ProfileError, SecretError
+from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
+from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, Sync
+from hostbackup.secrets import SecretSource
+
+
+class Profile(Section):
+    """A hostbackup profile: one customer's move from an old server to a new one."""
+
+    name: Name
+    """What the move is called; the file's name without .toml by default."""
+    vault: LocalPath
+    """The folder of the backup; made on the first run, mode 0700."""
+    view: Literal["link", "copy", "none"] = "link"
+    """How latest/ is made: linked to the objects where possible, copied, or not at all."""
+    old: Old = Field(default_factory=Old)
+    """The server that is left."""
+    mail: MailRules = Field(default_factory=MailRules)
+    """What applies to mail as a whole."""
+    local: Many[Local] = ()
+    """Folders on this machine that belong to the move."""
+    new: New = Field(default_factory=New)
+    """The server that is moved to."""
+    copies: Annotated[Many[Copy], Field(alias="copy")] = ()
+    """Where the vault is copied to."""
+    domain: Domain | None = None
+    """The domain and its zone."""
+    contract: Contract | None = None
+    """The contract's calendar."""
+    sync: Sync = Field(default_factory=Sync)
+    """What `hostbackup sync` does."""
+
+    _file: Path = PrivateAttr(default=Path("profile.toml"))
+
+    @property
+    def file(self) -> Path:
+        """Where the profile was read from."""
+        return self._file
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        _once([local.name for local in self.local], "local", "folders")
+        _once([copy.name for copy in self.copies], "copy", "copies")
+        known = [web.name for web in self.old.web]
+        for web in self.new.web:
+            if web.source not in known:
+                there = f"there are {', '.join(known)}" if known else "there is no [[old.web]] at all"
+                raise wrong(f"new.web.from = {web.source!r} names no old.web; {there}")
+        return self
+
+    def old_accounts(self) -> list[Account]:
+        """The mailboxes of the old server: those of the CSV, then those of the profile. Raises AccountsError or ProfileError."""
+        return self._old_accounts
+
+    @cached_property
+    def _old_accounts(self) -> list[Account]:
+        section = self.old.imap or self.old.pop3
+        return self._accounts(section, "old.imap" if self.old.imap else "old.pop3")
+
+    @cached_property
+    def _new_accounts(self) -> dict[str, Account]:
+        return {account.user: account for account in self._accounts(self.new.imap, "new.imap")}
+
+    def _accounts(self, section: Mail | None, where: str) -> list[Account]:
+        if section is None:
+            return []
+        accounts = read_accounts(section.accounts) if section.accounts else []
+        rows = {account.user: account.where for account in accounts}
+        for index, told in enumerate(section.account):
+            key = f"{where}.account[{index}]"
+            if told.user in rows:
+                raise ProfileError(f"user {told.user!r} is also in {rows[told.user]}; keep one of the two", where=f"{self.file}: {key}")
+            accounts.append(
+                Account(
+                    user=told.user,
+                    password=told.password,
+                    address=told.address,
+                    new_user=told.new_user or "",
+                    new_password=told.new_password,
+                    host=told.host or "",
+                    where=key,
+                )
+            )
+        return accounts
+
+    def new_account_for(self, account: Account) -> Account:
+        """How an old account logs in at the new server.
+
+        Its name is `new_user`, else the same. Its password is `new_password`, else the one [new.imap] has for that name, else the same.
+        `address` and `host` are those that [new.imap] has for that name; the old account's never count here.
+        """
+        user = account.new_user or account.user
+        told = self._new_accounts.get(user)
+        password = account.new_password or (told.password if told else None) or account.password
+        return Account(
+            user=user,
+            password=password,
+            address=told.address if told else (),
+            host=told.host if told else "",
+            where=told.where if told else account.where,
+        )
+
+    def secrets(self) -> list[tuple[str, SecretSource]]:
+        """Every secret the profile itself names, with its key."""
+        return list(_secrets(self, ""))
+
+    def check_secrets(self) -> list[SecretError]:
+        """What is missing, as far as it can be known without a network and without running a command: the accounts' secrets included."""
+        named = dict(self.secrets())
+        return secrets.check(named.items())
+
+    def need(self, key: str, command: str) -> None:
+        """Raises ProfileError unless the profile has the section `key`, such as `old.ssh`, which `command` cannot do without."""
+        here: Any = self
+        for part in key.split("."):
+            here = getattr(here, "copies" if part == "copy" else part, None)
+        if not here:
+            raise ProfileError(f"`{command}` needs a section [{key}]", where=str(self.file), hint="profiles/example.toml shows one")
+
+
+def login_at(section: Mail, account: Account) -> tuple[str, tuple[str, ...]]:
+    """Host and addresses of an account. A host of its own is not looked for at the section's addresses."""
+    host = account.host or section.host
+    return host, account.address or (section.address if host == section.host else ())
+
+
+def _once(names: list[str], section: str, what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise wrong(f"two [[{section}]] {what} named {name!r}; give one of them a name = …")
+
+
+def _secrets(value: object, key: str) -> Iterator[tuple[str, SecretSource]]:
+    if isinstance(value, SecretSource):
+        yield key, value
+    elif isinstance(value, tuple):
+        for index, inner in enumerate(value):
+            yield from _secrets(inner, f"{key}[{index}]")
+    elif isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            inner_key = info.alias or name
+            yield from _secrets(getattr(value, name), f"{key}.{inner_key}" if key else inner_key)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a profile, for editors. Keys that have a computed default are optional in it."""
+    schema = Profile.model_json_schema()
+    for model in (schema, *schema["$defs"].values()):
+        computed = {"Profile": {"name"}, "Web": {"name"}, "Local": {"name"}, "BucketCopy": {"name"}, "PathCopy": {"name"}}.get(model["title"], set())
+        required = [key for key in model.get("required", []) if key not in computed]
+        model.pop("required", None)
+        if required:
+            model["required"] = required
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "hostbackup profile"}
