@@ -1,0 +1,165 @@
+"""Drives hundreds of small works over several SFTP channels in one thread.
+
+A work (`Steps`) is a generator: it yields requests and is resumed by replies. The pump starts works while there is room (by bytes and by
+number), coalesces what they ask into few sends, waits on all channels at once, and gives the results as they come. Nothing here blocks on one
+file, so a round trip is paid once for hundreds of them. A channel that owes replies and stays silent for `timeout` seconds is a cut line.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from hostbackup.errors import ConnectionFailed, LineCut
+from hostbackup.protocols.sftp.client import Connection, Steps
+from hostbackup.protocols.sftp.packets import Reply
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+WORKS = 64  # under way at once on one channel
+WEIGHT = 24 << 20  # bytes under way at once on all channels
+_POLL = 0.01  # seconds between looks at a send window that no selector can wait for
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[Key, Result]):
+    """Something to be done on any one connection. `weight` is the most bytes it will have in flight; `key` names it in `Pump.unfinished`."""
+
+    key: Key
+    begin: Callable[[Connection], Steps[Result]]
+    weight: int = 0
+
+
+class Pump(Generic[Key, Result]):
+    """One stretch of work over some connections. Used by one thread; ended by exhausting or closing what `run` gives."""
+
+    def __init__(self, connections: Sequence[Connection], *, timeout: float, works: int = WORKS, weight: int = WEIGHT) -> None:
+        self._connections = list(connections)
+        self._timeout = timeout
+        self._works = works * len(connections)
+        self._weight = weight
+        self._active: dict[Steps[Result], tuple[Work[Key, Result], int]] = {}
+        self._load = dict.fromkeys(range(len(connections)), 0)
+        self._busy = 0  # bytes
+        self._done: deque[Result] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._write_interest = [False] * len(connections)
+        self._held: Work[Key, Result] | None = None
+        for place, connection in enumerate(self._connections):
+            connection.quiet = 0.0
+            self._selector.register(connection.channel.fileno(), selectors.EVENT_READ, place)
+
+    def run(self, source: Callable[[], Work[Key, Result] | None]) -> Iterator[Result]:
+        """The results of the works that `source` gives, in any order. `source` gives None where it has none now; the end is None with none under way.
+
+        Raises LineCut or ProtocolBroken after the results that came before; `unfinished` then tells what was under way. What a work raises
+        itself passes through. At the end of a run that was not exhausted all connections are closed, since replies are still due.
+        """
+        whole = False
+        try:
+            yield from self._run(source)
+            whole = True
+        finally:
+            self._selector.close()
+            for steps in list(self._active):
+                steps.close()
+            if not whole:
+                for connection in self._connections:
+                    connection.close()
+
+    def unfinished(self) -> list[Key]:
+        """The keys of works that were begun, or taken from the source, and gave no result."""
+        keys = [work.key for work, _ in self._active.values()]
+        return keys if self._held is None else [*keys, self._held.key]
+
+    def _run(self, source: Callable[[], Work[Key, Result] | None]) -> Generator[Result, None, None]:
+        while True:
+            try:
+                self._fill(source)
+                if not self._active and not self._done:
+                    return
+                if not self._done:
+                    self._turn()
+            except ConnectionFailed:
+                while self._done:
+                    yield self._done.popleft()
+                raise
+            while self._done:
+                yield self._done.popleft()
+
+    def _fill(self, source: Callable[[], Work[Key, Result] | None]) -> None:
+        while len(self._active) < self._works:
+            if self._held is None:
+                self._held = source()
+            work = self._held
+            if work is None or (self._active and self._busy + work.weight > self._weight):
+                return
+            place = min(self._load, key=self._load.__getitem__)
+            connection = self._connections[place]
+            steps = work.begin(connection)
+            self._held = None
+            self._load[place] += 1
+            self._busy += work.weight
+            self._active[steps] = (work, place)
+            self._resume(connection, steps, None)
+
+    def _resume(self, connection: Connection, steps: Steps[Result], reply: Reply | None) -> None:
+        try:
+            requests = next(steps) if reply is None else steps.send(reply)
+        except StopIteration as end:
+            begun = self._active.pop(steps, None)
+            if begun is not None:  # None: a late reply to work that had its result without it
+                work, place = begun
+                self._load[place] -= 1
+                self._busy -= work.weight
+                self._done.append(end.value)
+            return
+        for request in requests:
+            connection.post(steps, request)
+
+    def _turn(self) -> None:
+        for connection in self._connections:
+            connection.flush()
+        for place in self._wait():
+            connection = self._connections[place]
+            for steps, reply in connection.receive():
+                self._resume(connection, steps, reply)
+
+    def _wait(self) -> list[int]:
+        """The places of connections that have something to give. Raises LineCut where one that owes replies has been silent for too long."""
+        owing = {place: connection for place, connection in enumerate(self._connections) if connection.outstanding}
+        polling = False
+        for place, connection in enumerate(self._connections):
+            waiting = connection.unsent
+            if connection.channel.selects_writes:
+                if waiting != self._write_interest[place]:
+                    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waiting else 0)
+                    self._selector.modify(connection.channel.fileno(), events, place)
+                    self._write_interest[place] = waiting
+            elif waiting:
+                polling = True
+        longest = max((connection.quiet for connection in owing.values()), default=0.0)
+        started = time.monotonic()
+        ready = self._selector.select(_POLL if polling else max(0.0, self._timeout - longest))
+        waited = time.monotonic() - started
+        readable = [key.data for key, events in ready if events & selectors.EVENT_READ]
+        for place, connection in owing.items():
+            if place in readable:
+                continue
+            connection.quiet += waited
+            if connection.quiet >= self._timeout:
+                raise LineCut(f"the SFTP server has been silent for {self._timeout:.0f} seconds with {connection.outstanding} answers due")
+        return readable
+
+
+def run_one(connection: Connection, steps: Callable[[Connection], Steps[Any]], timeout: float) -> Any:
+    """The result of a single work. Raises as `Pump.run`."""
+    works: list[Work[None, Any]] = [Work(None, steps)]
+    pump: Pump[None, Any] = Pump([connection], timeout=timeout)
+    (result,) = pump.run(lambda: works.pop() if works else None)
+    return result

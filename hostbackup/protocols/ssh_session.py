@@ -1,0 +1,266 @@
+"""What a login is used for. Every wait has an end: a server that freezes ends in LineCut, not in a hang."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from hostbackup.errors import LineCut, ProtocolBroken
+from hostbackup.protocols.ssh_hostkeys import fingerprint
+
+if TYPE_CHECKING:
+    import fabric
+    import paramiko
+
+    from hostbackup.protocols.ssh import SshTarget
+
+_WINDOW = 32 << 20  # bytes the server may send ahead on one channel: above what the SFTP engine ever asks for at once
+_PACKET = 1 << 17
+_SHELL_WAIT = 10.0  # seconds a harmless command may take
+
+
+class Ran(NamedTuple):
+    """What a remote command did. `exit` is -1 where a signal ended it or the server told nothing."""
+
+    exit: int
+    stdout: bytes
+    stderr: bytes
+
+
+class SshSession:
+    """One login. Used by several threads; closed once, by whoever made it."""
+
+    def __init__(self, connection: fabric.Connection, transport: paramiko.Transport, target: SshTarget, address: str, port: int) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._target = target
+        self.address = address
+        self.port = port
+        self.host_key_fingerprint = fingerprint(transport.get_remote_server_key())
+        self.host_key_type: str = transport.get_remote_server_key().get_name()
+        self.server_version: str = transport.remote_version
+        self.shell = target.shell
+        self._has_shell: bool | None = None
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._transport.is_active())
+
+    def open_sftp_channel(self) -> ParamikoChannel:
+        """A new channel with the SFTP subsystem on it. Raises LineCut, or ProtocolBroken where the server refuses."""
+        import paramiko
+
+        try:
+            with self.ends_within(self._target.timeout, "opening an SFTP channel"):
+                channel = self._transport.open_session(window_size=_WINDOW, max_packet_size=_PACKET, timeout=self._target.timeout)
+                channel.invoke_subsystem("sftp")
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if not self.alive:
+                raise LineCut(f"the line was cut: {error}", where=self._target.host) from error
+            hint = "is SFTP switched on for this login?"
+            raise ProtocolBroken(f"the server refuses an SFTP channel: {error}", where=self._target.host, hint=hint) from error
+        return ParamikoChannel(channel, self, self._target.timeout * 2)
+
+    @contextlib.contextmanager
+    def ends_within(self, seconds: float, doing: str) -> Iterator[None]:
+        """Ends the whole line if the block is not through in time: paramiko's own waits have no limit. Raises LineCut then."""
+        cut = threading.Event()
+
+        def abort() -> None:
+            cut.set()
+            self.abort()
+
+        timer = threading.Timer(seconds, abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            if cut.is_set():
+                raise LineCut(f"the server did not answer within {seconds:.0f} seconds ({doing})", where=self._target.host) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
+        """Runs a command, feeding it and taking what it says at the same time.
+
+        `timeout`: seconds without any progress (default: the target's). Raises LineCut where the line is gone or the server freezes, and
+        ProtocolBroken where it does not run commands.
+        """
+        import paramiko
+
+        limit = timeout or self._target.timeout
+        try:
+            with self.ends_within(self._target.timeout, "starting a command"):
+                channel = self._transport.open_session(timeout=self._target.timeout)
+                channel.exec_command(command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape"))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if not self.alive:
+                raise LineCut(f"the line was cut: {error}", where=self._target.host) from error
+            raise ProtocolBroken(f"the server does not run commands: {error}", where=self._target.host) from error
+        try:
+            return _exchange(channel, _chunks(stdin), limit, self)
+        except OSError as error:
+            raise LineCut(f"the line was cut during a remote command: {error}", where=self._target.host) from error
+        finally:
+            with self.ends_within(self._target.timeout, "ending a command"):
+                channel.close()
+
+    def has_shell(self) -> bool:
+        """Whether remote commands are allowed and work. Asked once, by a harmless command."""
+        if self._has_shell is None:
+            self._has_shell = self.shell != "never" and self._probe_shell()
+        return self._has_shell
+
+    def _probe_shell(self) -> bool:
+        try:
+            ran = self.run("printf 'hostbackup-%s' shell", timeout=_SHELL_WAIT)
+        except ProtocolBroken:
+            return False
+        except LineCut:
+            if self.alive:
+                return False
+            raise
+        return ran.stdout.endswith(b"hostbackup-shell")
+
+    def abort(self) -> None:
+        """Drops the line without a word: never blocks."""
+        self._transport.close()
+
+    def close(self) -> None:
+        """Ends the login. May be called twice."""
+        self.abort()
+        self._connection.client.close()
+
+
+def _chunks(stdin: bytes | Iterable[bytes] | None) -> Iterator[bytes]:
+    if isinstance(stdin, bytes):
+        yield from (stdin[at : at + 32000] for at in range(0, len(stdin), 32000))
+    elif stdin is not None:
+        for chunk in stdin:
+            yield from (chunk[at : at + 32000] for at in range(0, len(chunk), 32000))
+
+
+def _exchange(channel: paramiko.Channel, stdin: Iterator[bytes], limit: float, session: SshSession) -> Ran:
+    channel.settimeout(0.0)
+    out, err = bytearray(), bytearray()
+    pending, feeding = b"", True
+    last = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel.fileno(), selectors.EVENT_READ)
+        while True:
+            moved = False
+            if feeding and not pending:
+                pending = next(stdin, b"")
+                if not pending:
+                    feeding = False
+                    with session.ends_within(limit, "feeding a command"):
+                        channel.shutdown_write()
+            if pending and channel.send_ready():
+                try:
+                    with session.ends_within(limit, "feeding a command"):
+                        sent = channel.send(pending)
+                except OSError:
+                    if not channel.closed:
+                        raise
+                    sent, feeding = len(pending), False  # the command ended without wanting more
+                pending, moved = pending[sent:], True
+            while channel.recv_ready():
+                out += channel.recv(1 << 20)
+                moved = True
+            while channel.recv_stderr_ready():
+                err += channel.recv_stderr(1 << 20)
+                moved = True
+            if channel.closed or (channel.exit_status_ready() and channel.eof_received):
+                if not (channel.recv_ready() or channel.recv_stderr_ready()):
+                    break
+                continue
+            now = time.monotonic()
+            if moved:
+                last = now
+                continue
+            if now - last > limit:
+                raise LineCut(f"a remote command has been silent for {limit:.0f} seconds")
+            # The end of a command and a reopened send window wake no selector: look again soon.
+            selector.select(0.01 if pending or channel.eof_received else min(0.5, limit))
+    exit_code = channel.exit_status if channel.exit_status_ready() else -1
+    return Ran(exit_code, bytes(out), bytes(err))
+
+
+class ParamikoChannel:
+    """A paramiko channel as a `hostbackup.protocols.sftp.client.ByteChannel`."""
+
+    selects_writes = False
+
+    def __init__(self, channel: paramiko.Channel, session: SshSession, limit: float) -> None:
+        channel.settimeout(0.0)
+        self._channel = channel
+        self._session = session
+        self._limit = limit
+        self._watch = _Watch(session, limit)
+        self._descriptor: int = channel.fileno()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def recv(self, limit: int, /) -> bytes | None:
+        try:
+            data: bytes = self._channel.recv(limit)
+        except TimeoutError:
+            return None
+        return data
+
+    def send(self, data: bytes, /) -> int:
+        """As ByteChannel. The TCP connection below may block: after `limit` seconds of that the line is dropped."""
+        total, step = 0, self._channel.out_max_packet_size - 64
+        self._watch.begin()
+        try:
+            while total < len(data):
+                total += self._channel.send(data[total : total + step])
+                if self._channel.closed:
+                    raise OSError("the channel is closed")
+        except TimeoutError:
+            pass  # the window is full
+        finally:
+            self._watch.end()
+        return total
+
+    def close(self) -> None:
+        self._watch.stop()
+        if not self._session.alive:
+            return
+        with self._session.ends_within(self._limit, "closing a channel"):
+            self._channel.close()
+
+
+class _Watch:
+    """Drops a session whose channel has been sending for too long. One thread, asleep but for a look every few seconds."""
+
+    def __init__(self, session: SshSession, limit: float) -> None:
+        self._since: float | None = None
+        self._session = session
+        self._limit = limit
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="ssh-watch", daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._over.wait(self._limit / 8) and self._session.alive:
+            since = self._since
+            if since is not None and time.monotonic() - since > self._limit:
+                self._session.abort()
+                return
+
+    def begin(self) -> None:
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        self._since = None
+
+    def stop(self) -> None:
+        self._over.set()
