@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -50,9 +50,19 @@ class Channel:
 
     def start(self, *arguments: Argument) -> bytes:
         """Queues a command, its arguments joined by spaces; gives its tag. It leaves with the next `next`, or earlier."""
-        tag = self.begin()
+        tag = self.start_open(*arguments)
+        if tag not in self._done:
+            self._out.pop()
+            self.put(b"\r\n")
+        return tag
+
+    def start_open(self, *arguments: Argument) -> bytes:
+        """As `start`, but a space stands where the command would end: more of it follows by `literal_head` and `put`."""
+        self._count += 1
+        tag = b"h%d" % self._count
+        self._open.add(tag)
+        self._out += tag + b" "
         for argument in arguments:
-            self._out += b" "
             if isinstance(argument, Lit):
                 refused = self.literal_head(len(argument.data))
                 if refused is not None:
@@ -61,20 +71,16 @@ class Channel:
                 self._out += argument.data
             else:
                 self._out += argument
-        self.put(b"\r\n")
+            self._out += b" "
         return tag
 
     def at_once(self, *arguments: Argument) -> bool:
         """Whether a command with these arguments can leave while others still wait for their answers."""
         return all(len(argument.data) <= self.literals for argument in arguments if isinstance(argument, Lit))
 
-    def begin(self) -> bytes:
-        """Queues only a new tag; what belongs to the command follows by `put` and `literal_head`."""
-        self._count += 1
-        tag = b"h%d" % self._count
-        self._open.add(tag)
-        self._out += tag
-        return tag
+    def early(self, tag: bytes) -> Tagged | None:
+        """The tagged response of a command that the server refused before it was whole."""
+        return self._done.pop(tag, None)
 
     def put(self, data: bytes | memoryview) -> None:
         """Queues raw bytes of the command that was begun."""
@@ -116,17 +122,27 @@ class Channel:
             raise LineCut(f"the server ended the session: {plain(response.answer.text) or 'no reason given'}", where=self.wire.where)
         return response
 
-    def finish(self, tag: bytes, on: Callable[[Response], None] | None = None) -> Tagged:
-        """Reads on to the tagged response of `tag`; `on` gets the untagged ones before it."""
+    def responses(self, tag: bytes) -> Iterator[Response]:
+        """The untagged responses up to the tagged one of `tag`, which `result` then gives."""
         while tag not in self._done:
             response = self.next()
             if isinstance(response, Tagged):
                 self._done[response.tag] = response
             elif isinstance(response, Continue):
                 raise ProtocolBroken("the server asks for more of a command that was whole", where=self.wire.where)
-            elif on is not None:
-                on(response)
+            else:
+                yield response
+
+    def result(self, tag: bytes) -> Tagged:
+        """The tagged response of a command whose `responses` came to their end, once."""
         return self._done.pop(tag)
+
+    def finish(self, tag: bytes, on: Callable[[Response], None] | None = None) -> Tagged:
+        """Reads on to the tagged response of `tag`; `on` gets the untagged ones before it."""
+        for response in self.responses(tag):
+            if on is not None:
+                on(response)
+        return self.result(tag)
 
     def run(self, *arguments: Argument, on: Callable[[Response], None] | None = None) -> Tagged:
         """One command, start to end."""

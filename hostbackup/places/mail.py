@@ -1,0 +1,192 @@
+"""A mail account on an IMAP server as a place. Reading never changes anything there: folders are opened by EXAMINE, bodies by BODY.PEEK."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.places import mail_prepare
+from hostbackup.places.mail_fetch import Fetcher, Got, batches
+from hostbackup.places.mail_line import Line
+from hostbackup.places.mail_scan import Scanner
+from hostbackup.places.mail_write import Appender
+from hostbackup.protocols.imap.names import display
+from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
+
+SPECIAL_USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")  # RFC 6154 §2
+_STATUS = {"vanished": Status.MISSING, "folder-missing": Status.MISSING, "uidvalidity": Status.CHANGED}
+_HINTS = {
+    "uidvalidity": "run `backup` again: it lists the folder anew",
+    "fetch-no": "the old server itself cannot read this message: ask the provider",
+}
+
+
+class MailAccount:
+    """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
+
+    `side` and `part` are what failures are told with. Nothing here is shared between threads but `close`.
+    """
+
+    def __init__(
+        self,
+        session_factory: Callable[[], ImapSession],
+        *,
+        side: str,
+        part: Part,
+        connections: int = 2,
+        observer: Observer | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.side = side
+        self.part = part
+        self.losses: Counter[tuple[bytes, str]] = Counter()  # (folder, flag or "INTERNALDATE") that the target did not keep, in messages
+        self.namespace_prefix = b""  # of the personal namespace; known once folders() has run
+        self.separator = b""  # of the hierarchy, likewise; b"" where there is none
+        self._observer = observer or Observer()
+        self._connections = connections
+        self._factory = session_factory
+        self._pause = pause
+        self._line = Line(session_factory, pause)
+
+    # -- folders ------------------------------------------------------------------------------------------------------------------------
+
+    def folders(self) -> list[Folder]:
+        """The folders that can be opened and belong to this user, INBOX first, else sorted by name. Raises ConnectionFailed."""
+        session = self._line.session()
+        listed, subscribed = session.list_folders()
+        self._learn_namespace(session, listed)
+        known = {one.name for one in subscribed}
+        found: dict[bytes, Folder] = {}
+        for one in listed:
+            if session.namespaces.is_foreign(one.name):
+                self._observer.note(f"{self.part}: folder {display(one.name)!r} belongs to somebody else and is not taken")
+            elif not one.has("\\Noselect") and not one.has("\\NonExistent"):
+                use = next((use for use in SPECIAL_USES if one.has(use)), "")
+                attributes = tuple(sorted(one.attributes))
+                found[one.name] = Folder(one.name, one.separator, attributes, use, one.has("\\Subscribed") or one.name in known)
+        for name in sorted(known - {one.name for one in listed}):
+            self._observer.note(f"{self.part}: folder {display(name)!r} is subscribed but does not exist")
+        return sorted(found.values(), key=lambda folder: (folder.name != b"INBOX", folder.name))
+
+    def _learn_namespace(self, session: ImapSession, listed: list[Listed]) -> None:
+        personal = session.namespaces.personal
+        if personal:
+            self.namespace_prefix, self.separator = personal[0].prefix, personal[0].separator
+        if not self.separator:
+            self.separator = next((one.separator for one in listed if one.separator), b"") or session.root_separator()
+
+    def status(self, folder: bytes) -> Selected | None:
+        """Its uidvalidity, uidnext and exists, None where the server has no such folder. Raises ConnectionFailed."""
+        return self._line.session().status(folder)
+
+    def prepare(self, folders: Iterable[Folder]) -> Iterator[Failure]:
+        """Creates what is missing of these folders (names as on this server) and subscribes those to be subscribed; gives what failed."""
+        yield from mail_prepare.prepare(self._line.session(), folders, self._failure)
+
+    # -- the four verbs -----------------------------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Listing[Message]]:
+        """Folder by folder, UIDs ascending, at most one range of 4,096 UIDs a Listing."""
+        yield from Scanner(self._line, self.side, self.part.id).run(self.folders())
+
+    def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
+        """Bodies byte for byte. Failures: "vanished", "uidvalidity", "fetch-no", "empty", "no-body", "folder", "line-cut"."""
+        for got in Fetcher(self._line, batches(wanted), sink).run():
+            failure = None if not got.code else self._failure(got.item.label, got.code, got.reason, _HINTS.get(got.code, ""))
+            yield Read(got.item, got.item, got.digest, got.size, failure)
+
+    def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
+        """Appends each once; `item.folder` is the name on this server. Failures: "in-doubt", "too-big", "over-quota", "refused", "folder", …
+
+        Items are pulled one by one, at most 64 ahead of their outcomes. An outcome's item has the UID that the server told (0 where it does
+        not) and the flags and date as they were sent.
+        """
+        yield from Appender(self._line, self._failure, self.losses).run(items)
+
+    def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
+        """Fetches each message back and compares digests."""
+        at_hand: dict[tuple[bytes, int, int], deque[Claim[Message]]] = defaultdict(deque)
+        nameless: deque[Claim[Message]] = deque()
+
+        def wanted() -> Iterator[Message]:
+            for claim in claims:
+                if claim.item.uid < 1:
+                    nameless.append(claim)
+                    continue
+                at_hand[_key(claim.item)].append(claim)
+                yield claim.item
+
+        for got in Fetcher(self._line, batches(wanted()), HashingSink()).run():
+            waiting = at_hand[_key(got.item)]
+            yield self._proof(waiting.popleft(), got)
+            if not waiting:
+                del at_hand[_key(got.item)]
+            while nameless:
+                yield self._unproven(nameless.popleft())
+        while nameless:
+            yield self._unproven(nameless.popleft())
+
+    def find(self, folder: bytes, since_uid: int = 1, sizes: set[int] | None = None) -> Iterator[tuple[Message, str]]:
+        """Messages that stand in a folder from `since_uid` on, with their digests; only those of these sizes in bytes, where given.
+
+        A folder that is not there has none. Raises ConnectionFailed.
+        """
+        wanted: list[Message] = []
+        for listing in Scanner(self._line, self.side, self.part.id).run([Folder(folder)], since_uid):
+            wanted.extend(item for item in listing.items if sizes is None or item.size in sizes)
+        for got in Fetcher(self._line, batches(wanted), HashingSink()).run():
+            if got.digest:
+                yield replace(got.item, size=got.size), got.digest
+
+    def close(self) -> None:
+        self._line.close()
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------------------------
+
+    def _failure(self, label: bytes, code: str, reason: str, hint: str) -> Failure:
+        return Failure(self.side, self.part.id, label, code, reason, hint)
+
+    def _proof(self, claim: Claim[Message], got: Got) -> Proof[Message]:
+        label = claim.item.label
+        if got.code:
+            status = _STATUS.get(got.code, Status.FAILED)
+            return Proof(claim, status, Method.IMAP_FETCH, self._failure(label, got.code, got.reason, _HINTS.get(got.code, "")))
+        if (got.digest, got.size) == (claim.digest, claim.size):
+            return Proof(claim, Status.VERIFIED, Method.IMAP_FETCH)
+        reason = f"the server gives {got.size} bytes with another digest" if got.size == claim.size else f"{got.size} bytes instead of {claim.size}"
+        return Proof(claim, Status.DIFFERENT, Method.IMAP_FETCH, self._failure(label, "different", reason, ""))
+
+    def _unproven(self, claim: Claim[Message]) -> Proof[Message]:
+        failure = self._failure(claim.item.label, "no-uid", "the server did not tell the UID of this message", "it is found by its bytes instead")
+        return Proof(claim, Status.UNVERIFIED, Method.NONE, failure)
+
+
+def _key(item: Message) -> tuple[bytes, int, int]:
+    return item.folder, item.uidvalidity, item.uid
+
+
+class HashingSink:
+    """Takes contents for their digest only."""
+
+    def open(self, size_hint: int = 0) -> _Hashing:
+        return _Hashing()
+
+
+class _Hashing:
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._hash.update(data)
+        self._size += len(data)
+
+    def commit(self) -> tuple[str, int]:
+        return self._hash.hexdigest(), self._size
+
+    def abort(self) -> None:
+        pass
