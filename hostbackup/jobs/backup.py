@@ -21,7 +21,7 @@ from hostbackup.model import Entry, Failure, Part
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.mailbox import MailRoot
-from hostbackup.vault.records import PartTotals
+from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.view import build_view
@@ -53,7 +53,7 @@ class Backup:
         self._carry_all()
         work = self._work()
         if not work:
-            raise PlaceMissing("the profile names nothing to back up", where=job.profile.where, hint="add [[old.web]], [old.imap] or [[local]]")
+            raise PlaceMissing("the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap] or [[local]]")
         for part, back_up in work:
             self._part(part, back_up)
         if self.dry_run or not self.result.done:
@@ -106,7 +106,7 @@ class Backup:
 
     def _tree(self, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
         job, before = self.job, self._parts.get(part.id)
-        with job.ledger(resume_journal(part)) as resume, Scratch(job.vault.incoming) as scratch:
+        with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
             previous = TreeRoot.open(job.vault.manifests, before.root) if before else None
             work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
             failed_before = len(self.result.failures)
@@ -130,7 +130,7 @@ class Backup:
         job, before = self.job, self._parts.get(part.id)
         account = next(account for account in job.profile.old_accounts() if account.user == part.name)
         place = job.connections.mailbox("old", account, part.name)
-        with job.ledger(resume_journal(part)) as resume, MailScratch(job.vault.incoming) as scratch:
+        with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
             previous = MailRoot.open(job.vault.manifests, before.root) if before else None
             work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
             failed_before = len(self.result.failures)
@@ -161,13 +161,13 @@ class Backup:
             self.result.fail(Failure("old", part.id, b"", "shrunk", reason, hint))
         state = "incomplete" if failed or totals.failed or totals.stale else "complete"
         reason = f"{totals.failed} failed, {totals.stale} kept from before" if state == "incomplete" else ""
-        self._parts[part.id] = PartState.of(part, totals, state=state, reason=reason, shrunk=flag)
+        self._parts[part.id] = _part_state(part, totals, state, reason, flag)
 
     def _commit(self) -> None:
         job, vault = self.job, self.job.vault
         job.observer.phase("writing the snapshot")
         snapshot = vault.snapshots.write(
-            self._parts, self.result.failures, command=self.command, exit_code=self.result.exit, profile=job.profile.name, now=job.started
+            self._parts, self.result.failures, command=self.command, exit=self.result.exit, profile=job.profile.name, now=job.started
         )
         job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
         for failure in build_view(vault, snapshot, self._before, job.profile.view, job.observer):
@@ -217,3 +217,8 @@ class Backup:
         }
         self.result.counts["entries"] = sum(part.entries for part in snapshot.parts.values())
         self.result.counts["bytes"] = sum(part.bytes for part in snapshot.parts.values())
+
+
+def _part_state(part: Part, totals: PartTotals, state: str, reason: str, flag: dict[str, int] | None) -> PartState:
+    counters = {name: getattr(totals, name) for name in COUNTERS}
+    return PartState(part, totals.root, **counters, state=state, reason=reason, shrunk=flag)

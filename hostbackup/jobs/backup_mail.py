@@ -19,6 +19,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, Range
 from hostbackup.model import Failure, Folder, Listing, Message, Part, Read, Stored, name_json
 from hostbackup.places.mail import MailAccount
+from hostbackup.vault.layout import mail_meta
 from hostbackup.vault.mailbox import MailRoot, MailWriter
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.vault import Vault
@@ -159,7 +160,7 @@ class MailBackup:
 
     def finish(self) -> PartTotals:
         """Writes the mailbox's manifest; unchanged ranges keep their segments."""
-        meta = {"user": self.part.name, "prefix": self.place.namespace_prefix.decode("latin-1")}
+        meta = mail_meta(self.part.name, self.place.namespace_prefix, self.place.separator)
         writer = MailWriter(self.vault.manifests, self.part, meta)
         ranges = {name: list(groups) for name, groups in itertools.groupby(self.scratch.folders(), key=lambda group: group[0])}
         before = {folder.name: folder for folder in self.previous.folders()} if self.previous else {}

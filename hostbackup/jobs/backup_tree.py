@@ -21,7 +21,7 @@ from hostbackup.jobs.scratch import Scratch
 from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Part, Read, Status, Stored, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
-from hostbackup.vault.manifests import PartTotals
+from hostbackup.vault.records import PartTotals
 from hostbackup.vault.tree import TreeRoot, TreeWriter
 from hostbackup.vault.vault import Vault
 

@@ -100,7 +100,7 @@ class Connections:
     def ssh_section(self, side: str) -> Ssh:
         section = (self.profile.old if side == "old" else self.profile.new).ssh
         if section is None:
-            raise ProfileError(f"[{side}.ssh] is missing", where=self.profile.where, hint=f"web trees need a section [{side}.ssh]")
+            raise ProfileError(f"[{side}.ssh] is missing", where=str(self.profile.file), hint=f"web trees need a section [{side}.ssh]")
         return section
 
     def ssh_target(self, side: str) -> SshTarget:
@@ -173,7 +173,7 @@ class Connections:
     def imap_section(self, side: str) -> Imap:
         section = (self.profile.old if side == "old" else self.profile.new).imap
         if section is None:
-            raise ProfileError(f"[{side}.imap] is missing", where=self.profile.where, hint=f"mailboxes need a section [{side}.imap]")
+            raise ProfileError(f"[{side}.imap] is missing", where=str(self.profile.file), hint=f"mailboxes need a section [{side}.imap]")
         return section
 
     def imap_target(self, side: str, account: Account) -> ImapTarget:

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hostbackup.errors import UsageError
 from hostbackup.jobs.connect import Ask, Connections
@@ -36,6 +37,11 @@ class Job:
         return stamp(self.started)
 
     @property
+    def scratch(self) -> Path:
+        """Where a run's temporary files go: the vault's disk, tidied by the next run if this one dies."""
+        return self.vault.root / "incoming"
+
+    @property
     def web_parts(self) -> list[Part]:
         return [Part("web", web.name) for web in self.profile.old.web]
 
@@ -50,7 +56,7 @@ class Job:
     @contextmanager
     def ledger(self, name: str) -> Iterator[Ledger]:
         """The journal `state/NAME`, with an index. Synced at the end, however that comes."""
-        ledger = Ledger(self.vault.state.journal(name), self.vault.incoming)
+        ledger = Ledger(self.vault.state.journal(name), self.scratch)
         try:
             yield ledger
         finally:

@@ -11,6 +11,8 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Item, Method, Proof, Status, name_json
 
+Name = bytes  # a class with a field `bytes` cannot use that word for the type
+
 _EXIT = {
     Status.DIFFERENT: Exit.DAMAGE,
     Status.CHANGED: Exit.INCOMPLETE,
@@ -28,8 +30,8 @@ class Tally(Generic[Item]):
     part: str
     counts: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
-    bytes: int = 0
     exceptions: list[dict[str, str]] = field(default_factory=list)
+    bytes: int = 0  # of what was verified
 
     def add(self, proof: Proof[Item]) -> None:
         self.counts[proof.status.value] += 1
@@ -40,13 +42,8 @@ class Tally(Generic[Item]):
             reason = proof.failure.reason if proof.failure else ""
             self.exception(proof.claim.item.label, proof.status, reason)
 
-    def exception(self, name: bytes, status: Status, reason: str) -> None:
+    def exception(self, name: Name, status: Status, reason: str) -> None:
         self.exceptions.append({**name_json(name), "status": status.value, "reason": reason})
-
-    def missed(self, name: bytes, status: Status, reason: str) -> None:
-        """Something that no proof could be asked for."""
-        self.counts[status.value] += 1
-        self.exception(name, status, reason)
 
     @property
     def method(self) -> str:
@@ -84,7 +81,8 @@ def settle(result: Result, tally: Tally[Item], proof: Proof[Item]) -> None:
         result.fail(failure, _EXIT[proof.status])
 
 
-def settle_missed(result: Result, tally: Tally[Item], name: bytes, status: Status, reason: str, hint: str = "") -> None:
+def settle_missed(result: Result, tally: Tally[Item], failure: Failure, status: Status) -> None:
     """The same for something that no proof could be asked for."""
-    tally.missed(name, status, reason)
-    result.fail(Failure(tally.side, tally.part, name, status.value, reason, hint), _EXIT[status])
+    tally.counts[status.value] += 1
+    tally.exception(failure.name, status, failure.reason)
+    result.fail(failure, _EXIT[status])

@@ -1,8 +1,8 @@
 """One mailbox from a snapshot to the new host: append what is not there, prove it, never append it again.
 
-The journal (`state/`) holds for each source message what became of it at the target: `intent` (about to be appended, with the target folder's
-UIDNEXT from before), `done` (with its UID there), `proven`, `refused` (tried again next time), or `moved` (its bytes already stand there from another old folder). Content identity
-is the bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is repeated.
+The journal (`state/`) holds for each source message what became of it at the target: `intent` (about to be appended), `done` (with its UID
+there), `proven`, `refused` (tried again next time), or `moved` (its bytes already stand there from another old folder). Content identity is the
+bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is repeated.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.proofs import Tally, settle
+from hostbackup.jobs.proofs import Tally, settle, settle_missed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Folder, Message, Part, Status, Stored, Write, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
-from hostbackup.protocols.imap.dates import instant
+from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
@@ -220,8 +220,7 @@ class MailPush:
         missing = self._recognise(name, records)
         for record in missing:
             reason = "appended, but its bytes were not found there afterwards"
-            tally.missed(record.item.label, Status.MISSING, reason)
-            self.result.fail(Failure("new", self.part.id, record.item.label, "missing", reason, "run `push` again"))
+            settle_missed(self.result, tally, Failure("new", self.part.id, record.item.label, "missing", reason, "run `push` again"), Status.MISSING)
             self._settle(record, "intent", name, 0, 0)
         tally.counts["verified"] += len(records) - len(missing)
         tally.methods["imap-fetch"] += len(records) - len(missing)
@@ -242,10 +241,10 @@ def _claims(by_place: dict[tuple[bytes, int, int], Stored[Message]]) -> Iterable
 
 
 def _on_or_after(message: Message, since: datetime.date) -> bool:
-    when = instant(message.internaldate)
-    return when is None or when.date() >= since
+    epoch = internaldate_epoch(message.internaldate)
+    return epoch is None or datetime.datetime.fromtimestamp(epoch, datetime.UTC).date() >= since
 
 
-def _flat(key: list[object]) -> tuple[object, ...]:
+def _flat(key: Sequence[object]) -> tuple[object, ...]:
     """A journal key that can be hashed."""
     return tuple(tuple(part) if isinstance(part, list) else part for part in key)

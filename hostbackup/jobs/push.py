@@ -1,0 +1,179 @@
+"""A snapshot to the new host: every web tree that has a place there, every mailbox, each with its journal."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hostbackup.accounts import Account
+from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError
+from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.proofs import Tally
+from hostbackup.jobs.push_mail import MailPush
+from hostbackup.jobs.push_tree import TreePush
+from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import Scratch
+from hostbackup.model import Entry, Message, Part
+from hostbackup.places.exclude import Excludes
+from hostbackup.profile.sections import NewWeb
+from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.snapshots import PartState, Snapshot
+from hostbackup.vault.tree import TreeRoot
+
+
+def web_target(job: Job, web: NewWeb) -> str:
+    """What a tree's journal is called after: the machine and the folder."""
+    section = job.connections.ssh_section("new")
+    return f"{section.host}:{section.port}:{web.path}"
+
+
+def mail_target(job: Job, account: Account) -> str:
+    section = job.connections.imap_section("new")
+    return f"{section.host}:{section.port}:{job.profile.new_account_for(account).user}"
+
+
+def folder_map(job: Job, source: MailRoot, target: Any) -> Any:
+    """Where each old folder goes: the profile's names, special uses, the built-in table, else the same path."""
+    from hostbackup.places.mail_folders import FolderMap
+    from hostbackup.vault.layout import mail_prefix
+
+    return FolderMap.between(
+        source.folders(),
+        target.folders(),
+        old_prefix=mail_prefix(source.meta),
+        new_prefix=target.namespace_prefix,
+        new_separator=target.separator,
+        named=job.profile.mail.folders,
+    )
+
+
+@dataclass(slots=True)
+class Push:
+    """Use: `run()`. `only` holds "web", "mail"; `accounts` users to restrict mail to; `overwrite` gitignore patterns."""
+
+    job: Job
+    only: Collection[str] = ("web", "mail")
+    accounts: Collection[str] = ()
+    since: datetime.date | None = None
+    snapshot: str = ""
+    overwrite: Sequence[str] = ()
+    dry_run: bool = False
+    result: Result = field(init=False)
+    _snapshot: Snapshot = field(init=False)
+    _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.result = Result(self.job.observer)
+
+    def run(self) -> Result:
+        job = self.job
+        found = job.vault.snapshots.get(self.snapshot or "latest")
+        self._snapshot = found
+        self.result.details["snapshot"] = found.id
+        work = self._work()
+        if not work:
+            raise UsageError("nothing to push", where=str(job.profile.file), hint="add [new.ssh] with [[new.web]], or [new.imap], to the profile")
+        if not self.dry_run:
+            job.vault.state.write("push", {"snapshot": found.id, "time": job.now})
+        for part, push in work:
+            state = found.parts.get(part.id)
+            if state is None:
+                error = PlaceMissing(f"snapshot {found.id} does not hold it", hint="run `backup` first")
+                self.result.fail_part(error, side="vault", part=part.id)
+                continue
+            try:
+                push(state)
+            except (ConnectionFailed, PlaceMissing, SecretError) as error:
+                self.result.fail_part(error, side="new", part=part.id)
+                if isinstance(error, SecretError):
+                    self.result.codes.discard(Exit.USAGE)
+            else:
+                self.result.done += 1
+        if self._evidence:
+            job.vault.evidence.write("push", self._evidence)
+        return self.result
+
+    def _work(self) -> list[tuple[Part, Callable[[PartState], None]]]:
+        profile, work = self.job.profile, list[tuple[Part, Callable[[PartState], None]]]()
+        if "web" in self.only and profile.new.ssh and not self.accounts:
+            work += [(Part("web", web.source), functools.partial(self._web, web)) for web in profile.new.web]
+        if "mail" in self.only and profile.new.imap:
+            users = {account.user: account for account in profile.old_accounts()}
+            unknown = [user for user in self.accounts if user not in users]
+            if unknown:
+                raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
+            work += [(Part("mail", user), functools.partial(self._mail, users[user])) for user in self.accounts or users]
+        return work
+
+    # -- web ----------------------------------------------------------------------------------------------------------------------------
+
+    def _web(self, web: NewWeb, state: PartState) -> None:
+        job, part = self.job, state.part
+        target = job.connections.new_tree(part.name, web.path)
+        incoming = job.scratch
+        with job.ledger(push_journal(part, web_target(job, web))) as ledger, Scratch[Entry](incoming) as there, Scratch[Entry](incoming) as todo:
+            source = TreeRoot.open(job.vault.manifests, state.root)
+            shrunk = state.shrunk is not None
+            adapted, overwrite = Excludes(web.adapted), Excludes(self.overwrite)
+            work = TreePush(part, target, source, job.vault, ledger, there, todo, self.result, adapted, overwrite, shrunk, self.dry_run)
+            try:
+                target.remove_temporaries(self._temporaries(part))
+                job.observer.phase(f"{part}: comparing with the new server", state.entries)
+                planned = work.plan()
+                self._planned(part, dict(planned))
+                if self.dry_run:
+                    return
+                self._remember_temporary(part, target.temporary_prefix)
+                job.observer.phase(f"{part}: writing", planned["write"], planned["write_bytes"])
+                work.apply()
+                job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
+                self._record(work.prove(), state)
+            finally:
+                target.close()
+
+    def _temporaries(self, part: Part) -> list[bytes]:
+        """Name prefixes under which earlier pushes of this part may have left half-written files on the target."""
+        if self.dry_run:
+            return []
+        known = self.job.vault.state.read(f"temporary-{part.id.replace('/', '-')}") or {}
+        return [prefix.encode() for prefix in known.get("prefixes", [])]
+
+    def _remember_temporary(self, part: Part, prefix: bytes) -> None:
+        self.job.vault.state.write(f"temporary-{part.id.replace('/', '-')}", {"prefixes": [prefix.decode()]})
+
+    # -- mail ---------------------------------------------------------------------------------------------------------------------------
+
+    def _mail(self, account: Account, state: PartState) -> None:
+        job, part = self.job, state.part
+        target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name)
+        with job.ledger(push_journal(part, mail_target(job, account))) as ledger:
+            source = MailRoot.open(job.vault.manifests, state.root)
+            try:
+                mapping = folder_map(job, source, target)
+                work = MailPush(part, target, source, job.vault, ledger, mapping, self.result, self.since, self.dry_run)
+                job.observer.phase(f"{part}: comparing with the new server")
+                planned = work.plan()
+                self._planned(part, dict(planned))
+                if self.dry_run:
+                    return
+                job.observer.phase(f"{part}: appending", planned["write"], planned["write_bytes"])
+                work.apply()
+                job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
+                self._record(work.prove(), state)
+            finally:
+                target.close()
+
+    # -- account ------------------------------------------------------------------------------------------------------------------------
+
+    def _planned(self, part: Part, planned: dict[str, int]) -> None:
+        self.result.details.setdefault("planned", {})[part.id] = planned
+        self.result.counts.update(planned)
+
+    def _record(self, tally: Tally[Entry] | Tally[Message], state: PartState) -> None:
+        if tally.counts:
+            self._evidence.append(tally.evidence(snapshot=self._snapshot.id, manifest=state.root))
+        self.result.counts["verified"] += tally.counts["verified"]
+        self.result.details.setdefault("proven", {})[state.part.id] = {"counts": dict(tally.counts), "method": tally.method, "bytes": tally.bytes}
