@@ -124,6 +124,10 @@ class MailRoot:
         except (KeyError, ValueError, TypeError) as error:
             raise Damaged(f"a message of this manifest makes no sense: {error!r}", where=where) from error
 
+    def range_segments(self, folder: bytes) -> Iterator[Iterator[Stored[Message]]]:
+        """The records of a folder, range by range, those left out of which all vanished."""
+        return (self.segment(folder, ref) for ref in self.refs(folder) if ref.live)
+
     def records(self, folder: bytes) -> Iterator[Stored[Message]]:
         """All of a folder, range by range, vanished ones included."""
         for ref in self.refs(folder):

@@ -17,7 +17,7 @@ from hostbackup.errors import Damaged, VaultError, VaultTooNew
 from hostbackup.model import Failure, Part, name_from_json
 from hostbackup.vault.faults import told
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.records import canonical
+from hostbackup.vault.records import PartTotals, canonical
 from hostbackup.vault.state import StateFolder
 
 FORMAT = 1
@@ -51,6 +51,20 @@ class PartState:
     carried_from: str = ""  # id of the snapshot of the run that read it last
     reason: str = ""  # why incomplete or carried
     shrunk: dict[str, int] | None = None  # suspicious shrinking: entries_before, entries_now, bytes_before, bytes_now; kept until accepted
+
+    @classmethod
+    def of(
+        cls,
+        part: Part,
+        totals: PartTotals,
+        *,
+        state: str = "complete",
+        carried_from: str = "",
+        reason: str = "",
+        shrunk: dict[str, int] | None = None,
+    ) -> PartState:
+        """The state of a part whose manifest was just written."""
+        return cls(part, totals.root, *totals.numbers(), state, carried_from, reason, shrunk)
 
     def as_json(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in _PART_KEYS}
@@ -212,7 +226,7 @@ class Snapshots:
         failures: Sequence[Failure],
         *,
         command: str,
-        exit: int,
+        exit_code: int,
         profile: str,
         now: datetime,
         note: str = "",
@@ -227,7 +241,7 @@ class Snapshots:
         number, time = self._next_number(), timestamp(now)
         tool = f"hostbackup {hostbackup.__version__}"
         ordered = {part_id: parts[part_id] for part_id in sorted(parts)}
-        snapshot = Snapshot(number, f"{number:06d}-{time}", time, command, int(exit), profile, tool, FORMAT, ordered, list(failures), note)
+        snapshot = Snapshot(number, f"{number:06d}-{time}", time, command, int(exit_code), profile, tool, FORMAT, ordered, list(failures), note)
         value = snapshot.as_json()
         value["sha256"] = seal(value)
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n"

@@ -204,7 +204,7 @@ class TreeRoot:
                     yield record
 
     def find(self, path: bytes) -> Stored[Entry] | None:
-        """The record of one path, vanished or not."""
+        """The record of one path: the live one, else one that vanished."""
         folder, _, name = path.rpartition(b"/")
         chosen: SegmentRef | None = None
         for ref in self.refs(folder):
@@ -280,15 +280,18 @@ class TreeWriter:
         self._level.add(ref)
 
     def add(self, folder: bytes, records: Iterable[Stored[Entry]]) -> None:
-        """All records of one folder, sorted by name. Raises ValueError where they are not."""
+        """All records of one folder, sorted by name. Raises ValueError where they are not.
+
+        A name may come again for entries of other kinds that stood there once: the live one first, the vanished ones after it.
+        """
         self._enter(folder)
         batch: list[Stored[Entry]] = []
         lines: list[bytes] = []
         previous = b""
         for record in records:
             name = record.item.name
-            if record.item.parent != folder or name <= previous:
-                raise ValueError(f"{record.item.path!r} after {previous!r} in {folder!r}: names come sorted, each once")
+            if record.item.parent != folder or name < previous or (name == previous and not record.vanished):
+                raise ValueError(f"{record.item.path!r} after {previous!r} in {folder!r}: names come sorted, and live once")
             previous = name
             batch.append(record)
             lines.append(canonical(entry_line(record)))
@@ -328,6 +331,8 @@ def _boundaries(records: list[Stored[Entry]], lines: list[bytes]) -> list[int]:
     for number, (record, line) in enumerate(zip(records, lines, strict=True), 1):
         names += 1
         size += len(line)
+        if number < len(records) and records[number].item.name == record.item.name:
+            continue  # all that bear one name stand in one segment
         if names >= SEGMENT_NAMES or size >= SEGMENT_BYTES or _cut(record.item.name, _SEGMENT_AVERAGE, b"segment\0"):
             ends.append(number)
             names = size = 0

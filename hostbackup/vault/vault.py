@@ -58,6 +58,7 @@ class Vault:
         self.root = root
         self.mode = mode
         self._locks = locks
+        self.incoming = root / "incoming"  # also for a run's own temporary files: what is left there goes at the next start
         self.objects = ObjectFolder(root / "objects", root / "incoming", root / "damaged")
         self.manifests = Manifests(root / "manifests", root / "incoming" / "manifests", root / "damaged" / "manifests")
         self.state = StateFolder(root / "state")

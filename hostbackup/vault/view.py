@@ -1,0 +1,170 @@
+"""latest/: the newest snapshot as ordinary folders. Disposable; each build makes it equal the snapshot and touches nothing that is right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from hostbackup.errors import Damaged, VaultError
+from hostbackup.model import Failure, Observer
+from hostbackup.vault import sums
+from hostbackup.vault.faults import told
+from hostbackup.vault.fill import Abilities, Filler, probe_style
+from hostbackup.vault.layout import parse_sums_line, part_path
+from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.objects import hash_fd
+from hostbackup.vault.safe import SafeFolder
+from hostbackup.vault.snapshots import PartState, Snapshot
+from hostbackup.vault.sums import Sums
+from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.vault import Vault
+from hostbackup.vault.view_build import Build
+from hostbackup.vault.view_mail import MailView
+from hostbackup.vault.view_tree import TreeView
+
+FOLDER = "latest"
+STATE = "view"
+Method = Literal["link", "copy", "none"]
+
+
+def build_view(vault: Vault, snapshot: Snapshot, previous: Snapshot | None, method: Method, observer: Observer) -> list[Failure]:
+    """Makes `latest/` equal the snapshot. What could not be put there is told; raises DiskFull or VaultError where nothing more can be.
+
+    `previous`: the snapshot before, told to the observer where a part went away with it.
+    """
+    path = vault.root / FOLDER
+    try:
+        if method == "none":
+            _remove(path)
+            vault.state.remove(STATE)
+            return []
+        return _View(vault, method, observer).build(snapshot, previous)
+    except OSError as error:
+        raise told(error, error.filename or path) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+
+
+class _View:
+    def __init__(self, vault: Vault, method: Method, observer: Observer) -> None:
+        self._vault = vault
+        self._method = method
+        self._observer = observer
+        self._state = vault.state.read(STATE) or {}
+        abilities = Abilities.probe(vault.incoming)
+        trust = bool(self._state.get("trusted"))
+        filler = Filler(vault.objects, probe_style(abilities, method), tolerance_ns=abilities.tolerance_ns, trust=trust)
+        self._build = Build(filler, Sums(vault.incoming), observer, ":" if abilities.colon else ";", abilities.tolerance_ns)
+
+    def build(self, snapshot: Snapshot, previous: Snapshot | None) -> list[Failure]:
+        path = self._vault.root / FOLDER
+        if path.is_symlink() or not path.is_dir():
+            _remove(path)
+            path.mkdir(mode=0o700)
+        for part_id in previous.parts if previous else ():
+            if part_id not in snapshot.parts:
+                self._observer.note(f"{part_id} is no longer in the profile and leaves latest/; its snapshots stay")
+        try:
+            with SafeFolder.open(path) as latest:
+                self._frame(latest, snapshot)
+                for state in snapshot.parts.values():
+                    if state.root:
+                        self._part(latest, state)
+                digest = self._build.sums.replace(latest)
+        finally:
+            self._build.sums.close()
+        built = {"snapshot": snapshot.id, "method": self._method, "sums": digest, "trusted": True}
+        if built != self._state:
+            self._vault.state.write(STATE, built)
+        return self._build.failures
+
+    def _frame(self, latest: SafeFolder, snapshot: Snapshot) -> None:
+        """The folders of kinds and parts, and nothing beside them."""
+        wanted: dict[bytes, set[bytes]] = {}
+        for state in snapshot.parts.values():
+            if state.root:
+                kind, name = part_path(state.part)
+                wanted.setdefault(kind, set()).add(name)
+        for name in latest.names() - wanted.keys() - {sums.NAME}:
+            latest.remove(name)
+        for kind, parts in wanted.items():
+            latest.folder(kind)
+            with latest.below([kind]) as folder:
+                for name in folder.names() - parts:
+                    folder.remove(name)
+                for name in parts:
+                    folder.folder(name)
+
+    def _part(self, latest: SafeFolder, state: PartState) -> None:
+        part = state.part
+        try:
+            with latest.below(part_path(part)) as base:
+                if part.kind == "mail":
+                    MailView(part, self._build).build(base, MailRoot.open(self._vault.manifests, state.root))
+                else:
+                    TreeView(self._build, TreeRoot.open(self._vault.manifests, state.root)).build(base)
+        except Damaged as error:
+            self._build.failures.append(Failure("vault", part.id, b"", "damaged", f"{error.where}: {error.reason}", error.hint))
+
+
+def verify_view(vault: Vault, observer: Observer) -> Iterator[tuple[bytes, bool, str]]:
+    """Reads every file of `latest/` again: path, whether it is what SHA256SUMS says, and if not, why. A vault without a view gives nothing.
+
+    Where something is wrong, the next build trusts no file by its size and date.
+    """
+    state = vault.state.read(STATE)
+    if state is None:
+        return
+    wrong = False
+    try:
+        with SafeFolder.open(vault.root / FOLDER) as latest:
+            for path, good, reason in _verify(latest, state.get("sums", ""), observer):
+                wrong = wrong or not good
+                yield path, good, reason
+    except FileNotFoundError:
+        wrong = True
+        yield sums.NAME, False, "latest/ or its SHA256SUMS is missing"
+    except OSError as error:
+        raise told(error, error.filename or vault.root / FOLDER) from error
+    if wrong and vault.mode != "read":
+        vault.state.write(STATE, {**state, "trusted": False})
+
+
+def _verify(latest: SafeFolder, expected: str, observer: Observer) -> Iterator[tuple[bytes, bool, str]]:
+    fd = latest.open_file(sums.NAME)
+    with os.fdopen(fd, "rb") as file:
+        found = hash_fd(file.fileno())[0]
+        yield sums.NAME, found == expected, "" if found == expected else "it is not as the last run wrote it"
+        file.seek(0)
+        for line in file:
+            try:
+                digest, path = parse_sums_line(line)
+            except (ValueError, KeyError):
+                yield sums.NAME, False, "it holds a line that is none"
+                continue
+            yield path, *_check(latest, path, digest, observer)
+
+
+def _check(latest: SafeFolder, path: bytes, digest: str, observer: Observer) -> tuple[bool, str]:
+    *folders, name = path.split(b"/")
+    try:
+        with latest.below(folders) as folder:
+            fd = folder.open_file(name)
+        try:
+            found, size = hash_fd(fd)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return False, "missing"
+    except (OSError, ValueError, VaultError) as error:
+        return False, str(getattr(error, "strerror", "") or error).lower()
+    observer.advance(1, size)
+    return found == digest, "" if found == digest else f"its {size} bytes have the SHA-256 {found}"
