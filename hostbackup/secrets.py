@@ -183,7 +183,7 @@ class SecretSource:
                 raise _wrong(f"is empty or holds NUL; expected {_FORMS}")
             return cls.of(value)
         if not isinstance(value, dict):
-            raise _wrong(f"expected {_FORMS}, found a {type(value).__name__}")
+            raise _wrong(f"expected {_FORMS}, found {'a list' if isinstance(value, list) else 'something else'}")
         unknown = [str(key) for key in value if key not in _KINDS]
         if unknown:
             near = difflib.get_close_matches(unknown[0], _KINDS, 1)
@@ -217,6 +217,10 @@ class SecretSource:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return cls.json_schema()
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         values = {"env": text, "file": text, "keyring": text, "command": {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}}
         tables = [{"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False} for key, value in values.items()]

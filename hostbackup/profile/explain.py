@@ -31,7 +31,10 @@ _EXPECTED = {
     "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
-    "path_type": "a path in quotes",
+    "is_instance_of": "a path in quotes",  # LocalPath: anything but text comes through unconverted
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list that is not empty",
 }
 
 
@@ -114,8 +117,22 @@ def explain(error: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
         return key, f"is missing{_described(key, root)}"
     if kind in ("profile", "secret"):
         return key, error["msg"]
-    expected = _EXPECTED.get(kind) or _plain(error)
+    expected = _EXPECTED[kind].format(**error.get("ctx", {})) if kind in _EXPECTED else _plain(error)
     return key, f"expected {expected}, found {found(error['input'], secret=_is_secret(key, root))}"
+
+
+def explain_all(errors: list[ErrorDetails], root: type[BaseModel]) -> list[tuple[Key, str]]:
+    """Every error once: one a key (a union tells each member's), and none of a list that is only wrong in what it holds."""
+    told: dict[Key, str] = {}
+    for error in errors:
+        key, sentence = explain(error, root)
+        if key not in told or error["type"] == "profile":
+            told[key] = sentence
+    return [
+        (key, told[key])
+        for key in told
+        if not any(len(other) > len(key) and other[: len(key)] == key and isinstance(other[len(key)], int) for other in told)
+    ]
 
 
 def _plain(error: ErrorDetails) -> str:

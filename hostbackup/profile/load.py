@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hostbackup import osal
 from hostbackup.errors import ProfileError
-from hostbackup.profile.explain import Key, dotted, explain, line_of, positions
+from hostbackup.profile.explain import Key, dotted, explain_all, line_of, positions
 from hostbackup.profile.root import Profile
 from hostbackup.profile.sections import Mail, Ssh
 
@@ -60,7 +60,7 @@ def parse(text: str, file: Path) -> Profile:
     try:
         profile = Profile.model_validate(table, context={"base": file.absolute().parent})
     except ValidationError as error:
-        problems = [explain(one, Profile) for one in error.errors(include_url=False)]
+        problems = explain_all(error.errors(include_url=False), Profile)
     else:
         profile._file = file
         problems = [*_missing_files(profile), *_readable_literals(profile)]

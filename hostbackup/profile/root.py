@@ -117,10 +117,13 @@ class Profile(Section):
         """Every secret the profile itself names, with its key."""
         return list(_secrets(self, ""))
 
-    def check_secrets(self) -> list[SecretError]:
-        """What is missing, as far as it can be known without a network and without running a command: the accounts' secrets included."""
-        named = dict(self.secrets())
-        return secrets.check(named.items())
+    def check_secrets(self, *sections: str) -> list[SecretError]:
+        """What is missing, as far as it can be known without a network and without running a command, all at once.
+
+        `sections` narrows it to keys that begin so: `check_secrets("old", "copy")`. A passphrase or a password that a person can be asked for
+        is no secret of the profile, so its absence is none of this.
+        """
+        return secrets.check((key, source) for key, source in self.secrets() if not sections or key.startswith(sections))
 
     def need(self, key: str, command: str) -> None:
         """Raises ProfileError unless the profile has the section `key`, such as `old.ssh`, which `command` cannot do without."""
@@ -155,13 +158,30 @@ def _secrets(value: object, key: str) -> Iterator[tuple[str, SecretSource]]:
             yield from _secrets(getattr(value, name), f"{key}.{inner_key}" if key else inner_key)
 
 
+_COMPUTED = ("Profile", "Web", "Local", "BucketCopy", "PathCopy")  # sections whose name has a default
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a profile, for editors. Keys that have a computed default are optional in it."""
     schema = Profile.model_json_schema()
     for model in (schema, *schema["$defs"].values()):
-        computed = {"Profile": {"name"}, "Web": {"name"}, "Local": {"name"}, "BucketCopy": {"name"}, "PathCopy": {"name"}}.get(model["title"], set())
-        required = [key for key in model.get("required", []) if key not in computed]
-        model.pop("required", None)
-        if required:
-            model["required"] = required
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "hostbackup profile"}
+        if model["title"] in _COMPUTED:
+            model["required"].remove("name")
+    told: dict[str, Any] = _plain(schema)
+    told["$defs"]["Secret"] = {"title": "Secret", "description": "Where a secret comes from, or the secret itself.", **SecretSource.json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **told, "title": "hostbackup profile"}
+
+
+def _plain(node: Any) -> Any:
+    """A schema without null, which TOML does not have, and with every secret as a reference."""
+    if isinstance(node, list):
+        return [_plain(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    choices = [choice for choice in node.get("anyOf", []) if choice != {"type": "null"}]
+    about = {key: _plain(inner) for key, inner in node.items() if key != "anyOf" and not (key == "default" and inner is None)}
+    if choices == SecretSource.json_schema()["anyOf"]:
+        return {**about, "$ref": "#/$defs/Secret"}
+    if len(choices) == 1:
+        return {**_plain(choices[0]), **about}
+    return {**about, "anyOf": _plain(choices)} if choices else about
