@@ -78,13 +78,13 @@ def bucket_world(server: S3Server, method: Method = Method.BUCKET_REREAD, prefix
     bucket = f"bucket-{next(_numbers)}"
     server.make_bucket(bucket)
     client = server.client()
-    store = BucketStore.open(server.target(bucket, prefix))
+    store = BucketStore(server.target(bucket, prefix))
     lead = f"{prefix}/" if prefix else ""
 
     def write(key: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=lead + key, Body=data)
 
-    yield World(store, write, lambda: BucketStore.open(server.target("no-such-bucket", prefix)), method)
+    yield World(store, write, lambda: BucketStore(server.target("no-such-bucket", prefix)), method)
     store.close()
 
 
@@ -126,7 +126,7 @@ def test_the_checksum_of_a_checking_store_shows_other_bytes(checking_moto: S3Ser
 
 def test_prefixes_keep_apart(moto: S3Server) -> None:
     moto.make_bucket("shared")
-    one, ten = (BucketStore.open(moto.target("shared", prefix)) for prefix in ("a", "a0/b/"))
+    one, ten = (BucketStore(moto.target("shared", prefix)) for prefix in ("a", "a0/b/"))
     put(one, upload("x", b"1"))
     put(ten, upload("y", b"22"))
     assert list(one.list()) == [("x", 1)]
@@ -136,7 +136,7 @@ def test_prefixes_keep_apart(moto: S3Server) -> None:
 
 def test_the_wrong_secret_is_refused_in_clear_words_without_it(rclone: S3Server) -> None:
     rclone.make_bucket("guarded")
-    store = BucketStore.open(rclone.target("guarded", secret_key="wrong-wrong-wrong"))
+    store = BucketStore(rclone.target("guarded", secret_key="wrong-wrong-wrong"))
     for attempt in (lambda: list(store.list()), lambda: list(store.put([upload("x", b"x")])), lambda: list(store.prove([wanted("x", b"x")]))):
         with pytest.raises(LoginRefused) as caught:
             attempt()
@@ -147,7 +147,7 @@ def test_the_wrong_secret_is_refused_in_clear_words_without_it(rclone: S3Server)
 def test_a_closed_endpoint_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    store = BucketStore.open(s3.S3Target("b", "", f"http://127.0.0.1:{port}", "key", "secret"))
+    store = BucketStore(s3.S3Target("b", "", f"http://127.0.0.1:{port}", "key", "secret"))
     with pytest.raises(Unreachable, match="cannot be reached"):
         list(store.list())
 
@@ -159,14 +159,14 @@ def test_a_bucket_without_credentials_says_what_is_missing(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(LoginRefused, match="credentials"):
-        list(BucketStore.open(s3.S3Target("b", "", moto.endpoint)).list())
+        list(BucketStore(s3.S3Target("b", "", moto.endpoint)).list())
 
 
 def test_impossible_settings_are_wrong_usage() -> None:
     with pytest.raises(UsageError):
-        BucketStore.open(s3.S3Target("b", "", "not a url", "key", "secret"))
+        BucketStore(s3.S3Target("b", "", "not a url", "key", "secret"))
     with pytest.raises(UsageError):
-        list(BucketStore.open(s3.S3Target("No Such Name!", "", "http://127.0.0.1:9", "key", "secret")).list())
+        list(BucketStore(s3.S3Target("No Such Name!", "", "http://127.0.0.1:9", "key", "secret")).list())
 
 
 def test_an_interrupted_multipart_upload_leaves_nothing(moto: S3Server) -> None:

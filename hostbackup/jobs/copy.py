@@ -15,11 +15,12 @@ from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, PlaceMissing, VaultError
 from hostbackup.jobs.copy_source import listed_digests, object_key, read_small
-from hostbackup.jobs.references import Broken, is_live, segment_digests, walk
+from hostbackup.jobs.references import Broken, is_live, open_root, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Status
+from hostbackup.vault.faults import told
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.snapshots import PartState, Snapshot
+from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.stores import Absent, Outcome, Store, Upload, Wanted
 from hostbackup.vault.vault import FORMAT_FILE, Vault, check_format, format_document
 
@@ -32,6 +33,7 @@ It can be read without hostbackup too: objects/ holds the contents of every file
 manifests/ says which name belongs to which contents, snapshots/ what there was at which time. The format is described in
 hostbackup's docs/vault-format.md. Do not change or delete anything here.
 """
+_LEFT_BY_A_KILLED_BEGINNING = ("README.txt", "checksum-probe")
 
 
 @dataclass(slots=True)
@@ -68,21 +70,21 @@ class _Pending:
 
 
 def copy_vault(vault: Vault, store: Store, result: Result, *, name: str, repair: bool = False, read: bool = False) -> Copied:
-    """Brings the store up to date with the vault. `repair`: what lies there is proven first, and replaced where it is damaged (`read`: by reading all).
+    """Brings the store up to date with the vault. `repair`: what lies there is proven first and replaced where damaged (`read`: by reading it all).
 
     Entries that fail are in `result`. Raises what ends the store as a whole, and VaultError or VaultTooNew where it holds something else. The vault
     should be open for writing: damaged objects that are met are set aside then.
     """
-    return _Copy(vault, store, result, name, repair, read).run()
+    return _Copy(vault, store, result, name, repair=repair, read=read).run()
 
 
 def copy_evidence(vault: Vault, store: Store, result: Result, *, name: str) -> int:
     """Brings evidence there that it lacks, such as that of the copy itself. How many files."""
-    return _Copy(vault, store, result, name, False, False).evidence()
+    return _Copy(vault, store, result, name).evidence()
 
 
 class _Copy:
-    def __init__(self, vault: Vault, store: Store, result: Result, name: str, repair: bool, read: bool) -> None:
+    def __init__(self, vault: Vault, store: Store, result: Result, name: str, *, repair: bool = False, read: bool = False) -> None:
         self._vault = vault
         self._store = store
         self._result = result
@@ -91,6 +93,7 @@ class _Copy:
         self._repair = repair
         self._read = read
         self._failed: dict[str, Outcome] = {}  # by digest
+        self._failed_manifests: set[str] = set()
         self._done = Copied()
 
     def run(self) -> Copied:
@@ -110,24 +113,25 @@ class _Copy:
         try:
             check_format(read_small(self._store, FORMAT_FILE), f"{label}/{FORMAT_FILE}")
         except Absent:
-            self._begin(label, (self._vault.state.read(state) or {}).get("target") == label)
-        if self._vault.mode == "write":
+            self._begin(label, known=self._vault.state.read(state) == {"target": label})
+        if self._vault.mode == "write" and self._vault.state.read(state) != {"target": label}:
             self._vault.state.write(state, {"target": label})
         there = sorted(listed.key.removeprefix("snapshots/").removesuffix(".json") for listed in self._store.list("snapshots/"))
         _refuse_another_vault(self._vault.snapshots.list(), there, label)
         return there
 
-    def _begin(self, label: str, known: bool) -> None:
-        foreign = next(self._store.list(), None)
+    def _begin(self, label: str, *, known: bool) -> None:
+        foreign = next((listed for listed in self._store.list() if listed.key not in _LEFT_BY_A_KILLED_BEGINNING), None)
         if foreign is not None:
             hint = "give the copy an empty folder, or a prefix of its own"
             raise VaultError(f"this holds other files ({foreign.key[:100]!r}) and no copy", where=label, hint=hint)
         if known:
             hint = f"is the right disk mounted? To begin a new copy there, give it another name than {self._name!r} in the profile"
             raise PlaceMissing("there was a copy here, and now there is nothing", where=label, hint=hint)
-        for outcome in self._store.put([_small("README.txt", _README), _small(FORMAT_FILE, format_document())]):
-            if not outcome.ok:
-                raise VaultError(f"the copy could not be begun: {outcome.reason}", where=f"{label}/{outcome.key}", hint=outcome.hint)
+        for item in (_small(FORMAT_FILE, format_document()), _small("README.txt", _README)):
+            for outcome in self._store.put([item]):
+                if not outcome.ok:
+                    raise VaultError(f"the copy could not be begun: {outcome.reason}", where=f"{label}/{outcome.key}", hint=outcome.hint)
 
     # -- objects and manifests ----------------------------------------------------------------------------------------------------------
 
@@ -148,6 +152,8 @@ class _Copy:
                 self._done.bytes += outcome.size
             else:
                 self._failed[outcome.key[-64:]] = outcome
+                if kind == "manifests":
+                    self._failed_manifests.add(outcome.key[-64:])
                 self._tell(kind, folder, outcome)
 
     def _plan(self, kind: str, folder: ObjectFolder) -> _Pending:
@@ -217,7 +223,7 @@ class _Copy:
         for snapshot_id in ours:
             if snapshot_id in have and not (self._repair and self._differs(f"snapshots/{snapshot_id}.json", self._vault.snapshots.path(snapshot_id))):
                 continue
-            if self._is_whole(snapshot_id, base):
+            if self._is_whole(snapshot_id, base, newest=snapshot_id == ours[-1]):
                 ready.append(snapshot_id)
         paths = ((f"snapshots/{snapshot_id}.json", self._vault.snapshots.path(snapshot_id)) for snapshot_id in ready)
         failed = self._put_files(paths)
@@ -234,33 +240,40 @@ class _Copy:
             return frozenset()
         return segment_digests(self._vault.manifests, snapshot.parts.values())
 
-    def _is_whole(self, snapshot_id: str, base: frozenset[str]) -> bool:
-        """Whether all that a snapshot needs is in the store now; tells what is not."""
+    def _is_whole(self, snapshot_id: str, base: frozenset[str], *, newest: bool) -> bool:
+        """Whether all that a snapshot needs is in the store now. What the newest lacks is told entry by entry, of others that they lack something."""
+        name = f"snapshots/{snapshot_id}".encode()
         try:
             snapshot = self._vault.snapshots.get(snapshot_id)
         except Damaged as error:
-            hint = "an older or newer snapshot may be whole"
-            self._result.fail(Failure("vault", "", f"snapshots/{snapshot_id}".encode(), "damaged", error.reason, hint), Exit.DAMAGE)
+            self._result.fail(Failure("vault", "", name, "damaged", error.reason, error.hint), Exit.DAMAGE)
             return False
-        lacking = [self._lacking(snapshot, state, base) for state in snapshot.parts.values() if state.root]
-        self._result.observer.advance(1)
-        return not any(lacking)
-
-    def _lacking(self, snapshot: Snapshot, state: PartState, base: frozenset[str]) -> int:
         lacking = 0
-        for record in walk(self._vault.manifests, state, base):
+        for state in snapshot.parts.values():
+            for label, why, code in self._lacking(state, base) if state.root else ():
+                lacking += 1
+                if newest:
+                    reason = f"snapshot {snapshot_id} was not copied for want of this: {why}"
+                    self._result.fail(Failure(self._side, state.part.id, label, "not-copied", reason), code)
+        if lacking and not newest:
+            self._result.fail(Failure(self._side, "", name, "not-copied", f"{lacking} of its entries could not be copied"))
+        self._result.observer.advance(1)
+        return not lacking
+
+    def _lacking(self, state: PartState, base: frozenset[str]) -> Iterator[tuple[bytes, str, Exit]]:
+        """Each entry whose contents, or whose manifest, the store has not got: its name, why, and what that means."""
+        manifests = self._vault.manifests
+        for record in walk(manifests, state, base):
             if isinstance(record, Broken):
-                label, why, code = record.label, f"its manifest: {record.error.reason}", Exit.DAMAGE
+                yield record.label, f"its manifest: {record.error.reason}", Exit.DAMAGE
             elif record.digest in self._failed:
-                label, why, code = record.item.label, self._failed[record.digest].reason, Exit.INCOMPLETE
+                yield record.item.label, self._failed[record.digest].reason, Exit.INCOMPLETE
             elif is_live(record) and not self._has(record.digest, record.size):
-                label, why, code = record.item.label, "the vault has lost its contents", Exit.DAMAGE
-            else:
-                continue
-            lacking += 1
-            reason = f"snapshot {snapshot.id} was not copied for want of this: {why}"
-            self._result.fail(Failure(self._side, state.part.id, label, "not-copied", reason), code)
-        return lacking
+                yield record.item.label, "the vault has lost its contents", Exit.DAMAGE
+        if self._failed_manifests:
+            for digest in open_root(manifests, state).manifests():
+                if digest in self._failed_manifests:
+                    yield b"", f"its manifest {digest}: {self._failed[digest].reason}", Exit.INCOMPLETE
 
     def _has(self, digest: str, size: int) -> bool:
         if self._vault.objects.has(digest):
@@ -278,21 +291,21 @@ class _Copy:
             key, path = f"evidence/{name}", self._vault.evidence.folder / name
             if key not in there or (self._repair and self._differs(key, path)):
                 wanted.append((key, path))
-            elif there[key] != path.stat().st_size:
+            elif there[key] != len(_bytes(path)):
                 reason = "the copy has other evidence under this name"
                 self._result.fail(Failure(self._side, "", key.encode(), "conflict", reason, "one of them was changed: run `verify`"), Exit.DAMAGE)
         return len(wanted) - len(self._put_files(wanted))
 
     def _differs(self, key: str, path: Path) -> bool:
         try:
-            return read_small(self._store, key) != path.read_bytes()
+            return read_small(self._store, key) != _bytes(path)
         except Damaged:
             return True
 
     def _put_files(self, files: Iterable[tuple[str, Path]]) -> set[str]:
         """Stores small files of the vault; the keys of those that failed, told."""
         failed: set[str] = set()
-        for outcome in self._store.put(_small(key, path.read_bytes()) for key, path in files):
+        for outcome in self._store.put(_small(key, _bytes(path)) for key, path in files):
             if outcome.ok:
                 self._done.uploaded += 1
                 self._done.bytes += outcome.size
@@ -310,6 +323,13 @@ def _with(first: tuple[str, int], rest: Iterator[tuple[str, int]]) -> Iterator[t
 def _small(key: str, data: bytes) -> Upload:
     opened: Callable[[], io.BytesIO] = partial(io.BytesIO, data)
     return Upload(key, len(data), hashlib.sha256(data).hexdigest(), opened)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise told(error, path) from error
 
 
 def _number(snapshot_id: str) -> tuple[int, str]:

@@ -21,16 +21,12 @@ _WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError)
 class BucketStore:
     """A Store over one bucket and prefix. Objects go up whole, or in parts where they are larger than `s3.PART`."""
 
-    def __init__(self, bucket: s3.Bucket, *, workers: int = _WORKERS) -> None:
-        self._bucket = bucket
+    def __init__(self, target: s3.S3Target, *, workers: int = _WORKERS) -> None:
+        """Whether the bucket can be reached is seen at first use."""
+        self._bucket = s3.connect(target, connections=workers)
         self._workers = workers
         self._budget = pool.Budget(_IN_FLIGHT)
         self._offers_sha256: bool | None = None
-
-    @classmethod
-    def open(cls, target: s3.S3Target, *, workers: int = _WORKERS) -> BucketStore:
-        """The store; whether it can be reached is seen at first use."""
-        return cls(s3.connect(target, connections=workers), workers=workers)
 
     @property
     def label(self) -> str:

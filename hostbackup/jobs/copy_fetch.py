@@ -1,0 +1,135 @@
+"""Brings back from a copy what a vault has lost: `copy --repair`, the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostbackup.errors import Damaged, Exit, HostbackupError
+from hostbackup.jobs.copy_source import CopySource
+from hostbackup.jobs.references import Broken, is_live, segment_digests, walk
+from hostbackup.jobs.result import Result
+from hostbackup.model import Failure
+from hostbackup.vault import pool
+from hostbackup.vault.manifests import Manifests
+from hostbackup.vault.records import Line
+from hostbackup.vault.snapshots import PartState
+from hostbackup.vault.stores import CHUNK
+from hostbackup.vault.vault import Vault
+
+_WORKERS = 8
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What came back."""
+
+    objects: int = 0
+    manifests: int = 0
+    bytes: int = 0
+
+
+class _HealingManifests(Manifests):
+    """The vault's manifests, each taken from the copy where the vault has it no more, or not whole."""
+
+    def __init__(self, vault: Vault, copy: Manifests) -> None:
+        own = vault.manifests
+        super().__init__(own.folder, own.incoming, own.damaged)
+        self._copy = copy
+        self.fetched = 0
+
+    def get(self, digest: str) -> Iterator[Line]:
+        try:
+            yield from list(super().get(digest))
+        except Damaged as broken:
+            try:
+                with self._copy.read(digest) as stream:
+                    data = stream.read()
+            except HostbackupError:
+                raise broken from None
+            self.set_aside(digest, broken.reason)
+            self.put_bytes(data)
+            self.flush()
+            self.fetched += 1
+            yield from super().get(digest)
+
+
+def fetch_missing(vault: Vault, source: CopySource, result: Result, *, name: str) -> Fetched:
+    """Puts back the objects and manifests that any snapshot of the vault needs, and that are missing in it or have another length.
+
+    The vault must be open for writing. What the copy has not got either is told in `result`, with an entry that needs it.
+    """
+    return _Fetch(vault, source, result, name).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    part: str
+    label: bytes
+    digest: str
+    size: int
+
+
+class _Fetch:
+    def __init__(self, vault: Vault, source: CopySource, result: Result, name: str) -> None:
+        self._vault = vault
+        self._source = source
+        self._result = result
+        self._name = name
+        self._manifests = _HealingManifests(vault, source.manifests)
+        self._seen: set[str] = set()
+        self._known: frozenset[str] = frozenset()  # segments that an earlier round looked at
+
+    def run(self) -> Fetched:
+        done = Fetched()
+        for snapshot_id in reversed(self._vault.snapshots.list()):
+            try:
+                snapshot = self._vault.snapshots.get(snapshot_id)
+            except Damaged as error:
+                self._result.fail(Failure("vault", "", f"snapshots/{snapshot_id}".encode(), "damaged", error.reason, error.hint), Exit.DAMAGE)
+                continue
+            states = [state for state in snapshot.parts.values() if state.root]
+            wanted = (found for state in states for found in self._wanted(state))
+            for fetched in pool.each(self._fetch, wanted, workers=_WORKERS):
+                if isinstance(fetched, Failure):
+                    self._result.fail(fetched, Exit.DAMAGE)
+                else:
+                    done.objects += 1
+                    done.bytes += fetched
+                    self._result.observer.advance(1, fetched)
+            self._known |= segment_digests(self._manifests, states)
+        self._vault.flush()
+        done.manifests = self._manifests.fetched
+        return done
+
+    def _wanted(self, state: PartState) -> Iterator[_Wanted]:
+        for record in walk(self._manifests, state, self._known):
+            if isinstance(record, Broken):
+                reason = f"its manifest {record.digest} is whole neither in the vault nor in copy {self._name}: {record.error.reason}"
+                self._result.fail(Failure("vault", state.part.id, record.label, "damaged", reason), Exit.DAMAGE)
+            elif is_live(record) and record.digest not in self._seen and not self._stands(record.digest, record.size):
+                self._seen.add(record.digest)
+                yield _Wanted(state.part.id, record.item.label, record.digest, record.size)
+
+    def _stands(self, digest: str, size: int) -> bool:
+        try:
+            return Path(self._vault.objects.where(digest)).stat().st_size == size
+        except OSError:
+            return self._vault.objects.has(digest)
+
+    def _fetch(self, wanted: _Wanted) -> int | Failure:
+        """Bytes that came, or why they did not."""
+        receiver = self._vault.objects.open(wanted.size)
+        try:
+            with self._source.objects.read(wanted.digest) as stream:
+                while data := stream.read(CHUNK):
+                    receiver.write(data)
+            return receiver.commit()[1]
+        except Damaged as error:
+            receiver.abort()
+            reason = f"the vault has lost its contents, and copy {self._name} cannot give them: {error.reason}"
+            return Failure("vault", wanted.part, wanted.label, "damaged", reason, "try another copy, or run backup")
+        except BaseException:
+            receiver.abort()
+            raise
