@@ -226,7 +226,7 @@ class Snapshots:
         failures: Sequence[Failure],
         *,
         command: str,
-        exit_code: int,
+        exit: int,
         profile: str,
         now: datetime,
         note: str = "",
@@ -241,7 +241,7 @@ class Snapshots:
         number, time = self._next_number(), timestamp(now)
         tool = f"hostbackup {hostbackup.__version__}"
         ordered = {part_id: parts[part_id] for part_id in sorted(parts)}
-        snapshot = Snapshot(number, f"{number:06d}-{time}", time, command, int(exit_code), profile, tool, FORMAT, ordered, list(failures), note)
+        snapshot = Snapshot(number, f"{number:06d}-{time}", time, command, int(exit), profile, tool, FORMAT, ordered, list(failures), note)
         value = snapshot.as_json()
         value["sha256"] = seal(value)
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
