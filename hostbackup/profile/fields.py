@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -142,6 +143,7 @@ Value = TypeVar("Value")
 Line = Annotated[str, AfterValidator(_line)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Moment = Annotated[date | datetime, WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$"})]
 Days = Annotated[int, Field(ge=0, le=366)]
 Many = Annotated[tuple[Value, ...], Strict(False)]  # TOML has lists, never tuples
 Patterns = Annotated[Many[str], AfterValidator(_patterns)]

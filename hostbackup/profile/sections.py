@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from hostbackup.profile.fields import (
     Line,
     LocalPath,
     Many,
+    Moment,
     Name,
     Patterns,
     Pin,
@@ -328,7 +329,7 @@ class Domain(Section):
 
 
 class Contract(Section):
-    """The contract's calendar: what is known so far, and the provider's rules. Days are those of `timezone`."""
+    """The contract's calendar: what is known so far, and the provider's rules. Days, and times without an offset, are those of `timezone`."""
 
     provider: Literal["j-motto"] | None = None
     """A preset of the rules below."""
@@ -342,11 +343,11 @@ class Contract(Section):
     """Last day of the old contract, as confirmed by the provider."""
     new_start: date | None = None
     """First day of the new contract."""
-    switch_wanted: date | datetime | None = None
+    switch_wanted: Moment | None = None
     """When DNS is to be switched."""
-    switch_booked: date | datetime | None = None
+    switch_booked: Moment | None = None
     """The switch as booked with the provider."""
-    switched: date | datetime | None = None
+    switched: Moment | None = None
     """When DNS was switched."""
     overlap_days: Days | None = None
     """Days for which both servers are wanted after the switch."""
@@ -381,7 +382,7 @@ class Sync(Section):
 
 def _named_by_path(value: Any, *, local: bool = False) -> Any:
     path = value.get("path") if isinstance(value, dict) else None
-    if not isinstance(path, str):
+    if not isinstance(path, str) or "\0" in path:
         return with_default(value, "name", "?")  # the path's own error says it all
     default = last_part(Path(path).as_posix() if local else path)
     if default is None and "name" not in value:
