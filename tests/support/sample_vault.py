@@ -80,7 +80,7 @@ def _entry(vault: Vault, path: bytes, file: File) -> Stored[Entry]:
 def write_mail(
     vault: Vault, part: Part, folders: Sequence[tuple[Folder, Iterable[Mail]]], prefix: bytes = b"", separator: bytes = b"."
 ) -> PartTotals:
-    writer = MailWriter(vault.manifests, part, mail_meta(part.name, prefix, separator))
+    writer = MailWriter(vault.manifests, part, mail_meta(part.name, prefix, b"."))
     for folder, mails in folders:
         writer.folder(folder)
         ranges: dict[tuple[int, int], list[Stored[Message]]] = {}
@@ -131,7 +131,7 @@ MAILBOX: list[tuple[Folder, list[Mail]]] = [
         [
             Mail(
                 1,
-                b"From: a@example.jp\r\nSubject: =?ISO-2022-JP?B?GyRCJDMbKEI=?=\r\n\r\nFrom the start\r\n>From quoted\r\n",
+                b"Subject: =?ISO-2022-JP?B?GyRCJDM=?=\r\n\r\nFrom the start\r\n>From quoted\r\n",
                 flags=("\\Seen", "$Label1"),
             ),
             Mail(2, b"From: b@example.jp\r\nSubject: two\r\n\r\nno newline at the end"),
@@ -152,7 +152,7 @@ def make_vault(root: Path) -> Vault:
     snapshot(
         vault,
         (WEB, write_tree(vault, WEB, SITE)),
-        (MAIL, write_mail(vault, MAIL, MAILBOX, b"INBOX.", b".")),
+        (MAIL, write_mail(vault, MAIL, MAILBOX)),
         (LOCAL, write_tree(vault, LOCAL, BY_HAND)),
     )
     return vault

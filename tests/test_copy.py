@@ -1,0 +1,408 @@
+"""Copies of a vault: brought up to date, interrupted, proven from the copy alone, repaired both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostbackup.errors import Damaged, Exit, PlaceMissing, VaultError, VaultTooNew
+from hostbackup.jobs.copy import Copied, copy_evidence, copy_vault, has_snapshot
+from hostbackup.jobs.copy_fetch import fetch_missing
+from hostbackup.jobs.copy_source import CopySource, object_key, open_copy
+from hostbackup.jobs.copy_verify import verify_copy
+from hostbackup.jobs.references import Broken, is_live, walk
+from hostbackup.jobs.result import Result
+from hostbackup.vault.bucket import BucketStore
+from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.stores import Outcome, Store
+from hostbackup.vault.vault import Vault
+from tests.support.memory_store import Killed, MemoryStore, Wrapped, dies_after
+from tests.support.s3 import S3Server, moto_server, rclone_server
+from tests.support.sample_vault import LOCAL, MAIL, SITE, WEB, File, keep, make_vault, snapshot, write_tree
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with make_vault(tmp_path / "vault") as made:
+        yield made
+
+
+def copy(vault: Vault, store: Store, *, repair: bool = False) -> tuple[Copied, Result]:
+    result = Result()
+    return copy_vault(vault, store, result, name="usb", repair=repair), result
+
+
+def needed(source: CopySource | Vault) -> set[str]:
+    """The digests of all live contents of the newest snapshot."""
+    found: set[str] = set()
+    for state in source.snapshots.get("latest").parts.values():
+        for record in walk(source.manifests, state):
+            assert not isinstance(record, Broken)
+            if is_live(record):
+                found.add(record.digest)
+    return found
+
+
+def test_a_copy_holds_all_and_is_read_with_nothing_else(vault: Vault, tmp_path: Path) -> None:
+    vault.evidence.write("verify", [{"type": "proof"}])
+    (tmp_path / "usb").mkdir()
+    copied, result = copy(vault, FolderStore(tmp_path / "usb"))
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    ids = vault.snapshots.list()
+    assert (copied.snapshots, copied.snapshot) == (ids, ids[-1])
+    vault.close()
+    (tmp_path / "vault").rename(tmp_path / "burnt")
+    with open_copy(str(tmp_path / "usb")) as source:
+        assert source.snapshots.list() == ids
+        digests = needed(source)
+        assert len(digests) > 8
+        for digest in digests:
+            with source.objects.read(digest) as stream:
+                assert stream.read() == (tmp_path / "burnt" / object_key("objects", digest)).read_bytes()
+    assert len(list((tmp_path / "usb" / "evidence").iterdir())) == 1
+    assert json.loads((tmp_path / "usb" / "format.json").read_bytes()) == {"layout": "hostbackup vault", "version": 1}
+
+
+def test_a_second_copy_sends_nothing(vault: Vault) -> None:
+    store = MemoryStore()
+    first, _ = copy(vault, store)
+    store.puts.clear()
+    second, result = copy(vault, store)
+    assert (store.puts, second.uploaded, second.snapshots, result.exit) == ([], 0, [], Exit.OK)
+    assert second.skipped == sum(1 for key in store.objects if key.startswith(("objects/", "manifests/")))
+    assert first.uploaded == len(store.objects) - 2  # README.txt and format.json
+
+
+def test_a_new_snapshot_sends_only_what_is_new(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    store.puts.clear()
+    changed = SITE | {b"index.html": File(b"<h1>new</h1>\n")}
+    snapshot(vault, (WEB, write_tree(vault, WEB, changed)), minute=1)
+    copied, _ = copy(vault, store)
+    kinds = [key.partition("/")[0] for key in store.puts]
+    assert kinds == ["objects", "manifests", "manifests", "snapshots"]
+    assert copied.snapshot == vault.snapshots.list()[-1]
+    with CopySource(store) as source:
+        assert needed(source) == needed(vault)
+
+
+def test_a_copy_killed_at_any_upload_is_whole_as_far_as_it_goes_and_goes_on(vault: Vault) -> None:
+    snapshot(vault, (WEB, write_tree(vault, WEB, SITE | {b"new": File(b"new")})), minute=1)
+    vault.evidence.write("verify", [])
+    whole = MemoryStore()
+    copy(vault, whole)
+    for puts in range(len(whole.puts)):
+        store = MemoryStore(f"killed after {puts}")
+        with pytest.raises(Killed):
+            copy(vault, dies_after(store, puts))
+        if has_snapshot(store, vault.snapshots.list()[-1]):
+            with CopySource(store) as source:
+                assert all(object_key("objects", digest) in store.objects for digest in needed(source))
+        sent = len(store.puts)
+        assert copy(vault, store)[1].exit is Exit.OK
+        assert store.objects == whole.objects
+        assert len(store.puts) - sent == len(whole.puts) - puts, "what was there is not sent again"
+
+
+def test_the_snapshot_goes_after_everything_it_needs_and_evidence_last(vault: Vault) -> None:
+    vault.evidence.write("verify", [])
+    store = MemoryStore()
+    copy(vault, store)
+    kinds = [key.partition("/")[0] for key in store.puts]
+    assert list(dict.fromkeys(kinds)) == ["format.json", "README.txt", "objects", "manifests", "snapshots", "evidence"]
+    assert kinds[2:] == sorted(kinds[2:], key=["objects", "manifests", "snapshots", "evidence"].index)
+
+
+def test_an_object_that_is_refused_keeps_its_snapshot_back_and_is_named(vault: Vault) -> None:
+    store = MemoryStore()
+    digest, _ = keep(vault, b"<h1>example</h1>\n")
+    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "the store said 418") if digest in item.key else None)
+    copied, result = copy(vault, refuse)
+    assert (copied.snapshots, copied.snapshot, result.exit) == ([], "", Exit.INCOMPLETE)
+    named = [failure for failure in result.failures if failure.name == b"index.html"]
+    assert [(failure.side, failure.part, failure.code) for failure in named] == [("copy:usb", WEB.id, "not-copied")]
+    assert "418" in named[0].reason
+    assert not has_snapshot(store, vault.snapshots.list()[-1])
+    again, result = copy(vault, store)
+    assert (again.snapshots, result.exit) == (vault.snapshots.list(), Exit.OK)
+
+
+def test_a_manifest_that_is_refused_keeps_its_snapshot_back(vault: Vault) -> None:
+    store = MemoryStore()
+    root = vault.snapshots.get("latest").parts[WEB.id].root
+    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "no") if root in item.key else None)
+    copied, result = copy(vault, refuse)
+    assert (copied.snapshots, result.exit) == ([], Exit.INCOMPLETE)
+
+
+def test_a_damaged_object_is_not_sent_but_set_aside_and_said(vault: Vault, tmp_path: Path) -> None:
+    digest, size = keep(vault, b"<h1>example</h1>\n")
+    path = vault.objects.path(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"X" * size)
+    store = MemoryStore()
+    copied, result = copy(vault, store)
+    assert result.exit is Exit.DAMAGE
+    assert object_key("objects", digest) not in store.objects
+    assert not vault.objects.has(digest)
+    assert [found.name for found in (tmp_path / "vault" / "damaged").glob(f"{digest}.*[0-9]")] == [f"{digest}.1"]
+    assert {failure.side for failure in result.failures} == {"vault", "copy:usb"}
+    assert copied.snapshots == []
+    assert len([key for key in store.objects if key.startswith("objects/")]) == len(list(vault.objects.list()))
+
+
+def test_what_the_vault_lost_but_the_copy_has_does_not_keep_a_snapshot_back(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    digest, _ = keep(vault, b"<h1>example</h1>\n")
+    snapshot(vault, (WEB, write_tree(vault, WEB, SITE | {b"new": File(b"new")})), minute=1)
+    vault.objects.path(digest).unlink()
+    copied, result = copy(vault, store)
+    assert (len(copied.snapshots), result.exit) == (1, Exit.OK)
+
+
+def test_what_neither_has_is_named(vault: Vault) -> None:
+    digest, _ = keep(vault, b"<h1>example</h1>\n")
+    vault.flush()
+    vault.objects.path(digest).unlink()
+    copied, result = copy(vault, MemoryStore())
+    assert (copied.snapshots, result.exit) == ([], Exit.DAMAGE)
+    assert [failure.name for failure in result.failures] == [b"index.html"]
+
+
+# ------------------------------------------------------------ what else may be there
+
+
+def test_a_folder_with_other_files_is_left_alone(vault: Vault, tmp_path: Path) -> None:
+    (tmp_path / "usb" / "写真").mkdir(parents=True)
+    (tmp_path / "usb" / "写真" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(VaultError, match="other files"):
+        copy(vault, FolderStore(tmp_path / "usb"))
+    assert [path.name for path in (tmp_path / "usb").iterdir()] == ["写真"]
+
+
+def test_a_copy_by_a_newer_program_is_left_alone(vault: Vault) -> None:
+    store = MemoryStore()
+    store.objects["format.json"] = b'{"layout": "hostbackup vault", "version": 99}'
+    with pytest.raises(VaultTooNew):
+        copy(vault, store)
+    with pytest.raises(VaultTooNew):
+        CopySource(store)
+    assert len(store.objects) == 1
+
+
+def test_two_vaults_do_not_share_a_copy(vault: Vault, tmp_path: Path) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    before = dict(store.objects)
+    with Vault.open(tmp_path / "other", "write", create=True) as other:
+        snapshot(other, (WEB, write_tree(other, WEB, SITE)), minute=5)
+        with pytest.raises(VaultError, match="another vault"):
+            copy(other, store)
+    assert store.objects == before
+
+
+def test_a_disk_that_is_not_mounted_is_no_new_copy(vault: Vault, tmp_path: Path) -> None:
+    disk = tmp_path / "usb"
+    disk.mkdir()
+    copy(vault, FolderStore(disk))
+    disk.rename(tmp_path / "unplugged")
+    disk.mkdir()  # the mount point stays
+    with pytest.raises(PlaceMissing, match="mounted"):
+        copy(vault, FolderStore(disk))
+    assert list(disk.iterdir()) == []
+
+
+def test_what_is_on_the_copy_alone_stays_there(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    store.objects["objects/00/" + "0" * 64] = b"of a pruned snapshot"
+    store.objects["evidence/000009-20200101T000000Z-verify.jsonl"] = b"{}"
+    before = dict(store.objects)
+    assert copy(vault, store)[1].exit is Exit.OK
+    assert store.objects == before
+
+
+def test_evidence_that_differs_is_not_overwritten(vault: Vault) -> None:
+    store = MemoryStore()
+    name = vault.evidence.write("verify", [{"a": 1}]).name
+    copy(vault, store)
+    store.objects[f"evidence/{name}"] = b"forged"
+    _, result = copy(vault, store)
+    assert (result.exit, [failure.code for failure in result.failures]) == (Exit.DAMAGE, ["conflict"])
+    assert store.objects[f"evidence/{name}"] == b"forged"
+
+
+def test_evidence_of_the_copy_follows_it(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    vault.evidence.write("copy", [])
+    assert copy_evidence(vault, store, Result(), name="usb") == 1
+    assert copy_evidence(vault, store, Result(), name="usb") == 0
+
+
+# ------------------------------------------------------------ proof
+
+
+def prove(store: Store) -> tuple[dict[str, dict[str, int]], Result]:
+    result = Result()
+    with CopySource(store) as source:
+        lines = verify_copy(source, result, name="usb")
+    return {line["part"]: line["counts"] for line in lines}, result
+
+
+def test_a_whole_copy_is_proven_entry_by_entry(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    counts, result = prove(store)
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    assert counts == {WEB.id: {"verified": 7}, MAIL.id: {"verified": 5}, LOCAL.id: {"verified": 1}}
+
+
+def test_each_damaged_or_missing_object_is_named_with_its_entries(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    logo, _ = keep(vault, bytes(range(256)) * 40)
+    page, _ = keep(vault, b"<h1>example</h1>\n")
+    store.objects[object_key("objects", logo)] = b"\0" * 10240
+    del store.objects[object_key("objects", page)]
+    counts, result = prove(store)
+    assert counts[WEB.id] == {"verified": 4, "different": 2, "missing": 1}
+    assert sorted((failure.name, failure.code) for failure in result.failures) == [
+        (b"img/copy of logo.png", "different"),
+        (b"img/logo.png", "different"),
+        (b"index.html", "missing"),
+    ]
+    assert result.exit is Exit.DAMAGE
+
+
+def test_a_damaged_manifest_is_damage_and_the_rest_is_proven(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    root = vault.snapshots.get("latest").parts[LOCAL.id].root
+    store.objects[object_key("manifests", root)] = b"{}\n"
+    counts, result = prove(store)
+    assert result.exit is Exit.DAMAGE
+    assert counts[LOCAL.id] == {"different": 1}
+    assert counts[MAIL.id] == {"verified": 5}
+
+
+def test_a_snapshot_that_was_not_copied_is_said_and_the_newest_proven(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    newer = snapshot(vault, (WEB, write_tree(vault, WEB, {b"x": File(b"x")})), minute=1)
+    result = Result()
+    with CopySource(store) as source:
+        lines = verify_copy(source, result, name="usb", snapshot=newer.id)
+    assert {line["snapshot"] for line in lines} == {vault.snapshots.list()[0]}
+    assert result.exit is Exit.INCOMPLETE
+    assert "run `copy`" in result.failures[0].hint
+
+
+# ------------------------------------------------------------ repair
+
+
+def test_repair_replaces_what_is_damaged_in_the_copy(vault: Vault) -> None:
+    store = MemoryStore()
+    vault.evidence.write("verify", [{"a": 1}])
+    copy(vault, store)
+    good = dict(store.objects)
+    for prefix in ("objects/", "manifests/", "snapshots/", "evidence/"):
+        key = next(key for key in store.objects if key.startswith(prefix) and len(store.objects[key]) > 3)
+        store.objects[key] = b"\0" + store.objects[key][1:]
+    for key in [key for key in store.objects if key.startswith("objects/")][2:4]:
+        del store.objects[key]
+    copied, result = copy(vault, store, repair=True)
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    assert copied.repaired == 2
+    assert store.objects == good
+
+
+def test_repair_says_what_nobody_has_whole(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    store.objects["objects/00/" + "0" * 64] = b"rotten"
+    _, result = copy(vault, store, repair=True)
+    assert (result.exit, [failure.code for failure in result.failures]) == (Exit.DAMAGE, ["damaged"])
+
+
+def test_the_vault_gets_back_what_it_lost(vault: Vault, tmp_path: Path) -> None:
+    (tmp_path / "usb").mkdir()
+    copy(vault, FolderStore(tmp_path / "usb"))
+    before = {
+        path.relative_to(tmp_path / "vault"): path.read_bytes() for kind in ("objects", "manifests") for path in _files(tmp_path / "vault" / kind)
+    }
+    for kind in ("objects", "manifests"):
+        for path in _files(tmp_path / "vault" / kind)[::2]:
+            path.unlink()
+    short = _files(tmp_path / "vault" / "objects")[0]
+    short.chmod(0o600)
+    short.write_bytes(b"")
+    result = Result()
+    with CopySource(FolderStore(tmp_path / "usb")) as source:
+        fetched = fetch_missing(vault, source, result, name="usb")
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    live = needed(vault)
+    for name, data in before.items():
+        if "manifests" in name.parts or name.name in live:
+            assert (tmp_path / "vault" / name).read_bytes() == data
+    assert fetched.manifests > 0
+    assert fetched.objects > 0
+
+
+def test_a_copy_that_is_damaged_too_gives_the_vault_nothing(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    digest, size = keep(vault, b"<h1>example</h1>\n")
+    vault.objects.path(digest).unlink()
+    store.objects[object_key("objects", digest)] = b"Y" * size
+    result = Result()
+    with CopySource(store) as source:
+        fetch_missing(vault, source, result, name="usb")
+        with pytest.raises(Damaged), source.objects.read(digest) as stream:
+            stream.read()
+    assert not vault.objects.has(digest)
+    assert [(failure.name, failure.code) for failure in result.failures] == [(b"index.html", "damaged")]
+    assert result.exit is Exit.DAMAGE
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# ------------------------------------------------------------ real servers
+
+
+@pytest.fixture(scope="module", params=["moto", "rclone"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    made = moto_server(checks_sha256=True) if request.param == "moto" else rclone_server(tmp_path_factory.mktemp("rclone"))
+    with made as running:
+        yield running
+
+
+def test_a_copy_in_a_bucket_is_made_proven_and_read(server: S3Server, vault: Vault) -> None:
+    server.make_bucket("copies")
+    target = server.target("copies", "example.jp")
+    store = BucketStore(target)
+    assert copy(vault, store)[1].exit is Exit.OK
+    assert copy(vault, store)[0].uploaded == 0
+    counts, result = prove(store)
+    assert counts[WEB.id] == {"verified": 7}
+    assert result.exit is Exit.OK
+    with open_copy("s3://copies/example.jp", target) as source:
+        assert needed(source) == needed(vault)
+
+
+def test_a_bucket_that_does_not_exist_is_one_clear_error(server: S3Server, vault: Vault) -> None:
+    with pytest.raises(PlaceMissing, match="no bucket nowhere"):
+        copy(vault, BucketStore(server.target("nowhere", "x")))
+
+
+def test_a_url_without_a_copy_is_one_clear_error(server: S3Server) -> None:
+    server.make_bucket("bare")
+    with pytest.raises(VaultError, match="no copy"):
+        open_copy("s3://bare/x", server.target("bare"))
