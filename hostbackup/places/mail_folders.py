@@ -80,6 +80,26 @@ class FolderMap:
         self._named = {unicodedata.normalize("NFC", old): new for old, new in (named or {}).items()}
         self._earlier = dict(earlier or {})
         self._uses = self._new_uses(list(new_folders))
+        self.rows: list[Mapped] = []  # of the old folders that `between` was given
+
+    @classmethod
+    def between(
+        cls,
+        old_folders: Iterable[Folder],
+        new_folders: Iterable[Folder],
+        *,
+        old_prefix: bytes,
+        new_prefix: bytes,
+        new_separator: bytes,
+        named: Mapping[str, str] | None = None,
+        earlier: Mapping[bytes, bytes] | None = None,
+    ) -> FolderMap:
+        """The map from one server's folders to another's, with the old folders' rows worked out."""
+        made = cls(
+            old_prefix=old_prefix, new_prefix=new_prefix, new_separator=new_separator, new_folders=new_folders, named=named, earlier=earlier
+        )
+        made.rows = made.table(old_folders)
+        return made
 
     def target(self, folder: Folder) -> bytes:
         """The new server's wire name for an old folder."""

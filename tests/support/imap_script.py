@@ -1,0 +1,205 @@
+"""A small IMAP server in a thread that can be made to misbehave, for what no real server can be brought to do."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from hostbackup.protocols.imap.session import ImapSession, ImapTarget, connect
+
+
+class Hangup(Exception):
+    """Raised by a hook: the server drops the connection there and then."""
+
+
+@dataclass
+class FakeBox:
+    """A mailbox: messages by UID."""
+
+    messages: dict[int, bytes] = field(default_factory=dict)
+    uidvalidity: int = 7
+
+    @property
+    def uidnext(self) -> int:
+        return max(self.messages, default=0) + 1
+
+
+class Talk:
+    """One connection as a hook sees it."""
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        self.number = number  # 1 for the first connection
+        self.box: FakeBox | None = None
+        self._sock = sock
+        self._file = sock.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def command(self) -> bytes | None:
+        """A whole command with its literals in place, without the final CRLF; None where the client left."""
+        text = b""
+        while True:
+            line = self._file.readline()
+            if not line:
+                return None
+            text += line
+            literal = re.search(rb"\{(\d+)(\+?)\}\r\n$", line)
+            if literal is None:
+                return text[:-2]
+            if not literal[2]:
+                self.send(b"+ go on\r\n")
+            text += self._file.read(int(literal[1]))
+
+
+Hook = Callable[[Talk, bytes, str, bytes], bool]  # talk, tag, verb, the rest; True where it answered
+
+
+def _leave_it(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+    return False
+
+
+@dataclass
+class FakeImap:
+    """`hook` sees every command after the login first. `fetched` makes the FETCH response of one message's body."""
+
+    boxes: dict[bytes, FakeBox] = field(default_factory=lambda: {b"INBOX": FakeBox()})
+    capabilities: bytes = b"IMAP4rev1 LITERAL+ UIDPLUS"
+    hook: Hook = _leave_it
+    fetched: Callable[[Talk, int, bytes], bytes] | None = None
+    sizes: dict[int, int] = field(default_factory=dict)  # RFC822.SIZE where it lies
+    greeting: bytes = b"* OK hello\r\n"
+    commands: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    port: int = 0
+
+    def factory(self) -> ImapSession:
+        return connect(ImapTarget("127.0.0.1", "user", "secret", self.port, "plain", timeout=5.0))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FakeImap]:
+        threads: list[threading.Thread] = []
+        sockets: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+
+            def accept() -> None:
+                while True:
+                    try:
+                        sock, _ = listener.accept()
+                    except OSError:
+                        return
+                    self.connections += 1
+                    sockets.append(sock)
+                    thread = threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True)
+                    threads.append(thread)
+                    thread.start()
+
+            acceptor = threading.Thread(target=accept, daemon=True)
+            acceptor.start()
+            try:
+                yield self
+            finally:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+                acceptor.join(5)
+                for sock in sockets:
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
+                for thread in threads:
+                    thread.join(5)
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        with sock, contextlib.suppress(OSError, Hangup):
+            talk = Talk(sock, number)
+            talk.send(self.greeting)
+            while (command := talk.command()) is not None:
+                tag, _, rest = command.partition(b" ")
+                verb, _, rest = rest.partition(b" ")
+                if verb.upper() == b"UID":
+                    verb, _, rest = rest.partition(b" ")
+                    verb = b"UID " + verb
+                name = verb.decode().upper()
+                self.commands.append(name.encode() + b" " + rest)
+                if self.hook(talk, tag, name, rest):
+                    continue
+                if not self._answer(talk, tag, name, rest):
+                    return
+
+    def _answer(self, talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "CAPABILITY":
+            talk.send(b"* CAPABILITY " + self.capabilities + b"\r\n")
+        elif verb == "LIST":
+            for name in self.boxes:
+                talk.send(b'* LIST () "/" "' + name + b'"\r\n')
+        elif verb in ("EXAMINE", "SELECT"):
+            box = self.boxes.get(rest.strip(b'"'))
+            if box is None:
+                talk.send(tag + b" NO [NONEXISTENT] no such mailbox\r\n")
+                return True
+            talk.box = box
+            told = b"* %d EXISTS\r\n* OK [UIDVALIDITY %d] valid\r\n* OK [UIDNEXT %d] next\r\n"
+            talk.send(told % (len(box.messages), box.uidvalidity, box.uidnext))
+        elif verb == "STATUS":
+            name = rest.split(b" ")[0].strip(b'"')
+            box = self.boxes.get(name)
+            if box is None:
+                talk.send(tag + b" NO [NONEXISTENT] no such mailbox\r\n")
+                return True
+            told = b'* STATUS "%s" (UIDVALIDITY %d UIDNEXT %d MESSAGES %d)\r\n'
+            talk.send(told % (name, box.uidvalidity, box.uidnext, len(box.messages)))
+        elif verb == "UID FETCH":
+            self._fetch(talk, rest)
+        elif verb == "APPEND":
+            return self._append(talk, tag, rest)
+        elif verb == "CREATE":
+            self.boxes[rest.split(b" ")[0].strip(b'"')] = FakeBox()
+        elif verb == "LOGOUT":
+            talk.send(b"* BYE bye\r\n" + tag + b" OK done\r\n")
+            return False
+        talk.send(tag + b" OK done\r\n")
+        return True
+
+    def _fetch(self, talk: Talk, rest: bytes) -> None:
+        assert talk.box is not None
+        text, _, items = rest.partition(b" ")
+        for sequence, uid in enumerate(sorted(talk.box.messages), 1):
+            if not _within(uid, text, max(talk.box.messages)):
+                continue
+            body = talk.box.messages[uid]
+            if b"BODY" in items:
+                made = b"* %d FETCH (UID %d BODY[] {%d}\r\n%s)\r\n" % (sequence, uid, len(body), body)
+                talk.send(made if self.fetched is None else self.fetched(talk, uid, made))
+            elif items == b"(UID)":
+                talk.send(b"* %d FETCH (UID %d)\r\n" % (sequence, uid))
+            else:
+                size = self.sizes.get(uid, len(body))
+                told = b'* %d FETCH (UID %d FLAGS (\\Seen) INTERNALDATE " 1-Jul-2026 02:44:25 +0900" RFC822.SIZE %d)\r\n'
+                talk.send(told % (sequence, uid, size))
+
+    def _append(self, talk: Talk, tag: bytes, rest: bytes) -> bool:
+        match = re.match(rb'"([^"]*)" (\([^)]*\))( "[^"]*")? \{(\d+)\+?\}\r\n', rest)
+        assert match is not None, rest
+        box = self.boxes.get(match[1])
+        if box is None:
+            talk.send(tag + b" NO [TRYCREATE] no such mailbox\r\n")
+            return True
+        uid = box.uidnext
+        box.messages[uid] = rest[match.end() :]
+        talk.send(tag + b" OK [APPENDUID %d %d] done\r\n" % (box.uidvalidity, uid))
+        return True
+
+
+def _within(uid: int, text: bytes, highest: int) -> bool:
+    for part in text.split(b","):
+        low, colon, high = part.partition(b":")
+        first = int(low)
+        last = (highest if high == b"*" else int(high)) if colon else first
+        if min(first, last) <= uid <= max(first, last):
+            return True
+    return False
