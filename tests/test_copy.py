@@ -113,7 +113,7 @@ def test_the_snapshot_goes_after_everything_it_needs_and_evidence_last(vault: Va
     store = MemoryStore()
     copy(vault, store)
     kinds = [key.partition("/")[0] for key in store.puts]
-    assert list(dict.fromkeys(kinds)) == ["format.json", "README.txt", "objects", "manifests", "snapshots", "evidence"]
+    assert list(dict.fromkeys(kinds)) == ["README.txt", "format.json", "objects", "manifests", "snapshots", "evidence"]
     assert kinds[2:] == sorted(kinds[2:], key=["objects", "manifests", "snapshots", "evidence"].index)
 
 

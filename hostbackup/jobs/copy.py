@@ -128,7 +128,7 @@ class _Copy:
         if known:
             hint = f"is the right disk mounted? To begin a new copy there, give it another name than {self._name!r} in the profile"
             raise PlaceMissing("there was a copy here, and now there is nothing", where=label, hint=hint)
-        for item in (_small(FORMAT_FILE, format_document()), _small("README.txt", _README)):
+        for item in (_small("README.txt", _README), _small(FORMAT_FILE, format_document())):
             for outcome in self._store.put([item]):
                 if not outcome.ok:
                     raise VaultError(f"the copy could not be begun: {outcome.reason}", where=f"{label}/{outcome.key}", hint=outcome.hint)
