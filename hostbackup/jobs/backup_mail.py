@@ -64,7 +64,7 @@ class MailBackup:
                 self._plan_range(listing, listing.folder)
             self.result.observer.advance(entries=len(listing.items))
         seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items()}
-        self.identity.see_mailbox("old.imap", self.part.name, self.place.address, seen)
+        self.identity.see_mailbox("old.imap", self.part.name, seen)
         self._plan_unseen()
         self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
         return self.planned

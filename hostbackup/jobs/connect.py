@@ -11,8 +11,7 @@ from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError
 from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
-from hostbackup.profile import Profile
-from hostbackup.profile.sections import BucketCopy, Imap, PathCopy, Ssh, Web
+from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from hostbackup.places.mail import MailAccount
     from hostbackup.places.sftp import SftpTree
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
-    from hostbackup.protocols.ssh import SshSession, SshTarget
+    from hostbackup.protocols.ssh import SshTarget
+    from hostbackup.protocols.ssh_session import SshSession
     from hostbackup.vault.stores import Store
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
@@ -34,6 +34,7 @@ class Connections:
     identity: Identity = field(default_factory=Identity)
     observer: Observer = field(default_factory=Observer)
     ask: Ask | None = None
+    on_secret: Callable[[Secret], object] = lambda secret: None  # hears of every secret in use, so that nothing printed shows one
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     _secrets: dict[str, Secret] = field(default_factory=dict)
 
@@ -41,19 +42,18 @@ class Connections:
 
     def secret(self, source: SecretSource, where: str) -> str:
         if where not in self._secrets:
-            self._secrets[where] = source.resolve(where)
+            self._remember(where, source.resolve(where))
         return self._secrets[where].reveal()
 
-    @property
-    def seen_secrets(self) -> Sequence[Secret]:
-        """Every secret in use, so that a log can be rid of them."""
-        return list(self._secrets.values())
+    def _remember(self, where: str, secret: Secret) -> None:
+        self._secrets[where] = secret
+        self.on_secret(secret)
 
     def _prompt(self, where: str, question: str) -> str | None:
         if where not in self._secrets:
             if self.ask is None:
                 return None
-            self._secrets[where] = Secret(self.ask(question))
+            self._remember(where, Secret(self.ask(question)))
         return self._secrets[where].reveal()
 
     # -- addresses and identity ---------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ class Connections:
     def store(self, copy: BucketCopy | PathCopy) -> Store:
         """Raises PlaceMissing for a folder that is not there; a bucket is first asked when it is used."""
         if isinstance(copy, PathCopy):
-            from hostbackup.vault.stores import FolderStore
+            from hostbackup.vault.disk import FolderStore
 
             return FolderStore(copy.path)
         from hostbackup.protocols.s3 import S3Target

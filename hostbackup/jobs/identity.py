@@ -34,6 +34,13 @@ class Identity:
     def __post_init__(self) -> None:
         self._pins = (self.state.read(_STATE) if self.state else None) or {}
 
+    @classmethod
+    def reading(cls, state: StateFolder) -> Identity:
+        """Compares with the pins of a vault and leaves them as they are: for commands that hold no lock to write."""
+        identity = cls(state)
+        identity.state = None
+        return identity
+
     def known(self, section: str) -> bool:
         return section in self._pins
 
@@ -66,7 +73,7 @@ class Identity:
             pin.setdefault("since", stamp())
             self._save()
 
-    def see_mailbox(self, section: str, user: str, address: str, uidvalidities: Mapping[str, int]) -> None:
+    def see_mailbox(self, section: str, user: str, uidvalidities: Mapping[str, int]) -> None:
         """Pins an account's UIDVALIDITYs; raises WrongMachine where every one that was known is another now."""
         pin = self._pins.setdefault(f"{section} {user}", {})
         before: dict[str, int] = pin.get("uidvalidity", {})
@@ -76,8 +83,8 @@ class Identity:
                 raise looks_new(f"{section} {user}", f"the UIDVALIDITY of every known folder changed ({len(shared)} of {len(shared)})")
             self._record(f"{section} {user}", "uidvalidity", {n: before[n] for n in shared}, {n: uidvalidities[n] for n in shared})
         merged = {**before, **uidvalidities}
-        if merged != before or pin.get("address") != address:
-            pin.update(uidvalidity=merged, address=address)
+        if merged != before:
+            pin["uidvalidity"] = merged
             pin.setdefault("since", stamp())
             self._save()
 

@@ -16,9 +16,12 @@ from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_tree import TreePush
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
-from hostbackup.model import Entry, Message, Part
+from hostbackup.model import Entry, Message, Part, name_from_json
 from hostbackup.places.exclude import Excludes
-from hostbackup.profile.sections import NewWeb
+from hostbackup.places.mail import MailAccount
+from hostbackup.places.mail_folders import FolderMap
+from hostbackup.profile import NewWeb
+from hostbackup.vault.layout import mail_prefix
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
@@ -35,19 +38,22 @@ def mail_target(job: Job, account: Account) -> str:
     return f"{section.host}:{section.port}:{job.profile.new_account_for(account).user}"
 
 
-def folder_map(job: Job, source: MailRoot, target: Any) -> Any:
-    """Where each old folder goes: the profile's names, special uses, the built-in table, else the same path."""
-    from hostbackup.places.mail_folders import FolderMap
-    from hostbackup.vault.layout import mail_prefix
-
-    return FolderMap.between(
+def folder_map(job: Job, journal: str, source: MailRoot, target: MailAccount, *, keep: bool) -> FolderMap:
+    """Where each old folder goes. What an earlier push decided holds, so that no mailbox is spread over two folders."""
+    decided = job.vault.state.read(f"folders-{journal}") or {"rows": []}
+    earlier = {name_from_json(row, "old"): name_from_json(row, "new") for row in decided["rows"] if row["rule"] != "profile"}
+    made = FolderMap.between(
         source.folders(),
         target.folders(),
         old_prefix=mail_prefix(source.meta),
         new_prefix=target.namespace_prefix,
         new_separator=target.separator,
         named=job.profile.mail.folders,
+        earlier=earlier,
     )
+    if keep:
+        job.vault.state.write(f"folders-{journal}", {"rows": [row.as_json() for row in made.rows]})
+    return made
 
 
 @dataclass(slots=True)
@@ -149,10 +155,12 @@ class Push:
     def _mail(self, account: Account, state: PartState) -> None:
         job, part = self.job, state.part
         target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name)
-        with job.ledger(push_journal(part, mail_target(job, account))) as ledger:
+        journal = push_journal(part, mail_target(job, account))
+        with job.ledger(journal) as ledger:
             source = MailRoot.open(job.vault.manifests, state.root)
             try:
-                mapping = folder_map(job, source, target)
+                mapping = folder_map(job, journal, source, target, keep=not self.dry_run)
+                self.result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
                 work = MailPush(part, target, source, job.vault, ledger, mapping, self.result, self.since, self.dry_run)
                 job.observer.phase(f"{part}: comparing with the new server")
                 planned = work.plan()

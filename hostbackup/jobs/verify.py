@@ -146,5 +146,3 @@ class Verify:
 
         for copy in self.job.profile.copies:
             self._evidence += prove_copy(self.job, copy, self._snapshot, self.result)
-
-

@@ -136,7 +136,9 @@ class NewTree:
         try:
             for proof in place.prove(self._claims(tally)):
                 if proof.status is Status.CHANGED:
-                    failure = Failure("new", self.state.part.id, proof.claim.item.path, "changed-since", "was changed on the new server after the push")
+                    failure = Failure(
+                        "new", self.state.part.id, proof.claim.item.path, "changed-since", "was changed on the new server after the push"
+                    )
                     settle_missed(self.result, tally, failure, Status.CHANGED)
                 else:
                     settle(self.result, tally, proof)

@@ -79,6 +79,10 @@ class MailAccount:
         if not self.separator:
             self.separator = next((one.separator for one in listed if one.separator), b"") or session.root_separator()
 
+    def capabilities(self) -> list[str]:
+        """What the server offers after login, sorted. Raises ConnectionFailed."""
+        return sorted(self._line.session().capabilities)
+
     def status(self, folder: bytes) -> Selected | None:
         """Its uidvalidity, uidnext and exists, None where the server has no such folder. Raises ConnectionFailed."""
         return self._line.session().status(folder)

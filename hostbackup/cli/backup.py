@@ -1,0 +1,28 @@
+"""`hostbackup backup`: the old server into a new snapshot."""
+
+from __future__ import annotations
+
+import click
+
+from hostbackup.cli.run import Session
+from hostbackup.cli.run import command as made
+from hostbackup.report import terminal
+
+
+@made("backup")
+@click.option("--only", type=click.Choice(["web", "mail", "local"]), multiple=True, help="Only this kind of part; may be given twice.")
+@click.option("--checksum", is_flag=True, help="Also find changes that kept size and time, by comparing contents.")
+@click.option("--dry-run", is_flag=True, help="Show what would come; write nothing.")
+@click.option("--accept-shrink", metavar="PART", multiple=True, help="This part did shrink: it was looked at and is right.")
+def command(session: Session, only: tuple[str, ...], checksum: bool, dry_run: bool, accept_shrink: tuple[str, ...]) -> None:
+    """Back up the old server (web trees, mailboxes) and local folders: a new snapshot in the vault.
+
+    What was brought before is not fetched again, also after an interrupted run.
+    """
+    from hostbackup.jobs.backup import Backup
+
+    session.load()
+    with session.job("write", create=True) as job:
+        accepted = [job.find_part(text).id for text in accept_shrink]
+        result = Backup(job, only or ("web", "mail", "local"), checksum=checksum, dry_run=dry_run, accept_shrink=accepted).run()
+    session.end(result, terminal.backup)

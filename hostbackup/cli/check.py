@@ -1,0 +1,38 @@
+"""`hostbackup check`: preflight."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import click
+
+from hostbackup.cli.run import Session
+from hostbackup.cli.run import command as made
+from hostbackup.report import terminal
+
+
+@made("check")
+@click.option("--trust", is_flag=True, help="Record the key of a host that is not known yet, after showing it.")
+@click.option("--accept-identity", is_flag=True, help="A server that looks like the new one is the old one all the same; goes on record.")
+@click.option("--probe", is_flag=True, help="Also write a small object to each copy, prove it, and take it away again.")
+def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -> None:
+    """Reach every server and show host keys, capabilities, what is there, sizes, free disk and an estimate. Changes nothing."""
+    from hostbackup.jobs.check import Check
+    from hostbackup.jobs.connect import Connections
+    from hostbackup.jobs.identity import Identity
+    from hostbackup.jobs.result import Result
+    from hostbackup.vault.vault import Vault
+
+    profile = session.load()
+    mode = "write" if accept_identity else "read"
+    there = (profile.vault / "format.json").exists()
+    with Vault.open(profile.vault, mode, command="check") if there else nullcontext() as vault:
+        identity = Identity(vault.state if vault and accept_identity else None, accept=accept_identity)
+        if vault and not accept_identity:
+            identity = Identity.reading(vault.state)
+        connections = Connections(profile, identity, session.observer, session.ask if session.can_ask else None, session.secrets.append)
+        result = Check(profile, connections, Result(session.observer), vault, trust, probe).run()
+        if vault and identity.accepted:
+            vault.evidence.write("check", identity.accepted)
+            result.details["accepted"] = identity.accepted
+    session.end(result, terminal.check)

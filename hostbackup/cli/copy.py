@@ -1,0 +1,21 @@
+"""`hostbackup copy`: the vault to buckets and other disks."""
+
+from __future__ import annotations
+
+import click
+
+from hostbackup.cli.run import Session
+from hostbackup.cli.run import command as made
+from hostbackup.report import terminal
+
+
+@made("copy")
+@click.option("--name", metavar="COPY", multiple=True, help="Only this copy; may be given several times.")
+@click.option("--repair", is_flag=True, help="Replace what is damaged there, and bring back from there what the vault lost.")
+def command(session: Session, name: tuple[str, ...], repair: bool) -> None:
+    """Copy the vault to every [[copy]]: a bucket, or another disk. Nothing there is deleted."""
+    from hostbackup.jobs.copies import copy_all
+
+    with session.job("write") as job:
+        result = copy_all(job, name, repair=repair)
+    session.end(result, terminal.copy)

@@ -1,0 +1,89 @@
+"""The entry point: finds the command, runs it, ends with its exit code. Commands are loaded one by one, so that start-up stays fast."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+from types import FrameType
+
+import click
+
+import hostbackup
+from hostbackup.cli import document
+from hostbackup.errors import Exit, HostbackupError
+
+COMMANDS = ("check", "backup", "verify", "push", "copy", "sync", "snapshots", "ls", "diff", "restore", "prune", "schema")
+
+
+class Commands(click.Group):
+    """A group whose commands are modules of `hostbackup.cli`, imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"hostbackup.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            known = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {name!r}; {known}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(hostbackup.__version__, prog_name="hostbackup", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Backs up an old hosting server before its contract ends, proves each byte, and brings it to the new one.
+
+    PROFILE is the path of a TOML file, or a name found in ./profiles/. Shell completion: see `hostbackup backup --help`'s
+    last lines in README.
+    """
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Runs the command line and exits. Nothing but an exit code of the contract leaves here, and never a traceback for a user's mistake."""
+    signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _stop)
+    logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing of their own; errors come back as exceptions
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        cli.main(args=arguments, prog_name="hostbackup", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
+    except click.UsageError as error:
+        return document.refuse(arguments, error.format_message(), error.ctx.help_option_names if error.ctx else [])
+    except click.ClickException as error:
+        return document.refuse(arguments, error.format_message(), [])
+    except (click.Abort, KeyboardInterrupt):
+        return document.interrupted(arguments)
+    except HostbackupError as error:
+        return document.refuse(arguments, str(error), [], error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return Exit.FAILED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else Exit.FAILED
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Progress on a terminal: bytes, entries, rate, time left. Goes to stderr, and only where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from hostbackup.model import Failure, Observer
+from hostbackup.report.words import number, one_line
+
+_WITH_BYTES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
+_ENTRIES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+_OPEN_END = "{desc}: {n_fmt}{postfix} [{elapsed}]"
+
+
+class Progress(Observer):
+    """One bar at a time. Warnings go above it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._by_bytes = False
+        self._entries = 0
+        self._entries_total = ""
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        from tqdm import tqdm
+
+        with self._lock:
+            self._close()
+            self._by_bytes = bool(size)
+            self._entries, self._entries_total = 0, f"/{number(entries)}" if entries is not None else ""
+            total = size if self._by_bytes else entries
+            layout = _WITH_BYTES if self._by_bytes else _ENTRIES if total else _OPEN_END
+            unit = "B" if self._by_bytes else " entries"
+            self._bar = tqdm(
+                total=total, desc=one_line(title), unit=unit, unit_scale=True, leave=False, bar_format=layout, file=sys.stderr, dynamic_ncols=True
+            )
+
+    def advance(self, entries: int = 0, size: int = 0) -> None:
+        with self._lock:
+            self._entries += entries
+            if self._bar is None:
+                return
+            if self._by_bytes:
+                self._bar.set_postfix_str(f"{number(self._entries)}{self._entries_total} entries", refresh=False)
+            self._bar.update(size if self._by_bytes else entries)
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            self._above(f"warning: {one_line(text)}")
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._above(text)
+
+    def _above(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Plain(Observer):
+    """Where stderr is no terminal: warnings, and with `--verbose` each note and phase."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        if self._verbose:
+            print(one_line(title), file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        if self._verbose:
+            print(one_line(text), file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        if not self._quiet:
+            print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+class Chorus(Observer):
+    """Passes everything on to several observers."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        for observer in self._observers:
+            observer.phase(title, entries, size)
+
+    def advance(self, entries: int = 0, size: int = 0) -> None:
+        for observer in self._observers:
+            observer.advance(entries, size)
+
+    def note(self, text: str) -> None:
+        for observer in self._observers:
+            observer.note(text)
+
+    def warn(self, text: str) -> None:
+        for observer in self._observers:
+            observer.warn(text)
+
+    def failure(self, failure: Failure) -> None:
+        for observer in self._observers:
+            observer.failure(failure)

@@ -1,0 +1,34 @@
+"""`hostbackup restore`: out of the vault or a copy, into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hostbackup.cli.run import Session
+from hostbackup.cli.run import command as made
+from hostbackup.report import terminal
+
+
+@made("restore", profile=False)
+@click.argument("words", metavar="[PROFILE] [PATH]...", nargs=-1)
+@click.option("--to", metavar="DIR", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to; made if absent.")
+@click.option("--snapshot", metavar="ID", default="latest", show_default=True, help="Which snapshot.")
+@click.option(
+    "--from", "source", metavar="vault|copy|URL", default="vault", show_default=True, help="A copy's name, `copy` for the first, or s3://… or a path."
+)
+@click.option("--endpoint", metavar="URL", help="With --from s3://…: the store's address; keys come from boto3's own credential chain.")
+@click.option("--format", "form", type=click.Choice(["tree", "mbox", "eml"]), default="tree", show_default=True, help="How mail is laid out.")
+@click.option("--vanished", is_flag=True, help="Also what was no longer on the old server.")
+def command(session: Session, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: str, vanished: bool) -> None:
+    """Restore everything, or what is below PATH, to a folder, laid out as latest/ is.
+
+    With --from and a URL or path no PROFILE is needed: a copy holds all that it takes. Nothing that exists is overwritten.
+    """
+    from hostbackup.cli.sources import opened
+    from hostbackup.jobs.restore import restore
+
+    with opened(session, words, source, endpoint) as (found, paths):
+        result = restore(found, found.snapshots.get(snapshot), list(paths), to, form, session.observer, vanished=vanished)
+    session.end(result, terminal.restore)

@@ -1,0 +1,241 @@
+"""What every command shares: its options, its observer, its log, and how it ends."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import getpass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from hostbackup.cli import document
+from hostbackup.cli.progress import Chorus, Plain, Progress
+from hostbackup.errors import Exit, HostbackupError, UsageError, worst
+from hostbackup.jobs.context import Job
+from hostbackup.jobs.result import Result
+from hostbackup.model import Failure, Observer
+from hostbackup.profile import Profile, load
+from hostbackup.report import terminal
+from hostbackup.report.words import one_line, printable
+from hostbackup.secrets import Secret, redact
+from hostbackup.vault.vault import Mode, Vault
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Output:
+    """How a command is to speak."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    log_file: Path | None = None
+
+
+class Log(Observer):
+    """Everything that is told, with the time, into a file; secrets taken out. Opened anew for each line, so that a log can be rotated away."""
+
+    def __init__(self, path: Path, secrets: Callable[[], list[Secret]]) -> None:
+        self._path = path
+        self._secrets = secrets
+
+    def write(self, text: str) -> None:
+        line = f"{document.moment(datetime.datetime.now(datetime.UTC))} {redact(one_line(text), self._secrets())}\n"
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(line)
+        except OSError as error:
+            raise UsageError(f"the log file cannot be written: {error.strerror}", where=str(self._path), hint="see --log-file") from error
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        self.write(title)
+
+    def note(self, text: str) -> None:
+        self.write(text)
+
+    def warn(self, text: str) -> None:
+        self.write(f"warning: {text}")
+
+    def failure(self, failure: Failure) -> None:
+        self.write(f"FAILED {terminal.failure_line(failure)}")
+
+
+@dataclass(slots=True)
+class Session:
+    """One command line at work."""
+
+    command: str
+    output: Output
+    profile_name: str = ""
+    profile: Profile | None = None
+    observer: Observer = field(default_factory=Observer)
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    secrets: list[Secret] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        observers: list[Observer] = []
+        if not self.output.quiet and not self.output.verbose and sys.stderr.isatty():
+            self._progress = Progress()
+            observers.append(self._progress)
+        else:
+            observers.append(Plain(quiet=self.output.quiet, verbose=self.output.verbose))
+        if self.output.log_file is not None:
+            log = Log(self.output.log_file, lambda: self.secrets)
+            log.write(f"hostbackup {self.command} {self.profile_name}".rstrip())
+            observers.append(log)
+        self.observer = Chorus(*observers)
+
+    def load(self) -> Profile:
+        """The profile, with everything checked that can be known without a network. Raises UsageError's family."""
+        if self.profile is None:
+            self.profile = load(self.profile_name)
+            problems = self.profile.check_secrets()
+            self.profile.old_accounts()
+            if problems:
+                raise type(problems[0])("; ".join(str(problem) for problem in problems))
+        return self.profile
+
+    @contextmanager
+    def job(self, mode: Mode, *, create: bool = False) -> Iterator[Job]:
+        """The vault open and locked, and the connections ready."""
+        profile = self.load()
+        with Vault.open(profile.vault, mode, create=create, command=self.command) as vault:
+            job = Job.of(profile, vault, self.observer, self.ask if self.can_ask else None)
+            job.connections.on_secret = self.secrets.append
+            try:
+                yield job
+            finally:
+                if mode != "read":
+                    vault.flush()
+
+    @property
+    def can_ask(self) -> bool:
+        return sys.stdin.isatty() and sys.stderr.isatty() and not self.output.json
+
+    def ask(self, question: str) -> str:
+        """A secret, typed unseen."""
+        if self._progress is not None:
+            self._progress.close()
+        return getpass.getpass(f"{printable(question)}: ", stream=sys.stderr)
+
+    def end(self, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]] | None = None) -> NoReturn:
+        """Prints what came of it and exits."""
+        code = result.exit
+        self._close()
+        if self.output.json:
+            self._emit(code, result.counts, result.failures, result.details)
+        else:
+            self._print(code, result, show)
+        sys.exit(int(code))
+
+    def stream(self, result: Result, key: str, rows: Iterable[Mapping[str, Any]], line: Callable[[Mapping[str, Any]], str]) -> NoReturn:
+        """Prints rows as they come, in flat memory, and exits; with `--json` they are the document's key `key`."""
+        if self.output.json:
+            result.details[key] = list(rows)
+            result.counts[key] = len(result.details[key])
+        else:
+            for row in rows:
+                result.counts[key] += 1
+                print(line(row))
+            sys.stdout.flush()
+        code = result.exit
+        self._close()
+        if self.output.json:
+            self._emit(code, result.counts, result.failures, result.details)
+        sys.exit(int(code))
+
+    def _print(self, code: Exit, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]] | None) -> None:
+        if not self.output.quiet:
+            for line in show(result.details, result) if show else []:
+                print(redact(printable(line), self.secrets))
+            sys.stdout.flush()
+        for line in terminal.failure_lines(result.failures, everything=self.output.verbose):
+            print(redact(printable(line), self.secrets), file=sys.stderr)
+        if not self.output.quiet or code:
+            print(redact(terminal.closing(self.command, code), self.secrets), file=sys.stderr if code else sys.stdout)
+
+    def _emit(self, code: int, counts: Mapping[str, int], failures: list[Failure], details: Mapping[str, Any]) -> None:
+        profile = self.profile.name if self.profile else self.profile_name
+        told = document.told(
+            command=self.command, profile=profile, exit_code=code, started=self.started, counts=counts, failures=failures, details=details
+        )
+        document.emit(_redacted(told, self.secrets))
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+    def fail(self, error: HostbackupError) -> NoReturn:
+        """Ends with an error that stopped the whole command."""
+        self._close()
+        code = worst([error.exit])
+        if self.output.log_file is not None:
+            Log(self.output.log_file, lambda: self.secrets).write(f"FAILED {error}")
+        if self.output.json:
+            self._emit(code, {}, [document.failure_of(error)], {})
+        for line in str(error).splitlines():
+            print(f"hostbackup {self.command}: {redact(printable(line), self.secrets)}", file=sys.stderr)
+        sys.exit(int(code))
+
+    def interrupted(self) -> NoReturn:
+        self._close()
+        if self.output.json:
+            reason = "interrupted; what was brought so far is kept, the next run goes on from there"
+            self._emit(Exit.INTERRUPTED, {}, [Failure("", "", b"", "interrupted", reason)], {})
+        print(f"hostbackup {self.command}: interrupted; what was brought so far is kept, run it again to go on", file=sys.stderr)
+        sys.exit(int(Exit.INTERRUPTED))
+
+
+def _redacted(value: Any, secrets: list[Secret]) -> Any:
+    if not secrets:
+        return value
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: _redacted(inner, secrets) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redacted(inner, secrets) for inner in value]
+    return value
+
+
+def command(name: str, *, profile: bool = True) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a click command of a function that takes a Session and its own options, with what all commands share."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def wrapped(*, json: bool, quiet: bool, verbose: bool, log_file: Path | None, **options: Any) -> None:
+            output = Output(json, quiet, verbose, log_file)
+            try:
+                session = Session(name, output, options.pop("profile", None) or "" if profile else "")
+            except HostbackupError as error:
+                Session(name, Output(json, quiet)).fail(error)
+            try:
+                function(session, **options)
+            except HostbackupError as error:
+                session.fail(error)
+            except KeyboardInterrupt:
+                session.interrupted()
+
+        decorated: Any = wrapped
+        if profile:
+            decorated = click.argument("profile", metavar="PROFILE")(decorated)
+        decorated = click.option(
+            "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Also write what happens, with times, to a file."
+        )(decorated)
+        decorated = click.option("-v", "--verbose", is_flag=True, help="Say more: each step, each failure.")(decorated)
+        decorated = click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")(decorated)
+        decorated = click.option("--json", is_flag=True, help="One JSON document on stdout (docs/json.md).")(decorated)
+        made: click.Command = click.command(name)(decorated)
+        made.params.sort(key=lambda parameter: isinstance(parameter, click.Option) and parameter.name in ("json", "quiet", "verbose", "log_file"))
+        return made
+
+    return decorate

@@ -1,0 +1,66 @@
+"""Where a restore reads from: the profile's vault, one of its copies, or a copy that a URL or path names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hostbackup.cli.run import Session
+from hostbackup.errors import UsageError
+from hostbackup.jobs.connect import Connections
+from hostbackup.jobs.copy_source import CopySource, Source, open_copy
+from hostbackup.profile import Profile
+
+if TYPE_CHECKING:
+    from hostbackup.protocols.s3 import S3Target
+
+
+@contextmanager
+def opened(session: Session, words: Sequence[str], source: str, endpoint: str | None) -> Iterator[tuple[Source, Sequence[str]]]:
+    """The source, and the words that are paths in it. Raises UsageError where it cannot be told what is meant."""
+    if _is_place(source):
+        words = words[1:] if words and words[0].endswith(".toml") else words
+        with _closing(open_copy(source, _target(source, endpoint))) as copy:
+            yield copy, words
+        return
+    if not words:
+        raise UsageError("a PROFILE is needed", hint="or name a copy: --from s3://bucket/prefix, or --from /path/of/the/copy")
+    session.profile_name = words[0]
+    profile = session.load()
+    if source == "vault":
+        with session.job("read") as job:
+            yield job.vault, words[1:]
+        return
+    with _closing(_copy(session, profile, source)) as copy:
+        yield copy, words[1:]
+
+
+def _is_place(source: str) -> bool:
+    return "://" in source or (source not in ("vault", "copy") and ("/" in source or Path(source).is_dir()))
+
+
+def _copy(session: Session, profile: Profile, source: str) -> CopySource:
+    copies = [copy for copy in profile.copies if source in ("copy", copy.name)]
+    if not copies:
+        known = ", ".join(copy.name for copy in profile.copies) or "none"
+        raise UsageError(f"the profile has no copy {source!r}", hint=f"it has: {known}")
+    connections = Connections(profile, observer=session.observer, on_secret=session.secrets.append)
+    return CopySource(connections.store(copies[0]))
+
+
+def _target(source: str, endpoint: str | None) -> S3Target | None:
+    if endpoint is None:
+        return None
+    from hostbackup.protocols.s3 import S3Target
+
+    return S3Target(bucket="", endpoint=endpoint)
+
+
+@contextmanager
+def _closing(copy: CopySource) -> Iterator[CopySource]:
+    try:
+        yield copy
+    finally:
+        copy.close()

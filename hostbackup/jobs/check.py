@@ -1,0 +1,266 @@
+"""Preflight: is every server there, is it the right one, what does it hold, is there room. Changes nothing on any of them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hostbackup import osal
+from hostbackup.accounts import Account
+from hostbackup.errors import ConnectionFailed, Damaged, Exit, HostKeyUnknown, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs.connect import Connections
+from hostbackup.jobs.result import Result
+from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
+from hostbackup.places.base import Place
+from hostbackup.profile import BucketCopy, PathCopy, Profile, Ssh, Web
+from hostbackup.vault.stores import Store, Upload, Wanted
+from hostbackup.vault.vault import Vault
+
+_SETTINGS = re.compile(
+    rb"(^|/)(wp-config\.php|configuration\.php|settings\.php|config\.php|database\.php|\.env|\.htaccess|\.user\.ini|php\.ini|parameters\.yml)$"
+)
+_SETTINGS_SIZE = 256 * 1024
+_DATABASE = re.compile(rb"(?im)(DB_HOST|DB_SERVER|database_host|\$host\b|DATABASE_URL)['\"\s,:=>)]+([^\s'\";,]{1,120})")
+_RATE = 8_000_000  # bytes a second that an ordinary line to a web host carries: the estimate's only guess
+_ENTRY_SECONDS = 0.0005
+
+
+@dataclass(slots=True)
+class Check:
+    """Use: `run()`. `trust` records the first key of an unknown host; `probe` may write to a bucket, and tidies up."""
+
+    profile: Profile
+    connections: Connections
+    result: Result
+    vault: Vault | None = None
+    trust: bool = False
+    probe: bool = False
+    _bytes: int = field(default=0, init=False)
+    _entries: int = field(default=0, init=False)
+
+    def run(self) -> Result:
+        self.connections.learn_new_endpoints()
+        self.result.details["servers"] = []
+        old, new = self.profile.old, self.profile.new
+        for side, section in (("old", old.ssh), ("new", new.ssh)):
+            if section is not None:
+                self._try(side, f"{side}.ssh", partial(self._ssh, side, section))
+        for side, imap in (("old", old.imap), ("new", new.imap)):
+            if imap is not None:
+                self._accounts(side)
+        for local in self.profile.local:
+            part = Part("local", local.name)
+            self._try("old", part.id, partial(self._local, part, local.path))
+        for copy in self.profile.copies:
+            self._try(f"copy:{copy.name}", "", partial(self._copy, copy))
+        self._room()
+        if not (self.result.done or self.result.undone):
+            raise UsageError("the profile names no server, folder or copy", where=str(self.profile.file), hint="add [old.ssh] or [old.imap]")
+        return self.result
+
+    def _try(self, side: str, part: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError, Damaged) as error:
+            self.result.fail_part(error, side=side, part=part)
+            if isinstance(error, SecretError):
+                self.result.codes.discard(Exit.USAGE)
+            if isinstance(error, WrongMachine):
+                self.result.codes.add(Exit.FAILED)
+        else:
+            self.result.done += 1
+
+    # -- SSH ----------------------------------------------------------------------------------------------------------------------------
+
+    def _ssh(self, side: str, section: Ssh) -> None:
+        from hostbackup.protocols import ssh
+
+        target = self.connections.ssh_target(side)
+        self.result.observer.phase(f"{side}.ssh {section.host}")
+        row: dict[str, Any] = {"section": f"{side}.ssh", "host": section.host, "port": section.port}
+        self.result.details["servers"].append(row)
+        if side == "old":
+            found = self.connections.addresses(section.host, section.port, section.address)
+            self.connections.identity.see_endpoint("old.ssh", section.host, found, section.port)
+        kind, fingerprint, key = ssh.scan_host_key(target)
+        row["host_key"] = f"{kind} {fingerprint}"
+        log_in = self.connections.ssh_factory(side)
+        try:
+            session = log_in()
+        except HostKeyUnknown:
+            if not self.trust:
+                raise
+            row["recorded_in"] = str(ssh.record_host_key(target, section.known_hosts, key))
+            session = log_in()
+        try:
+            row.update(address=session.address, software=session.server_version, shell=section.shell == "auto" and session.has_shell())
+        finally:
+            session.close()
+        if side == "old":
+            for web in self.profile.old.web:
+                part = Part("web", web.name)
+                self._try("old", part.id, partial(self._web, part, web))
+
+    def _web(self, part: Part, web: Web) -> None:
+        self._tree(part, self.connections.old_tree(web))
+
+    def _local(self, part: Part, path: Path) -> None:
+        self._tree(part, self.connections.local_tree(part.name, path))
+
+    def _tree(self, part: Part, place: Place[Entry]) -> None:
+        self.result.observer.phase(f"{part}: looking")
+        row = Counter(files=0, folders=0, links=0, other=0, bytes=0)
+        counters = {Kind.FILE: "files", Kind.DIR: "folders", Kind.LINK: "links", Kind.OTHER: "other"}
+        settings: list[Entry] = []
+        try:
+            for listing in place.scan():
+                if listing.failure is not None:
+                    self.result.fail(listing.failure)
+                for entry in listing.items:
+                    row[counters[entry.kind]] += 1
+                    row["bytes"] += entry.size
+                    if entry.kind is Kind.FILE and entry.size <= _SETTINGS_SIZE and _SETTINGS.search(entry.path):
+                        settings.append(entry)
+                self.result.observer.advance(entries=len(listing.items))
+            self._settings(part, place, settings)
+        finally:
+            place.close()
+        self.result.details.setdefault("parts", []).append({"part": part.id, **row})
+        self._entries += row["files"]
+        self._bytes += row["bytes"]
+        self.result.counts["files"] += row["files"]
+        self.result.counts["bytes"] += row["bytes"]
+
+    def _settings(self, part: Part, place: Place[Entry], wanted: list[Entry]) -> None:
+        """Files that name a database host or an absolute path of the old server: what somebody must adapt on the new one."""
+        memory = Memory()
+        for read in place.read(wanted, memory):
+            for what in _names_in(memory.contents.pop(read.digest, b"")):
+                row = {"part": part.id, **name_json(read.item.path), "names": what}
+                self.result.details.setdefault("to_adapt", []).append(row)
+
+    # -- IMAP ---------------------------------------------------------------------------------------------------------------------------
+
+    def _accounts(self, side: str) -> None:
+        section = self.connections.imap_section(side)
+        if side == "old":
+            try:
+                found = self.connections.addresses(section.host, section.port, section.address)
+                self.connections.identity.see_endpoint("old.imap", section.host, found, section.port)
+            except (ConnectionFailed, WrongMachine) as error:
+                self.result.fail_part(error, side=side, part="old.imap")
+                self.result.codes.add(Exit.FAILED if isinstance(error, WrongMachine) else Exit.INCOMPLETE)
+                return
+        for account in self.profile.old_accounts():
+            part = Part("mail", account.user)
+            login = account if side == "old" else self.profile.new_account_for(account)
+            self._try(side, part.id, partial(self._mailbox, side, part, login))
+
+    def _mailbox(self, side: str, part: Part, account: Account) -> None:
+        self.result.observer.phase(f"{side}.imap {account.user}")
+        place = self.connections.mailbox(side, account, part.name)
+        row: dict[str, Any] = {"section": f"{side}.imap", "user": account.user, "folders": 0, "messages": 0}
+        try:
+            folders: list[Folder] = place.folders()
+            seen: dict[str, int] = {}
+            for folder in folders:
+                status = place.status(folder.name)
+                if status is not None:
+                    row["messages"] += status.exists
+                    seen[folder.name.decode("latin-1")] = status.uidvalidity
+            row["folders"] = len(folders)
+            row["capabilities"] = place.capabilities()
+            if side == "old":
+                self.connections.identity.see_mailbox("old.imap", account.user, seen)
+        finally:
+            place.close()
+        self.result.details.setdefault("mailboxes", []).append(row)
+        if side == "old":
+            self._entries += row["messages"]
+            self.result.counts["messages"] += row["messages"]
+
+    # -- copies and room ----------------------------------------------------------------------------------------------------------------
+
+    def _copy(self, copy: BucketCopy | PathCopy) -> None:
+        self.result.observer.phase(f"copy {copy.name}")
+        store = self.connections.store(copy)
+        try:
+            row: dict[str, Any] = {"name": copy.name, "target": store.label}
+            row["snapshots"] = sum(1 for _ in store.list("snapshots/"))
+            if self.probe:
+                self._probe(store)
+                row["probed"] = True
+            self.result.details.setdefault("copies", []).append(row)
+        finally:
+            store.close()
+
+    def _probe(self, store: Store) -> None:
+        """Writes a small object, proves it, and takes it away again. Raises Damaged where the store did not keep it."""
+        data = secrets.token_bytes(1000)
+        key, digest = f"hostbackup-probe-{secrets.token_hex(8)}", hashlib.sha256(data).hexdigest()
+        try:
+            for outcome in store.put([Upload(key, len(data), digest, partial(io.BytesIO, data))]):
+                if not outcome.ok:
+                    raise PlaceMissing(f"a trial object could not be stored: {outcome.reason}", where=store.label, hint=outcome.hint)
+            for proven in store.prove([Wanted(key, digest, len(data))]):
+                if proven.status is not Status.VERIFIED:
+                    raise Damaged(f"a trial object did not come back as it went: {proven.reason}", where=store.label)
+        finally:
+            for outcome in store.delete([key]):
+                if not outcome.ok:
+                    self.result.observer.warn(f"{store.label}: the trial object {key} could not be deleted: {outcome.reason}")
+
+    def _room(self) -> None:
+        """Free disk where the vault is or will be, and how long a first run may take."""
+        folder = self.profile.vault
+        while not folder.exists():
+            folder = folder.parent
+        free = osal.free_bytes(folder)
+        self.result.details["vault"] = {"path": str(self.profile.vault), "exists": self.vault is not None, "free_bytes": free}
+        self.result.details["estimate"] = {"bytes": self._bytes, "seconds": round(self._bytes / _RATE + self._entries * _ENTRY_SECONDS, 1)}
+        if self.vault is None and free < self._bytes * 1.1:
+            reason = f"{free} bytes are free and {self._bytes} would come"
+            self.result.fail(Failure("vault", "", str(self.profile.vault).encode(), "disk-full", reason, "put the vault on a larger disk"))
+
+
+def _names_in(data: bytes) -> list[str]:
+    found = [f"database host {match[2].decode('utf-8', 'backslashreplace')}" for match in _DATABASE.finditer(data)]
+    paths = sorted(
+        {match[0].decode("utf-8", "backslashreplace") for match in re.finditer(rb"/(?:home|var/www|usr/home|export)/[\w./@-]{2,120}", data)}
+    )
+    return found + [f"path {path}" for path in paths[:5]]
+
+
+class Memory:
+    """A sink for a few small files."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+
+    def open(self, size_hint: int = 0) -> Held:
+        return Held(self.contents)
+
+
+class Held:
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self._contents = contents
+        self._data = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._data += data
+
+    def commit(self) -> tuple[str, int]:
+        digest = hashlib.sha256(self._data).hexdigest()
+        self._contents[digest] = bytes(self._data)
+        return digest, len(self._data)
+
+    def abort(self) -> None:
+        self._data.clear()

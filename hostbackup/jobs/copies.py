@@ -1,0 +1,82 @@
+"""The profile's copies: the vault to each of them, and the proof of each. One copy's failure is never another's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from hostbackup.errors import ConnectionFailed, HostbackupError, PlaceMissing, UsageError, VaultError
+from hostbackup.jobs.context import Job
+from hostbackup.jobs.copy import copy_evidence, copy_vault
+from hostbackup.jobs.copy_fetch import fetch_missing
+from hostbackup.jobs.copy_source import CopySource
+from hostbackup.jobs.copy_verify import verify_copy
+from hostbackup.jobs.keys import stamp
+from hostbackup.jobs.result import Result
+from hostbackup.profile import BucketCopy, PathCopy
+from hostbackup.vault.snapshots import Snapshot
+
+Copy = BucketCopy | PathCopy
+
+
+def chosen(job: Job, names: Collection[str]) -> list[Copy]:
+    """The copies a person means; all where none is named. Raises UsageError."""
+    copies = list(job.profile.copies)
+    if not copies:
+        raise UsageError("the profile names no copy", where=str(job.profile.file), hint="add a [[copy]] with bucket = … or path = …")
+    for name in names:
+        if name not in [copy.name for copy in copies]:
+            raise UsageError(f"no copy is called {name!r}", hint=f"the profile has: {', '.join(copy.name for copy in copies)}")
+    return [copy for copy in copies if not names or copy.name in names]
+
+
+def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> Result:
+    """The vault to its copies. `repair`: damaged objects there are replaced, and what the vault lost is brought back from there."""
+    result = Result(job.observer)
+    latest = job.vault.snapshots.get("latest")
+    result.details["snapshot"] = latest.id
+    for copy in chosen(job, names):
+        try:
+            _copy(job, copy, result, repair=repair)
+        except (ConnectionFailed, PlaceMissing, VaultError) as error:
+            result.fail_part(error, side=f"copy:{copy.name}", part="")
+        else:
+            result.done += 1
+    return result
+
+
+def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
+    store = job.connections.store(copy)
+    try:
+        if repair:
+            fetched = fetch_missing(job.vault, CopySource(store), result, name=copy.name)
+            result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)
+        done = copy_vault(job.vault, store, result, name=copy.name, repair=repair)
+        line = {"type": "copy", "side": f"copy:{copy.name}", "target": store.label, "snapshot": done.snapshot, "time": stamp()}
+        counts = {"uploaded": done.uploaded, "skipped": done.skipped, "repaired": done.repaired}
+        job.vault.evidence.write("copy", [{**line, "counts": counts, "bytes": done.bytes, "off_machine": _off_machine(job, copy)}])
+        copy_evidence(job.vault, store, result, name=copy.name)
+        result.details.setdefault("copies", {})[copy.name] = {"target": store.label, "snapshot": done.snapshot, **counts, "bytes": done.bytes}
+        result.counts.update({**counts, "uploaded_bytes": done.bytes})
+    finally:
+        store.close()
+
+
+def _off_machine(job: Job, copy: Copy) -> bool:
+    """A bucket is; a folder only where it is on another device than the vault."""
+    return not isinstance(copy, PathCopy) or copy.path.stat().st_dev != job.vault.root.stat().st_dev
+
+
+def prove_copy(job: Job, copy: Copy, snapshot: Snapshot, result: Result) -> Iterator[dict[str, Any]]:
+    """Lines of evidence for one copy, from the copy alone."""
+    try:
+        store = job.connections.store(copy)
+        try:
+            yield from verify_copy(CopySource(store), result, name=copy.name, snapshot=snapshot.id)
+        finally:
+            store.close()
+    except HostbackupError as error:
+        if isinstance(error, UsageError):
+            raise
+        result.fail_part(error, side=f"copy:{copy.name}", part="")

@@ -1,0 +1,225 @@
+"""What each command tells a person in the end, as lines of text. Works from the same figures as `--json`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hostbackup.errors import Exit
+from hostbackup.model import Failure
+from hostbackup.report.words import number, one_line, plural, size, table
+
+_SHOWN = 20  # failures listed before "and so many more"
+
+_CLOSING = {
+    Exit.OK: "{command}: all as asked",
+    Exit.FAILED: "{command}: failed (exit 1)",
+    Exit.USAGE: "{command}: wrong usage (exit 2)",
+    Exit.INCOMPLETE: "{command}: incomplete; what is listed above failed or is unproven, everything else is safe (exit 3)",
+    Exit.DAMAGE: "{command}: damage or a difference was found; it is listed above (exit 4)",
+    Exit.LOCKED: "{command}: another run holds the lock (exit 7)",
+    Exit.INTERRUPTED: "{command}: interrupted (exit 130)",
+}
+
+
+def closing(command: str, code: Exit) -> str:
+    return _CLOSING[code].format(command=command)
+
+
+def failure_line(failure: Failure) -> str:
+    where = failure.part
+    if failure.name:
+        where = f"{where}/{one_line(failure.name)}" if where else one_line(failure.name)
+    head = ": ".join(text for text in (failure.side, where) if text)
+    hint = f" ({one_line(failure.hint)})" if failure.hint else ""
+    return f"{head}: {one_line(failure.reason)}{hint}" if head else f"{one_line(failure.reason)}{hint}"
+
+
+def failure_lines(failures: Sequence[Failure], *, everything: bool) -> list[str]:
+    shown = failures if everything else failures[:_SHOWN]
+    lines = [f"  ! {failure_line(failure)}" for failure in shown]
+    if len(shown) < len(failures):
+        lines.append(f"  ! … and {number(len(failures) - len(shown))} more: see --verbose, --json or the snapshot")
+    return lines
+
+
+def name_of(row: Mapping[str, Any], key: str = "name") -> str:
+    """A name out of a row of JSON."""
+    if f"{key}_b64" in row:
+        return one_line(base64.b64decode(row[f"{key}_b64"]))
+    return one_line(str(row.get(key, "")))
+
+
+# -- one function a command ---------------------------------------------------------------------------------------------------------------
+
+
+def backup(details: Mapping[str, Any], result: Any) -> list[str]:
+    if "planned" in details:
+        return _plan(details)
+    counts = result.counts
+    rows = []
+    for name, part in details.get("parts", {}).items():
+        notes = [part["state"]] if part["state"] != "complete" else ["complete"]
+        notes += [f"{number(part[key])} {key}" for key in ("failed", "stale", "vanished") if part[key]]
+        rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes)])
+    lines = table(rows, ["part", "entries", "bytes", "state"]) if rows else []
+    if "snapshot" in details:
+        new = f"{number(counts['new'])} new, {number(counts['changed'])} changed, {number(counts['vanished'])} vanished"
+        lines.append(f"snapshot {details['snapshot']}: {new}; read {plural(counts['read'], 'entry', 'entries')}, {size(counts['read_bytes'])}")
+        if counts["resumed"]:
+            lines.append(f"{plural(counts['resumed'], 'entry', 'entries')} had been brought by an interrupted run and were not read again")
+    return lines
+
+
+def _plan(details: Mapping[str, Any]) -> list[str]:
+    signs = {"new": "+", "changed": "~", "vanished": "-", "create": "+", "update": "~", "overwrite": "!", "append": "+"}
+    lines = []
+    for row in details.get("plan", []):
+        what = name_of(row) if "messages" not in row else f"{name_of(row, 'folder')}: {plural(row['messages'], 'message')}"
+        lines.append(f"{signs.get(row['action'], '?')} {row['part']}/{what}")
+    for part, planned in details["planned"].items():
+        told = ", ".join(f"{number(value)} {key.replace('_', ' ')}" for key, value in planned.items() if value and not key.endswith("bytes"))
+        lines.append(f"{part}: {told or 'nothing to do'}; {size(planned.get('wanted_bytes', planned.get('write_bytes', 0)))} to move")
+    lines.append("dry run: nothing was changed")
+    return lines
+
+
+def verify(details: Mapping[str, Any], result: Any) -> list[str]:
+    rows = []
+    for line in details.get("proven", []):
+        counts = dict(line["counts"])
+        verified = counts.pop("verified", 0)
+        others = ", ".join(f"{number(value)} {key}" for key, value in counts.items() if value) or "-"
+        rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
+    lines = table(rows, ["side", "part", "verified", "bytes", "method", "others"]) if rows else []
+    return [*lines, f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}"]
+
+
+def push(details: Mapping[str, Any], result: Any) -> list[str]:
+    if "planned" not in details:
+        return []
+    lines = _left_alone(details)
+    if not result.counts["written"] and "proven" not in details and "plan" in details:
+        return [*_plan(details), *lines]
+    rows = []
+    for part, planned in details["planned"].items():
+        proven = details.get("proven", {}).get(part)
+        verified = number(proven["counts"].get("verified", 0)) if proven else "-"
+        settled = planned.get("equal", 0) + planned.get("adopt", 0) + planned.get("settled", 0) + planned.get("there", 0)
+        left = planned.get("changed-at-new-side", 0) + planned.get("adapted", 0) + planned.get("moved", 0)
+        conflicts = planned.get("conflict", 0)
+        method = proven["method"] if proven else "-"
+        rows.append([one_line(part), number(planned.get("write", 0)), verified, method, number(settled), number(left), number(conflicts)])
+    header = ["part", "to write", "proven", "method", "there already", "left alone", "conflicts"]
+    if proven_nowhere(details):
+        return [*_plan(details), *lines]
+    return [*table(rows, header), *lines]
+
+
+def proven_nowhere(details: Mapping[str, Any]) -> bool:
+    """Whether this was a dry run: a plan, and nothing proven."""
+    return "proven" not in details
+
+
+def _left_alone(details: Mapping[str, Any]) -> list[str]:
+    rows = [f"  = {row['part']}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
+    rows += [
+        f"  saved before overwriting: {row['part']}/{name_of(row)} as objects/{row['digest'][:2]}/{row['digest']}" for row in details.get("saved", [])
+    ]
+    return rows[:_SHOWN] + ([f"  = … and {number(len(rows) - _SHOWN)} more: see --json"] if len(rows) > _SHOWN else [])
+
+
+def copy(details: Mapping[str, Any], result: Any) -> list[str]:
+    rows = [
+        [one_line(name), one_line(done["target"]), number(done["uploaded"]), size(done["bytes"]), number(done["skipped"]), done["snapshot"]]
+        for name, done in details.get("copies", {}).items()
+    ]
+    return table(rows, ["copy", "where", "copied", "bytes", "there already", "newest snapshot"]) if rows else []
+
+
+def sync(details: Mapping[str, Any], result: Any) -> list[str]:
+    lines = []
+    for step in details["steps"]:
+        told = f"skipped: {step['skipped']}" if "skipped" in step else f"exit {step['exit']}"
+        lines.append(f"{step['step']}: {told}")
+    return lines
+
+
+def snapshots(details: Mapping[str, Any], result: Any) -> list[str]:
+    rows = [
+        [row["id"], row["command"], str(row["exit"]), number(row["entries"]), size(row["bytes"]), number(row["failures"])]
+        for row in details["snapshots"]
+    ]
+    return table(rows, ["snapshot", "made by", "exit", "entries", "bytes", "failures"]) if rows else ["no snapshot yet"]
+
+
+def ls_line(row: Mapping[str, Any]) -> str:
+    kind = row["kind"]
+    if kind == "part":
+        return f"{number(row['entries']):>12}  {size(row['bytes']):>9}  {one_line(row['name'])}  ({row['state']})"
+    if kind == "folder":
+        return f"{number(row['messages']):>12}  {one_line(row['display'])}  ({name_of(row)})"
+    marks = "".join(f"  [{key}: {one_line(row[key])}]" for key in ("stale", "failed", "vanished") if key in row)
+    if kind == "message":
+        return f"{row['uid']:>10}  {row['size']:>12}  {one_line(row['internaldate'])}  {one_line(' '.join(row['flags']))}{marks}"
+    letter = {"dir": "d", "link": "l", "file": "-"}.get(kind, "?")
+    arrow = f" -> {name_of(row, 'target')}" if kind == "link" else ""
+    return f"{letter}{row['mode']:04o}  {row['size']:>12}  {name_of(row)}{arrow}{marks}"
+
+
+def diff_line(row: Mapping[str, Any]) -> str:
+    sign = {"added": "+", "removed": "-", "changed": "~", "metadata": "m", "part-added": "+", "part-removed": "-"}[row["action"]]
+    return f"{sign} {one_line(row['part'])}/{name_of(row)}".rstrip("/")
+
+
+def restore(details: Mapping[str, Any], result: Any) -> list[str]:
+    lines = [f"restored {plural(result.counts['entries'], 'entry', 'entries')}, {size(result.counts['bytes'])}, to {one_line(details['to'])}"]
+    lines += [f"  renamed: {name_of(row)} -> {name_of(row, 'as')}" for row in details.get("renamed", [])[:_SHOWN]]
+    return lines
+
+
+def prune(details: Mapping[str, Any], result: Any) -> list[str]:
+    lines = [f"keep  {row['id']}  {'; '.join(row['why'])}" for row in details["keep"]]
+    lines += [f"{'gone' if details['applied'] else 'go'}    {name}" for name in details["go"]]
+    verb = "freed" if details["applied"] else "would be freed"
+    lines.append(f"{size(details['bytes'])} in {plural(details['objects'], 'object')} and {plural(details['manifests'], 'manifest')} {verb}")
+    return lines if details["applied"] else [*lines, "nothing was changed; --apply does it"]
+
+
+def check(details: Mapping[str, Any], result: Any) -> list[str]:
+    lines = []
+    for row in details["servers"]:
+        lines.append(f"{row['section']}  {one_line(row['host'])} port {row['port']}  host key {row.get('host_key', '?')}")
+        if "address" in row:
+            shell = "commands allowed" if row["shell"] else "SFTP only"
+            lines.append(f"         at {row['address']}, {one_line(row['software'])}, {shell}")
+        if "recorded_in" in row:
+            lines.append(f"         its key is recorded in {one_line(row['recorded_in'])}: compare it with what the provider tells you")
+    for row in details.get("parts", []):
+        other = f", {plural(row['other'], 'special file')} (not backed up)" if row["other"] else ""
+        told = f"{plural(row['files'], 'file')}, {plural(row['folders'], 'folder')}, {plural(row['links'], 'symlink')}, {size(row['bytes'])}{other}"
+        lines.append(f"{one_line(row['part'])}: {told}")
+    for row in details.get("mailboxes", []):
+        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}")
+    for row in details.get("copies", []):
+        lines.append(
+            f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
+        )
+    lines += [f"adapt on the new server: {row['part']}/{name_of(row)} names {one_line(row['names'])}" for row in details.get("to_adapt", [])[:_SHOWN]]
+    vault, estimate = details["vault"], details["estimate"]
+    lines.append(f"vault {one_line(vault['path'])}: {size(vault['free_bytes'])} free")
+    return [
+        *lines,
+        f"estimate for a first backup: {size(estimate['bytes'])} of web and local files, about {_duration(estimate['seconds'])} and the mail",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return plural(max(1, round(seconds)), "second")
+    return plural(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def lines_of(rows: Iterable[Mapping[str, Any]], line: Any) -> list[str]:
+    return [line(row) for row in rows]
