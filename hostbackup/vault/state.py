@@ -169,18 +169,7 @@ class StateFolder:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The document, None where there is none. Raises VaultError where it is damaged."""
-        path = self.folder / f"{state_name(name)}.json"
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise told(error, path) from error
-        except ValueError as error:
-            raise VaultError(f"this file is damaged: {error}", where=str(path), hint="move it away to go on without it") from error
-        if not isinstance(value, dict):
-            raise VaultError("this file holds no JSON object", where=str(path), hint="move it away to go on without it")
-        return value
+        return _document(self.folder / f"{state_name(name)}.json")
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Replaces the document, whole or not at all, and durably."""
@@ -202,22 +191,32 @@ class StateFolder:
         """The journal of that name; made by its first append."""
         return Journal(self.folder / f"{state_name(name)}.jsonl")
 
-    def journals(self, prefix: str) -> list[Journal]:
+    def journals(self, prefix: str = "") -> list[Journal]:
         """All journals whose name begins with `prefix`, sorted."""
-        start = state_name(prefix)
-        return [Journal(path) for path in sorted(self.folder.glob("*.jsonl")) if path.name.startswith(start)]
+        return [Journal(path) for path in self._named(prefix, ".jsonl")]
 
-    def documents(self, prefix: str) -> list[dict[str, Any]]:
+    def documents(self, prefix: str = "") -> list[dict[str, Any]]:
         """All documents whose name begins with `prefix`, sorted by name."""
-        start = state_name(prefix)
-        names = sorted(path for path in self.folder.glob("*.json") if path.name.startswith(start))
-        return [value for path in names if (value := self._document(path)) is not None]
+        return [value for path in self._named(prefix, ".json") if (value := _document(path)) is not None]
 
-    def _document(self, path: Path) -> dict[str, Any] | None:
+    def _named(self, prefix: str, end: str) -> list[Path]:
+        start = state_name(prefix) if prefix else ""
         try:
-            value = json.loads(path.read_bytes())
+            names = [path.name for path in self.folder.iterdir()]
         except OSError as error:
-            raise told(error, path) from error
-        except ValueError as error:
-            raise VaultError(f"this file is damaged: {error}", where=str(path), hint="move it away to go on without it") from error
-        return value if isinstance(value, dict) else None
+            raise told(error, self.folder) from error
+        return [self.folder / name for name in sorted(names) if name.startswith(start) and name.endswith(end) and not name.startswith(".")]
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise told(error, path) from error
+    except ValueError as error:
+        raise VaultError(f"this file is damaged: {error}", where=str(path), hint="move it away to go on without it") from error
+    if not isinstance(value, dict):
+        raise VaultError("this file holds no JSON object", where=str(path), hint="move it away to go on without it")
+    return value

@@ -140,17 +140,23 @@ class TreeRoot:
         """All segments in order, index by index."""
         return self._below(self._refs)
 
-    def manifests(self) -> Iterator[str]:
-        """The digests of every manifest of this tree, the root first."""
+    def indexes(self) -> Iterator[str]:
+        """The digests of the index manifests between root and segments."""
 
         def below(refs: Iterable[Ref]) -> Iterator[str]:
             for ref in refs:
-                yield ref.digest
                 if isinstance(ref, IndexRef):
+                    yield ref.digest
                     yield from below(self._index(ref))
 
+        return below(self._refs)
+
+    def manifests(self) -> Iterator[str]:
+        """The digests of every manifest of this tree, the root first."""
         yield self.digest
-        yield from below(self._refs)
+        yield from self.indexes()
+        for ref in self.segments():
+            yield ref.digest
 
     def folders(self) -> Iterator[bytes]:
         """Every folder that was listed, b"" first, a folder before those in it; siblings by name."""
