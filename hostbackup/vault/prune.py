@@ -6,7 +6,6 @@ then the manifests only they named, then the objects. What an interruption leave
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -17,7 +16,7 @@ from hostbackup.model import Entry, Kind, Message, Stored
 from hostbackup.vault.faults import told
 from hostbackup.vault.mailbox import MailRoot, MailWriter
 from hostbackup.vault.objects import ObjectFolder, is_digest
-from hostbackup.vault.records import COUNTERS, PartTotals
+from hostbackup.vault.records import PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot, TreeWriter
 from hostbackup.vault.vault import Vault
@@ -272,10 +271,8 @@ def _forget_vanished(vault: Vault, plan: PrunePlan, profile: str, now: datetime)
         parts[part_id] = state
         if state.root and state.vanished:
             totals = _mail_without(vault, state, before) if state.part.kind == "mail" else _tree_without(vault, state, before)
-            changed = {
-                name: getattr(totals, name) for name in ("root", "entries", "bytes", "folders", "links", "failed", "stale", "vanished", "racy")
-            }
-            parts[part_id] = dataclasses.replace(state, **changed, carried_from=state.carried_from or newest.id)
+            origin = state.carried_from or newest.id
+            parts[part_id] = PartState.of(state.part, totals, state=state.state, carried_from=origin, reason=state.reason, shrunk=state.shrunk)
     note = f"what vanished before {before} left the history"
     return vault.snapshots.write(parts, [], command="prune", exit=0, profile=profile or newest.profile, now=now, note=note)
 
