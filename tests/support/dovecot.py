@@ -152,6 +152,15 @@ class Dovecot:
         path = self.base / "dovecot.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def log_with(self, text: str) -> str:
+        """The log once it holds `text`: the server writes it in its own time."""
+        deadline = time.monotonic() + 20
+        while text not in self.log():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{text!r} never came into the log: {self.log()}")
+            time.sleep(0.02)
+        return self.log()
+
 
 @contextlib.contextmanager
 def dovecot(
