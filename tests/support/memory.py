@@ -211,7 +211,7 @@ class Box:
 
 
 class MemoryMail:
-    """A mail account as a dict of folders. Folders must stand before they are written to: `prepare` or `box`."""
+    """A mail account as a dict of folders. A folder that is written to is made."""
 
     chunk = 1000  # messages a listing
 
@@ -259,7 +259,10 @@ class MemoryMail:
         for message in wanted:
             letter = self._letter(message)
             if letter is None:
-                yield Read(message, message, failure=self._tell(message, "vanished", "it is not there any more"))
+                box = self.boxes.get(message.folder)
+                renumbered = box is not None and box.folder.uidvalidity != message.uidvalidity
+                code = "folder-missing" if box is None else "uidvalidity" if renumbered else "vanished"
+                yield Read(message, message, failure=self._tell(message, code, "it is not there any more"))
                 continue
             digest, size = _receive(letter.data, sink)
             yield Read(message, message, digest, size)
@@ -267,8 +270,6 @@ class MemoryMail:
     def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         for item in items:
             try:
-                if item.item.folder not in self.boxes:
-                    raise _Unfit("folder-missing", "there is no such folder")
                 data = _contents(item)
             except _Unfit as unfit:
                 yield Written(item, item.item, self._tell(item.item, unfit.code, unfit.reason))

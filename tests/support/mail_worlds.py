@@ -1,0 +1,194 @@
+"""Mail accounts to hold to the contract, with hands to change them behind the place's back. imaplib is the independent witness."""
+
+from __future__ import annotations
+
+import imaplib
+import os
+import pwd
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from hostbackup.model import Failure, Folder, Message, Part
+from hostbackup.places.base import Place
+from hostbackup.places.mail import MailAccount
+from hostbackup.protocols.imap.session import connect
+from tests.support.dovecot import Dovecot
+from tests.support.memory import DATE, MemoryMail, digest_of
+
+MailState = dict[bytes, list[tuple[object, ...]]]
+_TOLD = re.compile(rb'UID (\d+) FLAGS \(([^)]*)\) INTERNALDATE "([^"]+)" RFC822\.SIZE (\d+)')
+
+
+def mail(number: int, size: int = 200, *, body: bytes = b"") -> bytes:
+    """A message of at least so many bytes, unlike every other number's."""
+    head = b"From: taro@example.test\r\nMessage-ID: <%d@example.test>\r\nSubject: %d\r\n\r\n" % (number, number)
+    body = body or (b"line %d of a letter\r\n" % number) * (max(0, size - len(head)) // 20 + 1)
+    return head + body
+
+
+class MailPlace(Place[Message], Protocol):
+    def prepare(self, folders: Iterable[Folder], /) -> Iterable[Failure]: ...
+
+
+class MailWorld(ABC):
+    """A mailbox of its own: INBOX, and what the test makes."""
+
+    place: MailPlace
+
+    @abstractmethod
+    def another(self) -> MailPlace: ...
+
+    @abstractmethod
+    def name(self, *parts: bytes) -> bytes:
+        """The wire name of a folder that may be made."""
+
+    @abstractmethod
+    def make(self, folder: bytes) -> None: ...
+
+    @abstractmethod
+    def drop(self, folder: bytes) -> None: ...
+
+    @abstractmethod
+    def deliver(self, folder: bytes, data: bytes, *, flags: tuple[str, ...] = (), internaldate: str = DATE) -> Message:
+        """The message as the server tells it."""
+
+    @abstractmethod
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        """Very many into INBOX at once, as the server tells them."""
+
+    @abstractmethod
+    def expunge(self, message: Message) -> None: ...
+
+    @abstractmethod
+    def state(self) -> MailState:
+        """Of each folder its messages' UIDs, flags, dates and digests."""
+
+
+class MemoryMailWorld(MailWorld):
+    def __init__(self) -> None:
+        self.account = MemoryMail()
+        self.account.box(b"INBOX")
+        self.place: MailPlace = self.account
+
+    def another(self) -> MailPlace:
+        other = MemoryMail()
+        other.boxes = self.account.boxes
+        return other
+
+    def name(self, *parts: bytes) -> bytes:
+        return b"/".join(parts)
+
+    def make(self, folder: bytes) -> None:
+        self.account.box(folder)
+
+    def drop(self, folder: bytes) -> None:
+        del self.account.boxes[folder]
+
+    def deliver(self, folder: bytes, data: bytes, *, flags: tuple[str, ...] = (), internaldate: str = DATE) -> Message:
+        return self.account.deliver(folder, data, flags=flags, internaldate=internaldate)
+
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        return [self.account.deliver(b"INBOX", data) for data in contents]
+
+    def expunge(self, message: Message) -> None:
+        del self.account.boxes[message.folder].letters[message.uid]
+
+    def state(self) -> MailState:
+        return {
+            name: [(uid, letter.flags, letter.internaldate, digest_of(letter.data)) for uid, letter in sorted(box.letters.items())]
+            for name, box in self.account.boxes.items()
+        }
+
+
+class DovecotWorld(MailWorld):
+    def __init__(self, server: Dovecot, user: str) -> None:
+        self._server = server
+        self._user = user
+        self.place = self.another()
+        with self._witness() as imap:
+            for folder in (b"INBOX", *(self.name(known) for known in (b"Sent", b"Drafts", b"Trash"))):
+                imap.create(_quoted(folder))
+
+    def another(self) -> MailPlace:
+        return MailAccount(lambda: connect(self._server.target(self._user)), side="old", part=Part("mail", self._user))
+
+    def name(self, *parts: bytes) -> bytes:
+        return self._server.name(*parts)
+
+    def make(self, folder: bytes) -> None:
+        with self._witness() as imap:
+            _good(imap.create(_quoted(folder)))
+
+    def drop(self, folder: bytes) -> None:
+        with self._witness() as imap:
+            _good(imap.delete(_quoted(folder)))
+
+    def deliver(self, folder: bytes, data: bytes, *, flags: tuple[str, ...] = (), internaldate: str = DATE) -> Message:
+        with self._witness() as imap:
+            _good(imap.append(_quoted(folder), f"({' '.join(flags)})", f'"{internaldate}"', data))
+            return self._listed(imap, folder)[-1]
+
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        maildir = self._server.maildir(self._user)
+        owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        now = int(time.time())
+        for number, data in enumerate(contents):
+            path = maildir / "cur" / f"{now}.M{number:06d}P1.test,S={len(data)}:2,"
+            path.write_bytes(data)
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        with self._witness() as imap:
+            return self._listed(imap, b"INBOX")
+
+    def expunge(self, message: Message) -> None:
+        with self._witness() as imap:
+            _good(imap.select(_quoted(message.folder)))
+            _good(imap.uid("STORE", str(message.uid), "+FLAGS", r"(\Deleted)"))
+            _good(imap.expunge())
+
+    def state(self) -> MailState:
+        with self._witness() as imap:
+            names = [bytes(row).rsplit(b" ", 1)[1].strip(b'"') for row in imap.list()[1] if isinstance(row, bytes)]
+            return {name: self._seen(imap, name) for name in names}
+
+    def _seen(self, imap: imaplib.IMAP4, folder: bytes) -> list[tuple[object, ...]]:
+        rows: list[tuple[object, ...]] = []
+        for message in self._listed(imap, folder):
+            body = _good(imap.uid("FETCH", str(message.uid), "(BODY.PEEK[])"))
+            rows.append((message.uid, message.flags, message.internaldate, digest_of(body[0][1])))
+        return rows
+
+    def _listed(self, imap: imaplib.IMAP4, folder: bytes) -> list[Message]:
+        count = int(_good(imap.select(_quoted(folder), readonly=True))[0])
+        uidvalidity = int(imap.response("UIDVALIDITY")[1][0] or 0)
+        if not count:
+            return []
+        found = []
+        for row in _good(imap.fetch("1:*", "(UID FLAGS INTERNALDATE RFC822.SIZE)")):
+            told = _TOLD.search(row)
+            assert told is not None, row
+            flags = tuple(sorted(flag for flag in told[2].decode().split() if flag != "\\Recent"))
+            found.append(Message(folder, uidvalidity, int(told[1]), int(told[4]), told[3].decode(), flags))
+        return found
+
+    @contextmanager
+    def _witness(self) -> Iterator[imaplib.IMAP4]:
+        imap = imaplib.IMAP4("127.0.0.1", self._server.ports["plain"], timeout=20)
+        try:
+            imap.login(self._user, self._server.users[self._user])
+            yield imap
+        finally:
+            imap.logout()
+
+
+def _quoted(folder: bytes) -> str:
+    escaped = folder.decode("ascii").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _good(answer: tuple[str, list[Any]]) -> list[Any]:
+    assert answer[0] == "OK", answer
+    return answer[1]
