@@ -105,7 +105,7 @@ def test_a_copy_killed_at_any_upload_is_whole_as_far_as_it_goes_and_goes_on(vaul
         sent = len(store.puts)
         assert copy(vault, store)[1].exit is Exit.OK
         assert store.objects == whole.objects
-        assert len(store.puts) - sent == len(whole.puts) - puts, "what was there is not sent again"
+        assert len(store.puts) - sent == len(whole.puts) - puts + (puts == 1), "what was there is not sent again, but the README of an unborn copy"
 
 
 def test_the_snapshot_goes_after_everything_it_needs_and_evidence_last(vault: Vault) -> None:
