@@ -85,7 +85,7 @@ install_packages() {
     if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && [ -x "$venv/bin/hostbackup" ]; then return; fi
   done
   say "Installing Python packages into .venv (the first time, a minute or two)"
-  local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install)
+  local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq install)
   if [ "$what" = test ]; then
     "${pip[@]}" -r "$lock"
   else
