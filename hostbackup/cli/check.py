@@ -21,10 +21,10 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
     from hostbackup.jobs.connect import Connections
     from hostbackup.jobs.identity import Identity
     from hostbackup.jobs.result import Result
-    from hostbackup.vault.vault import Vault
+    from hostbackup.vault.vault import Mode, Vault
 
     profile = session.load()
-    mode = "write" if accept_identity else "read"
+    mode: Mode = "write" if accept_identity else "read"
     there = (profile.vault / "format.json").exists()
     with Vault.open(profile.vault, mode, command="check") if there else nullcontext() as vault:
         identity = Identity(vault.state if vault and accept_identity else None, accept=accept_identity)

@@ -21,6 +21,7 @@ from hostbackup.report import terminal
 @click.option("--apply", "apply_", is_flag=True, help="Do it; without this nothing is changed.")
 def command(
     session: Session,
+    *,
     keep_last: int,
     keep_daily: int,
     keep_weekly: int,

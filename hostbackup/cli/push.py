@@ -20,6 +20,7 @@ from hostbackup.report import terminal
 @click.option("--overwrite", metavar="PATTERN", multiple=True, help="Replace conflicting files that match; their bytes are kept in the vault first.")
 def command(
     session: Session,
+    *,
     dry_run: bool,
     only: tuple[str, ...],
     account: tuple[str, ...],

@@ -21,7 +21,9 @@ from hostbackup.report import terminal
 @click.option("--endpoint", metavar="URL", help="With --from s3://…: the store's address; keys come from boto3's own credential chain.")
 @click.option("--format", "form", type=click.Choice(["tree", "mbox", "eml"]), default="tree", show_default=True, help="How mail is laid out.")
 @click.option("--vanished", is_flag=True, help="Also what was no longer on the old server.")
-def command(session: Session, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: str, vanished: bool) -> None:
+def command(
+    session: Session, *, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: str, vanished: bool
+) -> None:
     """Restore everything, or what is below PATH, to a folder, laid out as latest/ is.
 
     With --from and a URL or path no PROFILE is needed: a copy holds all that it takes. Nothing that exists is overwritten.

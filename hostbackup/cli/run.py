@@ -133,8 +133,11 @@ class Session:
         self._close()
         if self.output.json:
             self._emit(code, result.counts, result.failures, result.details)
-        else:
-            self._print(code, result, show)
+        elif not self.output.quiet:
+            for line in show(result.details, result) if show else []:
+                print(redact(printable(line), self.secrets))
+            sys.stdout.flush()
+        self._tell_failures(code, result)
         sys.exit(int(code))
 
     def stream(self, result: Result, key: str, rows: Iterable[Mapping[str, Any]], line: Callable[[Mapping[str, Any]], str]) -> NoReturn:
@@ -153,14 +156,10 @@ class Session:
             self._emit(code, result.counts, result.failures, result.details)
         sys.exit(int(code))
 
-    def _print(self, code: Exit, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]] | None) -> None:
-        if not self.output.quiet:
-            for line in show(result.details, result) if show else []:
-                print(redact(printable(line), self.secrets))
-            sys.stdout.flush()
+    def _tell_failures(self, code: Exit, result: Result) -> None:
         for line in terminal.failure_lines(result.failures, everything=self.output.verbose):
             print(redact(printable(line), self.secrets), file=sys.stderr)
-        if not self.output.quiet or code:
+        if code or not (self.output.quiet or self.output.json):
             print(redact(terminal.closing(self.command, code), self.secrets), file=sys.stderr if code else sys.stdout)
 
     def _emit(self, code: int, counts: Mapping[str, int], failures: list[Failure], details: Mapping[str, Any]) -> None:

@@ -40,6 +40,12 @@ class PrunePlan:
     def empty(self) -> bool:
         return not (self.remove or self.manifests or self.objects or self.vanished)
 
+    def keeps(self, kind: str, digest: str) -> bool:
+        """Whether something that stays needs this object or manifest (`kind`: "objects", "manifests"). True where nothing may go."""
+        if self._marks is None:
+            return True
+        return bytes.fromhex(digest) in (self._marks.manifests if kind == "manifests" else self._marks.objects)
+
 
 @dataclass(slots=True)
 class Marks:

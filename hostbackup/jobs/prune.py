@@ -1,0 +1,116 @@
+"""Frees what the policy lets go, in the vault and, if asked, in its copies."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hostbackup.errors import ConnectionFailed, PlaceMissing, VaultError
+from hostbackup.jobs.context import Job
+from hostbackup.jobs.copy_source import check_copy, listed_digests, object_key
+from hostbackup.jobs.keys import stamp
+from hostbackup.jobs.result import Result
+from hostbackup.model import Failure
+from hostbackup.vault.prune import PrunePlan, apply_prune, plan_prune
+from hostbackup.vault.stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How many of the last snapshots, and of the last days, weeks and months, keep one; and from when vanished entries may be forgotten."""
+
+    last: int = 10
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 12
+    vanished_before: datetime.date | None = None
+
+
+def prune(job: Job, policy: Policy, *, apply: bool, copies: bool) -> Result:
+    """Plans, and with `apply` carries out (the vault then has to be open for pruning)."""
+    result = Result(job.observer)
+    job.observer.phase("finding out what is still needed")
+    frozen = _frozen(job)
+    plan = plan_prune(
+        job.vault,
+        keep_last=policy.last,
+        keep_daily=policy.daily,
+        keep_weekly=policy.weekly,
+        keep_monthly=policy.monthly,
+        vanished_before=policy.vanished_before,
+        freeze=bool(frozen),
+        freeze_reason=frozen,
+    )
+    if apply:
+        written = apply_prune(job.vault, plan, profile=job.profile.name)
+        if not plan.empty:
+            facts = {"removed": plan.remove, "objects": plan.objects, "manifests": plan.manifests, "bytes": plan.bytes, "vanished": plan.vanished}
+            job.vault.evidence.write("prune", [{"type": "prune", "time": stamp(), **facts, "snapshot": written.id if written else ""}])
+    result.details.update(
+        applied=apply,
+        keep=[{"id": name, "why": why} for name, why in plan.kept.items()],
+        go=plan.remove,
+        objects=plan.objects,
+        manifests=plan.manifests,
+        bytes=plan.bytes,
+        vanished=plan.vanished,
+        frozen=plan.frozen,
+    )
+    result.counts.update(snapshots=len(plan.remove), objects=plan.objects, manifests=plan.manifests, bytes=plan.bytes)
+    result.done += 1
+    if copies and not plan.frozen:
+        _copies(job, plan, result, apply=apply)
+    return result
+
+
+def _frozen(job: Job) -> str:
+    """Between notice and a passed gate `delete` nothing is freed: the old server is going, and this is what will be left."""
+    contract = job.profile.contract
+    if contract is None or not (contract.notice_posted or contract.notice_accepted):
+        return ""
+    for _, lines in job.vault.evidence.read():
+        if any(line.get("type") == "gate" and line.get("gate") == "delete" and line.get("verdict") == "yes" for line in lines):
+            return ""
+    return "notice was given and the gate `delete` has not been passed"
+
+
+def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
+    for copy in job.profile.copies:
+        try:
+            store = job.connections.store(copy)
+            try:
+                check_copy(store)
+                gone = _free(store, plan, set(job.vault.snapshots.list()), result, copy.name, apply=apply)
+            finally:
+                store.close()
+        except (ConnectionFailed, PlaceMissing, VaultError) as error:
+            result.fail_part(error, side=f"copy:{copy.name}", part="")
+        else:
+            result.details.setdefault("copies", {})[copy.name] = gone
+
+
+def _free(store: Store, plan: PrunePlan, ours: set[str], result: Result, name: str, *, apply: bool) -> int:
+    """Snapshots first, then what only they needed. How many files go."""
+    going = set(plan.remove)
+    gone = 0
+    for keys in (_snapshots(store, ours - going), _unneeded(store, plan, "manifests"), _unneeded(store, plan, "objects")):
+        if not apply:
+            gone += sum(1 for _ in keys)
+            continue
+        for outcome in store.delete(keys):
+            gone += outcome.ok
+            if not outcome.ok:
+                result.fail(Failure(f"copy:{name}", "", outcome.key.encode(), outcome.code, outcome.reason, outcome.hint))
+    return gone
+
+
+def _snapshots(store: Store, kept: Iterable[str]) -> Iterator[str]:
+    keep = {f"snapshots/{name}.json" for name in kept}
+    yield from [listed.key for listed in store.list("snapshots/") if listed.key not in keep]
+
+
+def _unneeded(store: Store, plan: PrunePlan, kind: str) -> Iterator[str]:
+    for digest, _size in listed_digests(store, kind):
+        if not plan.keeps(kind, digest):
+            yield object_key(kind, digest)
