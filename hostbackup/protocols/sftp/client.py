@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.sftp import packets
-from hostbackup.protocols.sftp.packets import Reply, Request
+from hostbackup.protocols.sftp.packets import Attrs, Reply, Request, Status, Type
 
 T = TypeVar("T")
 
@@ -24,6 +24,18 @@ Steps: TypeAlias = Generator[Sequence[Request], Reply, T]
 
 DEFAULT_CHUNK = 32768  # what every server must take (draft, section 3: packets of 34000 bytes)
 _CHUNK_LIMIT = 255 * 1024
+_ANSWERS: dict[int, type] = {  # beside a status, which answers anything
+    Type.OPEN: bytes,
+    Type.OPENDIR: bytes,
+    Type.READ: memoryview,
+    Type.LSTAT: Attrs,
+    Type.STAT: Attrs,
+    Type.FSTAT: Attrs,
+    Type.READDIR: list,
+    Type.REALPATH: list,
+    Type.READLINK: list,
+    Type.EXTENDED: memoryview,
+}
 _RECEIVE = 1 << 24  # all that is there: paramiko moves the rest of its buffer at each partial read
 
 
@@ -101,7 +113,7 @@ class Connection:
         self.quiet = 0.0  # seconds spent waiting for this channel since it last gave bytes
         self._framer = packets.Framer()
         self._number = 0
-        self._owners: dict[int, tuple[Steps[Any] | None, Any]] = {}
+        self._owners: dict[int, tuple[Steps[Any] | None, Any, type]] = {}
         self._out: list[bytes] = []
         self._unsent = b""
         self._sent = 0
@@ -148,11 +160,14 @@ class Connection:
                     raise LineCut(f"the SFTP server did not answer within {timeout:.0f} seconds")
                 selector.select(min(left, 0.05 if self.unsent else left))
                 try:
-                    for body in self._bodies():
-                        return body
+                    bodies = self._bodies()
                 except ProtocolBroken as error:
                     hint = "if the server's login scripts (.bashrc, .profile) print something, that must end"
                     raise ProtocolBroken(error.reason, hint=hint) from error
+                if len(bodies) > 1:
+                    raise ProtocolBroken("the server answered more than was asked")
+                if bodies:
+                    return bodies[0]
 
     @property
     def outstanding(self) -> int:
@@ -165,7 +180,7 @@ class Connection:
     def post(self, owner: Steps[Any] | None, request: Request) -> None:
         """Queues a request; its reply resumes `owner` (None: nobody cares)."""
         self._number = number = (self._number + 1) & 0xFFFFFFFF
-        self._owners[number] = (owner, request.mark)
+        self._owners[number] = (owner, request.mark, _ANSWERS.get(request.type, Status))
         self._out.append(packets.packet(number, request))
 
     def flush(self) -> None:
@@ -184,17 +199,17 @@ class Connection:
             raise LineCut(f"the line was cut: {error}") from error
         self._unsent, self._sent = b"", 0
 
-    def _bodies(self) -> Generator[memoryview, None, None]:
+    def _bodies(self) -> list[memoryview]:
         try:
             data = self.channel.recv(_RECEIVE)
         except (OSError, EOFError) as error:
             raise LineCut(f"the line was cut: {error}") from error
         if data is None:
-            return
+            return []
         if not data:
             raise LineCut("the server ended the SFTP channel" + ("" if self._framer.between else " in the middle of a packet"))
         self.quiet = 0.0
-        yield from self._framer.feed(data)
+        return self._framer.feed(data)
 
     def receive(self) -> Generator[tuple[Steps[Any], Reply], None, None]:
         """The replies that have come, each with the work it belongs to. Raises LineCut or ProtocolBroken."""
@@ -202,9 +217,11 @@ class Connection:
         for body in self._bodies():
             number, value = packets.parse_reply(body)
             try:
-                owner, mark = owners.pop(number)
+                owner, mark, expected = owners.pop(number)
             except KeyError:
                 raise ProtocolBroken(f"the server answered request {number}, which was not asked") from None
+            if not isinstance(value, (expected, Status)):
+                raise ProtocolBroken("the server answered a request with something that does not belong to it")
             if owner is not None:
                 yield owner, Reply(mark, value)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import stat
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hostbackup.errors import ProtocolBroken
@@ -240,12 +239,13 @@ class Framer:
         self._held = 0
         self._needed = 4
 
-    def feed(self, data: bytes) -> Iterator[memoryview]:
+    def feed(self, data: bytes) -> list[memoryview]:
         """The packets that are whole by now, without their length. Raises ProtocolBroken where a length is impossible."""
         self._parts.append(data)
         self._held += len(data)
         if self._held < self._needed:
-            return
+            return []
+        bodies = []
         whole = data if len(self._parts) == 1 else b"".join(self._parts)
         view, at, end = memoryview(whole), 0, len(whole)
         while True:
@@ -259,9 +259,10 @@ class Framer:
                 self._needed = 4 + length
                 break
             at += 4 + length
-            yield view[at - length : at]
+            bodies.append(view[at - length : at])
         self._parts = [whole[at:]] if at < end else []
         self._held = end - at
+        return bodies
 
     @property
     def between(self) -> bool:
@@ -283,7 +284,7 @@ def parse_attrs(body: memoryview, at: int) -> tuple[Attrs, int]:
     try:
         (flags,) = _u32.unpack_from(body, at)
         if flags == _ALL:
-            return Attrs(*_all_attrs.unpack_from(body, at + 4)), at + 36
+            return Attrs(*_all_attrs.unpack_from(body, at + 4)), at + 32
         return _some_attrs(body, at + 4, flags)
     except struct.error as error:
         raise _broken("attributes are cut off") from error

@@ -10,15 +10,14 @@ from __future__ import annotations
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut
 from hostbackup.protocols.sftp.client import Connection, Steps
 from hostbackup.protocols.sftp.packets import Reply
 
-Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 WORKS = 64  # under way at once on one channel
@@ -27,15 +26,14 @@ _POLL = 0.01  # seconds between looks at a send window that no selector can wait
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[Key, Result]):
-    """Something to be done on any one connection. `weight` is the most bytes it will have in flight; `key` names it in `Pump.unfinished`."""
+class Work(Generic[Result]):
+    """Something to be done on any one connection. `weight` is the most bytes it will have in flight."""
 
-    key: Key
     begin: Callable[[Connection], Steps[Result]]
     weight: int = 0
 
 
-class Pump(Generic[Key, Result]):
+class Pump(Generic[Result]):
     """One stretch of work over some connections. Used by one thread; ended by exhausting or closing what `run` gives."""
 
     def __init__(self, connections: Sequence[Connection], *, timeout: float, works: int = WORKS, weight: int = WEIGHT) -> None:
@@ -43,18 +41,18 @@ class Pump(Generic[Key, Result]):
         self._timeout = timeout
         self._works = works * len(connections)
         self._weight = weight
-        self._active: dict[Steps[Result], tuple[Work[Key, Result], int]] = {}
+        self._active: dict[Steps[Result], tuple[Work[Result], int]] = {}
         self._load = dict.fromkeys(range(len(connections)), 0)
         self._busy = 0  # bytes
         self._done: deque[Result] = deque()
         self._selector = selectors.DefaultSelector()
         self._write_interest = [False] * len(connections)
-        self._held: Work[Key, Result] | None = None
+        self._held: Work[Result] | None = None
         for place, connection in enumerate(self._connections):
             connection.quiet = 0.0
             self._selector.register(connection.channel.fileno(), selectors.EVENT_READ, place)
 
-    def run(self, source: Callable[[], Work[Key, Result] | None]) -> Iterator[Result]:
+    def run(self, source: Callable[[], Work[Result] | None]) -> Generator[Result, None, None]:
         """The results of the works that `source` gives, in any order. `source` gives None where it has none now; the end is None with none under way.
 
         Raises LineCut or ProtocolBroken after the results that came before; `unfinished` then tells what was under way. What a work raises
@@ -72,12 +70,12 @@ class Pump(Generic[Key, Result]):
                 for connection in self._connections:
                     connection.close()
 
-    def unfinished(self) -> list[Key]:
-        """The keys of works that were begun, or taken from the source, and gave no result."""
-        keys = [work.key for work, _ in self._active.values()]
-        return keys if self._held is None else [*keys, self._held.key]
+    def unfinished(self) -> list[Work[Result]]:
+        """The works that were begun, or taken from the source, and gave no result."""
+        begun = [work for work, _ in self._active.values()]
+        return begun if self._held is None else [*begun, self._held]
 
-    def _run(self, source: Callable[[], Work[Key, Result] | None]) -> Generator[Result, None, None]:
+    def _run(self, source: Callable[[], Work[Result] | None]) -> Generator[Result, None, None]:
         while True:
             try:
                 self._fill(source)
@@ -92,7 +90,7 @@ class Pump(Generic[Key, Result]):
             while self._done:
                 yield self._done.popleft()
 
-    def _fill(self, source: Callable[[], Work[Key, Result] | None]) -> None:
+    def _fill(self, source: Callable[[], Work[Result] | None]) -> None:
         while len(self._active) < self._works:
             if self._held is None:
                 self._held = source()
@@ -157,9 +155,17 @@ class Pump(Generic[Key, Result]):
         return readable
 
 
-def run_one(connection: Connection, steps: Callable[[Connection], Steps[Any]], timeout: float) -> Any:
-    """The result of a single work. Raises as `Pump.run`."""
-    works: list[Work[None, Any]] = [Work(None, steps)]
-    pump: Pump[None, Any] = Pump([connection], timeout=timeout)
-    (result,) = pump.run(lambda: works.pop() if works else None)
-    return result
+def works(items: Iterable[Callable[[], Steps[Result]]]) -> Callable[[], Work[Result] | None]:
+    """A source for `Pump.run` of light works, made from what begins each."""
+    left = iter(items)
+
+    def source() -> Work[Result] | None:
+        begin = next(left, None)
+        return None if begin is None else light(begin)
+
+    return source
+
+
+def light(begin: Callable[[], Steps[Result]]) -> Work[Result]:
+    """A work of a few small requests, the same on any connection."""
+    return Work(lambda _: begin())

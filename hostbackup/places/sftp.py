@@ -1,0 +1,146 @@
+"""A web tree on an SSH server, as a place: SFTP for everything, a shell for digests where there is one."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from hostbackup.model import Claim, Entry, Kind, Listing, Part, Proof, Read, Sink, Write, Written
+from hostbackup.places.exclude import Excludes
+from hostbackup.places.sftp_prove import Prover
+from hostbackup.places.sftp_put import OLD
+from hostbackup.places.sftp_read import REREADS, FileRead
+from hostbackup.places.sftp_scan import Scanner
+from hostbackup.places.sftp_tree import Lines, Tree, resolve_root
+from hostbackup.places.sftp_write import PREFIX, Writer, missing, new_prefix
+from hostbackup.protocols.sftp.client import Connection, Steps, ask
+from hostbackup.protocols.sftp.packets import Type, extended, on_path, parse_statvfs, text, two_paths
+from hostbackup.protocols.sftp.pump import Work, works
+
+if TYPE_CHECKING:
+    from hostbackup.protocols.ssh_session import SshSession
+
+_STATVFS = b"statvfs@openssh.com"
+
+
+class SftpTree:
+    """The tree below `root` (absolute, or from the login folder; reached through symlinks or not) as a Place. No symlink below it is followed.
+
+    `session_factory` logs in; what it gives belongs to the tree. `exclude` are gitignore patterns (UsageError where one is no pattern);
+    files that match `volatile` are read once only, even if they do not stand still. `channels` are used at once on one login. `silence` is
+    how many seconds an answer may take before the line counts as cut. `temporary_prefix` begins the name of everything half-written.
+    """
+
+    def __init__(
+        self,
+        session_factory: Callable[[], SshSession],
+        root: bytes | str,
+        *,
+        side: str,
+        part: Part,
+        exclude: Sequence[str] = (),
+        volatile: Sequence[str] = (),
+        channels: int = 4,
+        silence: float = 60.0,
+        reader: Callable[[str], BinaryIO] | None = None,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
+        told = root if isinstance(root, bytes) else os.fsencode(root)
+        self._tree = Tree(told, side, part)
+        self._excludes = Excludes(exclude)
+        self._volatile = Excludes(volatile)
+        self._lines = Lines(session_factory, channels, silence)
+        if pause is not None:
+            self._lines.pause = pause
+        self._reader = reader
+        self.root_entry: Entry | None = None
+        self.temporary_prefix = new_prefix()
+
+    @property
+    def session(self) -> SshSession:
+        """The login, made now if there is none."""
+        return self._lines.session()
+
+    def scan(self) -> Iterator[Listing[Entry]]:
+        """One Listing a folder, the root's (b"") first, a folder before what is in it, names sorted. Raises PlaceMissing, ConnectionFailed.
+
+        `root_entry` is the root itself, from the first listing on.
+        """
+        scanner = Scanner(self._lines, self._tree, self._excludes)
+        for listing in scanner.listings():
+            self.root_entry = scanner.root_entry
+            yield listing
+
+    def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
+        """Contents of files, hundreds at a time. One written to meanwhile is read again, up to three times, then kept with a failure "changing"."""
+        self._lines.one(resolve_root(self._tree))
+        source = iter(wanted)
+
+        def next_work() -> Work[Read[Entry]] | None:
+            entry = next(source, None)
+            if entry is None:
+                return None
+            rereads = 0 if self._volatile.matches(entry.path, False) else REREADS
+            return FileRead(self._tree, entry, sink, rereads=rereads).work
+
+        yield from self._lines.carry_out(next_work)
+
+    def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
+        """Brings entries there: each under a temporary name first, synced where the server can, then renamed. Folders get modes and times last.
+
+        The root is made only if the first item is the root. Raises PlaceMissing, ConnectionFailed. Where the server lacks
+        posix-rename@openssh.com, a file to be replaced first steps aside under a name that `remove_temporaries` can bring back.
+        """
+        yield from Writer(self._lines, self._tree, self.temporary_prefix).write(items)
+
+    def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
+        """Digests computed by the server where it has a shell, else a second read over a login of its own. Links by target; folders by kind."""
+        second = Lines(self._lines.factory, self._lines.channels, self._lines.silence, self._lines.pause)
+        yield from Prover(self._lines, second, self._tree, self._reader).prove(claims)
+
+    def remove_temporaries(self, prefixes: Iterable[bytes]) -> int:
+        """Tidies what writes that were killed left behind, and tells how much that was. `prefixes` are those runs' `temporary_prefix`.
+
+        Half-written files and links are removed. A file that had stepped aside comes back, unless its place is taken: then the new one stands.
+        """
+        own = tuple(prefix for prefix in prefixes if prefix.startswith(PREFIX) and len(prefix) > len(PREFIX))
+        if not own:
+            return 0
+        found = [
+            entry
+            for listing in Scanner(self._lines, self._tree, Excludes()).listings()
+            for entry in listing.items
+            if entry.kind in (Kind.FILE, Kind.LINK) and entry.name.startswith(own)
+        ]
+        return sum(self._lines.carry_out(works(functools.partial(self._tidy, entry) for entry in found)))
+
+    def _tidy(self, entry: Entry) -> Steps[int]:
+        path = self._tree.full(entry.path)
+        _, aside, name = entry.name.partition(OLD)
+        if aside and name:
+            place = self._tree.full(entry.parent + b"/" + name if entry.parent else name)
+            (there,) = yield from ask(on_path(Type.LSTAT, place))
+            (done,) = yield from ask(two_paths(Type.RENAME, path, place) if missing(there) else on_path(Type.REMOVE, path))
+            return int(done.ok)
+        if not entry.name.endswith(b".part"):
+            return 0
+        (done,) = yield from ask(on_path(Type.REMOVE, path))
+        return int(done.ok)
+
+    def free(self) -> int | None:
+        """Bytes this login can still write below the root, or None where the server does not tell. Raises PlaceMissing, ConnectionFailed."""
+        self._lines.one(resolve_root(self._tree))
+
+        def steps(connection: Connection) -> Steps[int | None]:
+            if _STATVFS not in connection.extensions:
+                return None
+            (told,) = yield from ask(extended(_STATVFS, text(self._tree.root)))
+            return parse_statvfs(told) if isinstance(told, memoryview) else None
+
+        return self._lines.one(steps)
+
+    def close(self) -> None:
+        """Ends connections. May be called twice."""
+        self._lines.close()

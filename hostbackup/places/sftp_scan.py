@@ -1,0 +1,131 @@
+"""Listing a tree over SFTP: many folders at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from hostbackup.model import Entry, Failure, Kind, Listing
+from hostbackup.places.exclude import Excludes
+from hostbackup.places.sftp_tree import Lines, Tree, entry, resolve_root
+from hostbackup.protocols.sftp.client import Steps, ask
+from hostbackup.protocols.sftp.packets import Attrs, Code, Name, Status, Type, on_handle, on_path
+from hostbackup.protocols.sftp.pump import Work, light
+
+_AHEAD = 8  # READDIRs under way in one folder
+_GROUP = 128  # LSTATs or READLINKs under way for one folder
+
+
+class Scanner:
+    """One scan. `root_entry` is there once the first listing is."""
+
+    def __init__(self, lines: Lines, tree: Tree, excludes: Excludes) -> None:
+        self._lines = lines
+        self._tree = tree
+        self._excludes = excludes
+        self.root_entry: Entry | None = None
+
+    def listings(self) -> Iterator[Listing[Entry]]:
+        """One Listing a folder, a folder before what is in it."""
+        self.root_entry = entry(b"", self._lines.one(resolve_root(self._tree)))
+        waiting = [b""]
+
+        def source() -> Work[Listing[Entry]] | None:
+            return light(functools.partial(self._list, waiting.pop())) if waiting else None
+
+        for listing in self._lines.carry_out(source):
+            waiting.extend(item.path for item in reversed(listing.items) if item.kind is Kind.DIR)
+            yield listing
+
+    def _list(self, folder: bytes) -> Steps[Listing[Entry]]:
+        path = self._tree.full(folder)
+        # OPENDIR follows a link that took the folder's place meanwhile; LSTAT tells. The root may be reached through links.
+        there, handle = yield from ask(on_path(Type.LSTAT if folder else Type.STAT, path), on_path(Type.OPENDIR, path))
+        if isinstance(there, Attrs) and there.kind not in (Kind.DIR, None):
+            if isinstance(handle, bytes):
+                yield from ask(on_handle(Type.CLOSE, handle))
+            return Listing(folder, [], self._tree.tell(folder, "changed-kind", "it became something else"))
+        if not isinstance(handle, bytes):
+            return Listing(folder, [], self._tree.refused(folder, _status(handle)))
+        names, trouble = yield from self._names(folder, handle)
+        yield from ask(on_handle(Type.CLOSE, handle))
+        items, unclear = yield from self._entries(folder, names)
+        items.sort(key=lambda item: item.path)
+        return Listing(folder, items, trouble or unclear)
+
+    def _names(self, folder: bytes, handle: bytes) -> Steps[tuple[list[Name], Failure | None]]:
+        """All names of an open folder that may stand below it, each once, READDIRs overlapping."""
+        names: dict[bytes, Name] = {}
+        trouble: Failure | None = None
+        more = on_handle(Type.READDIR, handle, 0)
+        due, ahead, ended = 2, 2, False
+        reply = yield [more, more]
+        while True:
+            due -= 1
+            requests = []
+            if isinstance(reply.value, list) and reply.value:
+                trouble = self._sift(folder, reply.value, names) or trouble
+                ahead = min(ahead + 1, _AHEAD)
+                requests = [] if ended else [more] * (ahead - due)
+            elif not ended:
+                ended = True
+                status = _status(reply.value)
+                if status.code not in (Code.EOF, Code.OK):
+                    trouble = self._tree.refused(folder, status)
+            due += len(requests)
+            if not due:
+                return list(names.values()), trouble
+            reply = yield requests
+
+    def _sift(self, folder: bytes, told: list[Name], names: dict[bytes, Name]) -> Failure | None:
+        trouble = None
+        for name in told:
+            raw = name.name
+            if raw in (b".", b".."):
+                continue
+            if not raw or b"/" in raw or b"\0" in raw:
+                trouble = self._tree.tell(folder, "unsafe-name", f"the server gave a name that could lead out of the folder, left out: {raw[:80]!r}")
+            elif raw in names:
+                trouble = self._tree.tell(folder, "duplicate-name", f"the server gave a name twice: {raw[:80]!r}")
+            else:
+                names[raw] = name
+        return trouble
+
+    def _entries(self, folder: bytes, names: list[Name]) -> Steps[tuple[list[Entry], Failure | None]]:
+        prefix = folder + b"/" if folder else b""
+        known = [(prefix + name.name, name.attrs) for name in names]
+        vague = [path for path, attrs in known if not attrs.whole]
+        known = [(path, attrs) for path, attrs in known if attrs.whole]
+        trouble: Failure | None = None
+        if vague:
+            for path, value in (yield from self._ask_each(Type.LSTAT, vague)):
+                if isinstance(value, Attrs) and value.kind is not None:
+                    known.append((path, value))
+                elif isinstance(value, Attrs):
+                    trouble = self._tree.tell(path, "unknown-kind", "the server does not tell what it is")
+                elif _status(value).code != Code.NO_SUCH_FILE:
+                    trouble = self._tree.refused(path, _status(value))
+        if self._excludes:
+            known = [(path, attrs) for path, attrs in known if not self._excludes.matches(path, attrs.kind is Kind.DIR)]
+        links = {path: attrs for path, attrs in known if attrs.kind is Kind.LINK}
+        items = [entry(path, attrs) for path, attrs in known if attrs.kind is not Kind.LINK]
+        if links:
+            for path, value in (yield from self._ask_each(Type.READLINK, list(links))):
+                if isinstance(value, list) and len(value) == 1:
+                    items.append(entry(path, links[path], value[0].name))
+                elif _status(value).code != Code.NO_SUCH_FILE:  # else it went while the folder was being listed
+                    trouble = self._tree.refused(path, _status(value))
+        return items, trouble
+
+    def _ask_each(self, kind: Type, paths: list[bytes]) -> Steps[list[tuple[bytes, object]]]:
+        answers: list[tuple[bytes, object]] = []
+        for at in range(0, len(paths), _GROUP):
+            group = paths[at : at + _GROUP]
+            values = yield from ask(*(on_path(kind, self._tree.full(path)) for path in group))
+            answers.extend(zip(group, values, strict=True))
+        return answers
+
+
+def _status(value: object) -> Status:
+    """The status in a reply; a reply of a kind that makes no sense here counts as a refusal."""
+    return value if isinstance(value, Status) else Status(Code.OK if value == [] else Code.FAILURE, b"an answer of the wrong kind")

@@ -1,0 +1,250 @@
+"""Writing a tree over SFTP: many entries at a time, each whole under its name or not at all.
+
+A file goes to a temporary name beside its place, is synced where the server can, and renamed. Folders get their modes and times last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from hostbackup.errors import ConnectionFailed, PlaceMissing
+from hostbackup.model import Entry, Failure, Kind, Write, Written
+from hostbackup.places.sftp_put import Put, Refused
+from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
+from hostbackup.protocols.sftp.client import Connection, Steps, ask
+from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path, set_attrs
+from hostbackup.protocols.sftp.pump import Work, light, works
+
+PREFIX = b".hostbackup-"  # of every temporary name
+_WAITING = 4096  # entries held back until their folder is there
+
+
+def new_prefix() -> bytes:
+    """What the temporary names of one run begin with."""
+    return PREFIX + secrets.token_hex(4).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """A folder that nobody asked to write was looked at, because something goes into it."""
+
+    folder: bytes
+    failure: Failure | None
+
+
+_Result = Written[Entry] | _Looked
+_PENDING = "pending"
+
+
+class Writer:
+    """One call of write."""
+
+    def __init__(self, lines: Lines, tree: Tree, prefix: bytes) -> None:
+        self._lines = lines
+        self._tree = tree
+        self._put = Put(tree, prefix, lines.session)
+        self._folders: dict[bytes, str | Failure | None] = {}  # _PENDING; why nothing can go there; None: it is there
+        self._waiting: dict[bytes, list[Write[Entry]]] = {}
+        self._held = 0
+        self._ready: deque[Work[_Result]] = deque()
+        self._made: list[Write[Entry]] = []
+
+    def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
+        """Exactly one outcome an item. Raises PlaceMissing where the root is missing and not among the items, and ConnectionFailed."""
+        source = iter(items)
+        first = next(source, None)
+        if first is None:
+            return
+        self._prepare_root(first)
+        self._admit(first)
+        try:
+            for result in self._lines.carry_out(lambda: self._next(source)):
+                outcome = self._settle(result)
+                if outcome is not None:
+                    yield outcome
+            yield from self._finish()
+        finally:
+            self._tidy()
+
+    # -- in which order ---------------------------------------------------------------------------------------------------------------
+
+    def _prepare_root(self, first: Write[Entry]) -> None:
+        try:
+            self._lines.one(resolve_root(self._tree))
+        except PlaceMissing:
+            if first.item.path or first.item.kind is not Kind.DIR:
+                raise
+            self._lines.one(self._make_root)
+        self._folders[b""] = None
+
+    def _make_root(self, _: Connection) -> Steps[None]:
+        """The root with what leads to it. Raises PlaceMissing."""
+        parts = self._tree.root.split(b"/")
+        paths = [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        values = yield from ask(*(set_attrs(Type.MKDIR, path, Attrs(permissions=0o755)) for path in paths if path))
+        there = yield from ask(on_path(Type.STAT, self._tree.root))
+        if not isinstance(there[0], Attrs) or there[0].kind is not Kind.DIR:
+            raise PlaceMissing(f"the folder is missing on the server and cannot be made: {values[-1]}", where=self._tree.where)
+
+    def _next(self, source: Iterator[Write[Entry]]) -> Work[_Result] | None:
+        while not self._ready:
+            if self._held >= _WAITING:
+                return None
+            item = next(source, None)
+            if item is None:
+                return None
+            self._admit(item)
+        return self._ready.popleft()
+
+    def _admit(self, item: Write[Entry]) -> None:
+        """Makes work of an item as soon as its folder is there."""
+        path = item.item.path
+        if path and not proper(path):
+            self._tell(item, self._tree.tell(path, "name-refused", "its name could lead out of the folder"))
+            return
+        if not path:
+            if item.item.kind is not Kind.DIR:
+                self._tell(item, self._tree.tell(path, "exists", "the root is a folder"))
+            else:
+                self._ready.append(light(lambda: self._root_made(item)))
+            return
+        if item.item.kind is Kind.DIR:
+            self._folders[path] = _PENDING  # from now on: what goes into it may be asked for before its turn comes
+        parent = item.item.parent
+        state = self._state(parent)
+        if state == _PENDING:
+            self._waiting.setdefault(parent, []).append(item)
+            self._held += 1
+        elif isinstance(state, Failure):
+            code = "permission" if state.code == "permission" else "parent"
+            self._tell(item, self._tree.tell(path, code, f"its folder is not usable: {state.reason}"))
+        else:
+            self._ready.append(self._work(item))
+
+    def _state(self, folder: bytes) -> str | Failure | None:
+        """What is known of a folder. One that nobody asked to write is looked at."""
+        if folder not in self._folders:
+            self._folders[folder] = _PENDING
+            self._ready.append(light(lambda: self._look(folder)))
+        return self._folders[folder]
+
+    def _tell(self, item: Write[Entry], failure: Failure) -> None:
+        def steps() -> Steps[_Result]:
+            return Written(item, item.item, failure)
+            yield  # a generator that asks nothing
+
+        self._ready.append(light(steps))
+
+    def _settle(self, result: _Result) -> Written[Entry] | None:
+        """Takes note of a folder that is there now, or is not. Gives what can be told at once."""
+        if isinstance(result, Written) and result.asked.item.kind is not Kind.DIR:
+            return result
+        folder = result.folder if isinstance(result, _Looked) else result.asked.item.path
+        self._folders[folder] = result.failure
+        waiting = self._waiting.pop(folder, [])
+        self._held -= len(waiting)
+        for item in waiting:
+            self._admit(item)
+        if isinstance(result, _Looked):
+            return None
+        if result.failure is not None:
+            return result
+        self._made.append(result.asked)
+        return None
+
+    # -- what is done -----------------------------------------------------------------------------------------------------------------
+
+    def _work(self, item: Write[Entry]) -> Work[_Result]:
+        kind = item.item.kind
+        if kind is Kind.DIR:
+            return light(lambda: self._folder(item))
+        if kind is Kind.LINK:
+            return Work(lambda connection: self._attempt(item, self._put.link(connection, item)))
+        if kind is Kind.FILE:
+            return Work(lambda connection: self._attempt(item, self._put.file(connection, item)), self._put.weight(item))
+        failure = self._tree.tell(item.item.path, "unsupported", "only files, folders and symlinks can be written")
+        return light(lambda: self._attempt(item, _raise(failure)))
+
+    def _attempt(self, item: Write[Entry], steps: Steps[Entry]) -> Steps[_Result]:
+        try:
+            there = yield from steps
+        except Refused as refused:
+            return Written(item, item.item, refused.failure)
+        return Written(item, there)
+
+    def _root_made(self, item: Write[Entry]) -> Steps[_Result]:
+        return Written(item, item.item)
+        yield  # a generator that asks nothing
+
+    def _folder(self, item: Write[Entry]) -> Steps[_Result]:
+        """There, and usable for its owner until `_finish`."""
+        path, full = item.item.path, self._tree.full(item.item.path)
+        wanted = item.item.mode & 0o7777 | 0o700
+        made, there = yield from ask(set_attrs(Type.MKDIR, full, Attrs(permissions=wanted)), on_path(Type.LSTAT, full))
+        if isinstance(there, Status):
+            cause = made if isinstance(made, Status) and not made.ok else there
+            return Written(item, item.item, self._tree.refused(path, cause))
+        if there.kind is not Kind.DIR:
+            return Written(item, item.item, self._tree.tell(path, "exists", "something that is no folder is there, and is left as it is"))
+        if there.mode & 0o700 != 0o700:
+            yield from ask(set_attrs(Type.SETSTAT, full, Attrs(permissions=there.mode | 0o700)))
+        return Written(item, entry(path, there))
+
+    def _look(self, folder: bytes) -> Steps[_Result]:
+        """Whether it and all above it are folders: a symlink among them would lead elsewhere."""
+        parts = folder.split(b"/")
+        chain = [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        values = yield from ask(*(on_path(Type.LSTAT, self._tree.full(path)) for path in chain))
+        for path, there in zip(chain, values, strict=True):
+            if isinstance(there, Status):
+                return _Looked(folder, self._tree.refused(path, there))
+            if there.kind is not Kind.DIR:
+                return _Looked(folder, self._tree.tell(path, "exists", "something that is no folder is there"))
+        return _Looked(folder, None)
+
+    def _finish(self) -> Iterator[Written[Entry]]:
+        """Modes and times of folders, the deepest first: a parent's mode may shut it, and what is put into a folder changes its time."""
+        levels: dict[int, list[Write[Entry]]] = {}
+        for item in self._made:
+            levels.setdefault(item.item.path.count(b"/") + 1 if item.item.path else 0, []).append(item)
+        for level in sorted(levels, reverse=True):
+            yield from self._lines.carry_out(works(functools.partial(self._dress, item) for item in levels[level]))
+
+    def _dress(self, item: Write[Entry]) -> Steps[Written[Entry]]:
+        path, full = item.item.path, self._tree.full(item.item.path)
+        seconds = item.item.mtime_ns // 1_000_000_000
+        times = seconds if 0 < seconds < 1 << 32 else None
+        done, there = yield from ask(
+            set_attrs(Type.SETSTAT, full, Attrs(permissions=item.item.mode & 0o7777, atime=times, mtime=times)),
+            on_path(Type.LSTAT if path else Type.STAT, full),
+        )
+        if isinstance(there, Attrs):
+            # A server that keeps no modes or times still has the folder: what it has is told as it is.
+            return Written(item, entry(path, there))
+        return Written(item, item.item, self._tree.refused(path, done if isinstance(done, Status) and not done.ok else there))
+
+    def _tidy(self) -> None:
+        """Removes what is left under temporary names, as far as the line still goes."""
+        orphans = list(self._put.orphans)
+        self._put.orphans.clear()
+        if not orphans:
+            return
+        # A line that is cut for good was told already; `remove_temporaries` finds the names in a later run.
+        with contextlib.suppress(ConnectionFailed):
+            for _ in self._lines.carry_out(works(functools.partial(ask, on_path(Type.REMOVE, path)) for path in orphans)):
+                pass
+
+
+def _raise(failure: Failure) -> Steps[Entry]:
+    raise Refused(failure)
+    yield  # a generator that asks nothing
+
+
+def missing(value: object) -> bool:
+    """Whether a reply says that nothing is there."""
+    return isinstance(value, Status) and value.code == Code.NO_SUCH_FILE
