@@ -105,9 +105,16 @@ class ScanContract:
 
     def test_a_root_that_is_not_there_is_said(self, world: TreeWorld) -> None:
         place = world.another(missing=True)
-        with pytest.raises(PlaceMissing) as told:
-            list(place.scan())
-        assert told.value.where
+        entry = world.file(b"f", b"1")
+        for verb in (
+            lambda: list(place.scan()),
+            lambda: list(place.read([entry], HashSink())),
+            lambda: list(place.prove([claim(entry, b"1")])),
+            lambda: list(place.write([upload(b"f", b"1")])),
+        ):
+            with pytest.raises(PlaceMissing) as told:
+                verb()
+            assert told.value.where
         place.close()
 
     def test_two_scans_tell_the_same(self, world: TreeWorld) -> None:
@@ -325,7 +332,9 @@ class WriteContract:
 
     def test_an_entry_without_its_folder_is_told(self, world: TreeWorld) -> None:
         outcomes = write(world.place, upload(b"no/folder/f", b"1"), upload(b"fine", b"2"))
-        assert outcomes[b"no/folder/f"].failure is not None
+        failure = outcomes[b"no/folder/f"].failure
+        assert failure is not None
+        assert failure.code == "parent"
         assert outcomes[b"fine"].failure is None
 
     def test_no_name_leads_out_of_the_tree(self, world: TreeWorld) -> None:

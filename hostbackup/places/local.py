@@ -60,8 +60,12 @@ class LocalTree:
         return Listing(folder, entries, trouble)
 
     def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
-        """Contents of files. A file written to meanwhile is read again; one that never stands still is kept, with a failure "changing"."""
+        """Contents of files. A file written to meanwhile is read again; one that never stands still is kept, with a failure "changing".
+
+        Further failures: "vanished", "permission", "changed-kind", "io". Raises PlaceMissing.
+        """
         with Folders(self.root) as folders:
+            folders.root_entry()
             for entry in wanted:
                 yield self._read_one(folders, entry, sink)
 
@@ -100,15 +104,20 @@ class LocalTree:
         return Read(entry, describe(entry.path, after), digest, size, trouble)
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
-        """Brings entries there: each under a temporary name first, synced, then renamed. Folders get their modes and times last."""
+        """Brings entries there: each under a temporary name first, synced, then renamed. Folders get their modes and times last.
+
+        The root is made only if the first item is the root. Failures: "exists", "parent", "permission", "disk-full", "name-refused", …
+        Raises PlaceMissing.
+        """
         from hostbackup.places.local_write import LocalWriter
 
         with Folders(self.root) as folders:
             yield from LocalWriter(folders, self.root, side=self.side, part=self.part).write(items)
 
     def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
-        """Reads each file once more. Links are compared by target; of a folder, that it is one."""
+        """Reads each file once more. Links are compared by target; of a folder, that it is one. Raises PlaceMissing."""
         with Folders(self.root) as folders:
+            folders.root_entry()
             for claim in claims:
                 yield self._prove_one(folders, claim)
 

@@ -55,6 +55,8 @@ class Folders:
 
     def at(self, path: bytes) -> tuple[bytes, int | None]:
         """What to hand to the functions of `os`: a name and its `dir_fd`. Raises OSError where a parent is missing or is no folder."""
+        if path and not proper(path):
+            raise OSError(errno.EINVAL, "a name that could lead elsewhere")
         parent, _, name = path.rpartition(b"/")
         if DIR_FDS and name:
             return name, self.fd(parent)
@@ -155,12 +157,11 @@ def opened(folders: Folders, path: bytes) -> Iterator[int]:
         if not NO_FOLLOW and stat.S_ISLNK(folders.lstat(path).st_mode):
             raise OSError(errno.ELOOP, "a link")
         fd = os.open(name, _READ_FILE, dir_fd=parent)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.ELOOP, "not a regular file")
     except OSError as error:
         raise SourceFailed(error) from error
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SourceFailed(OSError(errno.ELOOP, "not a regular file"))
         yield fd
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import itertools
 import os
 import secrets
 import stat
@@ -56,8 +57,14 @@ class LocalWriter:
         self._made: list[Write[Entry]] = []  # folders, finished last
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
+        source = iter(items)
+        first = next(source, None)
+        if first is None:
+            return
+        if first.item.path or first.item.kind is not Kind.DIR:
+            self._folders.root_entry()
         try:
-            for item in items:
+            for item in itertools.chain([first], source):
                 outcome = self._begin(item)
                 if outcome is not None:
                     yield outcome
@@ -311,7 +318,7 @@ class LocalWriter:
 
     def _explain(self, item: Write[Entry], error: OSError) -> Failure:
         told = failure(error, self._side, self._part, item.item.label)
-        return dataclasses.replace(told, reason="its folder is not there") if told.code == "vanished" else told
+        return dataclasses.replace(told, code="parent", reason="its folder is not there") if told.code == "vanished" else told
 
     def _in_the_way(self, item: Write[Entry], there: Entry) -> Failure:
         what = {Kind.FILE: "another file", Kind.DIR: "a folder", Kind.LINK: "another symlink"}.get(there.kind, "something else")

@@ -69,8 +69,7 @@ class MemoryTree:
     # -- the verbs ----------------------------------------------------------------------------------------------------------------------
 
     def scan(self) -> Iterator[Listing[Entry]]:
-        if b"" not in self.nodes:
-            raise PlaceMissing("there is no such folder", where="memory")
+        self._look_for_root()
         self.root_entry = self.nodes[b""].entry(b"")
         waiting = [b""]
         while waiting:
@@ -87,6 +86,7 @@ class MemoryTree:
             yield Listing(folder, entries)
 
     def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
+        self._look_for_root()
         for entry in wanted:
             node = self.nodes.get(entry.path)
             trouble = self._unreadable(entry, node)
@@ -98,6 +98,8 @@ class MemoryTree:
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
         for item in items:
+            if item.item.path:
+                self._look_for_root()
             try:
                 yield Written(item, self._write(item))
             except _Unfit as unfit:
@@ -109,7 +111,7 @@ class MemoryTree:
         if any(part in (b"", b".", b"..") for part in entry.path.split(b"/")) and entry.path:
             raise _Unfit("name-refused", "its name leads elsewhere")
         if entry.path and getattr(self.nodes.get(entry.parent), "kind", None) is not Kind.DIR:
-            raise _Unfit("vanished", "its folder is not there")
+            raise _Unfit("parent", "its folder is not there")
         data = b""
         if entry.kind is Kind.FILE:
             data = _contents(item)
@@ -125,6 +127,7 @@ class MemoryTree:
         return self.nodes[entry.path].entry(entry.path)
 
     def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
+        self._look_for_root()
         for claim in claims:
             entry = claim.item
             node = self.nodes.get(entry.path)
@@ -143,6 +146,10 @@ class MemoryTree:
 
     def close(self) -> None:
         self.closed += 1
+
+    def _look_for_root(self) -> None:
+        if b"" not in self.nodes:
+            raise PlaceMissing("there is no such folder", where="memory")
 
     def _unreadable(self, entry: Entry, node: Node | None) -> Failure | None:
         if node is None:
