@@ -105,6 +105,8 @@ install_servers() {
     apt_install dovecot-imapd
     keep_from_starting dovecot.service dovecot.socket
   fi
+  # sshd wants this folder before it starts; where no system service makes it, we do.
+  if [ ! -d /run/sshd ]; then as_root mkdir -m 755 /run/sshd; fi
 }
 
 # set_up demo|test: everything above, one at a time however many are started.
