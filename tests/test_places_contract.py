@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from hostbackup.model import Part
+from hostbackup.model import Method, Part
 from hostbackup.places.local import LocalTree
+from hostbackup.places.sftp import SftpTree
+from hostbackup.protocols.ssh import connect
 from tests.contract import TreeContract
 from tests.contract_mail import MailContract
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld
+from tests.support.sshd import Sshd, sshd
 from tests.support.worlds import DiskWorld, MemoryTreeWorld
 
 
@@ -30,6 +34,47 @@ class TestLocalTree(TreeContract):
             return LocalTree(root, side="old", part=Part("local", "by-hand"), exclude=exclude)
 
         yield DiskWorld(tmp_path / "tree", make)
+
+
+@pytest.fixture(scope="module")
+def with_shell() -> Iterator[Sshd]:
+    with sshd(shell=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def without_shell() -> Iterator[Sshd]:
+    with sshd(shell=False) as server:
+        yield server
+
+
+@contextmanager
+def over_sftp(server: Sshd, root: Path, method: Method) -> Iterator[DiskWorld]:
+    places: list[SftpTree] = []
+
+    def make(root: Path, exclude: Sequence[str]) -> SftpTree:
+        places.append(SftpTree(lambda: connect(server.target()), str(root), side="old", part=Part("web", "site"), exclude=exclude))
+        return places[-1]
+
+    try:
+        yield DiskWorld(root, make, method)
+    finally:
+        for place in places:
+            place.close()
+
+
+class TestSftpWithAShell(TreeContract):
+    @pytest.fixture
+    def world(self, with_shell: Sshd, tmp_path: Path) -> Iterator[DiskWorld]:
+        with over_sftp(with_shell, tmp_path / "tree", Method.SERVER_SHA256) as world:
+            yield world
+
+
+class TestSftpAlone(TreeContract):
+    @pytest.fixture
+    def world(self, without_shell: Sshd, tmp_path: Path) -> Iterator[DiskWorld]:
+        with over_sftp(without_shell, tmp_path / "tree", Method.SFTP_SECOND_READ) as world:
+            yield world
 
 
 class TestMemoryMail(MailContract):

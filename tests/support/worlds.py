@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from hostbackup.errors import Damaged, DiskFull
-from hostbackup.model import Claim, Entry, Kind, Listing, Proof, Read, Status, Write, Written
+from hostbackup.model import Claim, Entry, Kind, Listing, Method, Proof, Read, Status, Write, Written
 from hostbackup.places.base import Place
 from tests.support.memory import NOON, MemoryTree, digest_of
 from tests.support.sink import HashSink, Receiving
@@ -46,6 +46,7 @@ class TreeWorld(ABC):
     """A place and the tree it shows. Times are whole seconds, so that SFTP v3 can tell them."""
 
     place: Place[Entry]
+    method: Method  # how it proves files
 
     @abstractmethod
     def another(self, *, exclude: Sequence[str] = (), missing: bool = False) -> Place[Entry]:
@@ -169,16 +170,16 @@ class FullSink(HashSink):
     """A disk that is full after three contents."""
 
     def open(self, size_hint: int = 0) -> Receiving:
-        if self.commits < 3:
-            return super().open(size_hint)
         with self._lock:
             self.open_now += 1
-        return _NoRoom(self, size_hint)
+        return _LittleRoom(self, size_hint)
 
 
-class _NoRoom(Receiving):
+class _LittleRoom(Receiving):
     def write(self, data: bytes | bytearray | memoryview, /) -> object:
-        raise DiskFull("the disk is full", where="test")
+        if self._sink.commits >= 3:
+            raise DiskFull("the disk is full", where="test")
+        return super().write(data)
 
 
 class Breaking(io.BytesIO):
@@ -197,6 +198,7 @@ def breaking(path: bytes) -> Write[Entry]:
 class MemoryTreeWorld(TreeWorld):
     def __init__(self) -> None:
         self.tree = MemoryTree()
+        self.method = Method.LOCAL_SECOND_READ
         self.place: Place[Entry] = self.tree
 
     def another(self, *, exclude: Sequence[str] = (), missing: bool = False) -> Place[Entry]:
@@ -228,8 +230,9 @@ class MemoryTreeWorld(TreeWorld):
 class DiskWorld(TreeWorld):
     """A tree in a folder of this machine, whatever place shows it. `make` gets the folder and the excludes."""
 
-    def __init__(self, root: Path, make: Callable[[Path, Sequence[str]], Place[Entry]]) -> None:
+    def __init__(self, root: Path, make: Callable[[Path, Sequence[str]], Place[Entry]], method: Method = Method.LOCAL_SECOND_READ) -> None:
         self._root = root
+        self.method = method
         self._make = make
         root.mkdir()
         self.place = make(root, ())
