@@ -6,6 +6,7 @@ only the unfinished rest repeated; a message that cuts the line each time is tol
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from hostbackup.model import Message, Receiver, Sink
 from hostbackup.places.mail_line import Line
 from hostbackup.protocols.imap import sets
 from hostbackup.protocols.imap.channel import mailbox
-from hostbackup.protocols.imap.framer import Answer, Fetch, Tagged
-from hostbackup.protocols.imap.session import ImapSession, Selected
+from hostbackup.protocols.imap.framer import Answer, Data, Fetch, Response, Tagged
+from hostbackup.protocols.imap.session import ImapSession, Selected, listed
 from hostbackup.protocols.imap.wire import plain
 
 BATCH_BYTES = 12 * 1024 * 1024  # by RFC822.SIZE
@@ -46,7 +47,8 @@ class Batch:
     folder: bytes
     uidvalidity: int
     items: dict[int, Message]
-    single: bool = False
+    single: bool = False  # one message, asked for alone
+    last: bool = False  # known to exist: what is not answered now has failed
     cuts: int = 0
 
 
@@ -57,11 +59,13 @@ class _Examine:
     selected: Selected
     refused: Answer | None = None
     done: bool = False
+    looked: bytes = b""  # tag of the LIST that tells a folder that is gone from one that cannot be opened
+    there: bool = False
 
     def objection(self, uidvalidity: int) -> tuple[str, str] | None:
         """Why messages of that UIDVALIDITY cannot be had from this folder: code and reason."""
         if self.refused is not None:
-            gone = self.refused.code in ("NONEXISTENT", "TRYCREATE")
+            gone = self.refused.code in ("NONEXISTENT", "TRYCREATE") or (self.looked and not self.there)
             return "folder-missing" if gone else "folder", f"the server does not open the folder: {plain(self.refused.text)}"
         if self.selected.uidvalidity != uidvalidity:
             return "uidvalidity", f"the folder's UIDVALIDITY is {self.selected.uidvalidity} now, not {uidvalidity}: its messages were numbered anew"
@@ -139,8 +143,8 @@ class Fetcher:
                 if got is not None:
                     self._line.progress()
                     yield got
-            elif isinstance(step := self._flight[0], _Examine):
-                step.selected.take(response)
+            else:
+                self._heard(response)
 
     # -- sending ------------------------------------------------------------------------------------------------------------------------
 
@@ -157,8 +161,8 @@ class Fetcher:
                 if self._flight and not session.channel.at_once(name):
                     self._again.appendleft(batch)
                     return
-                selected = Selected()
-                self._folder = _Examine(session.channel.start(b"EXAMINE", name), batch.folder, selected)
+                looked = session.channel.start(b"LIST", b'""', name) if session.channel.at_once(name) else b""
+                self._folder = _Examine(session.channel.start(b"EXAMINE", name), batch.folder, Selected(), looked=looked)
                 self._flight.append(self._folder)
             elif self._folder.done and (objection := self._folder.objection(batch.uidvalidity)):
                 yield from (Got(item, code=objection[0], reason=objection[1]) for item in batch.items.values())
@@ -174,6 +178,17 @@ class Fetcher:
             return None
         self._receiver = self._sink.open(size)
         return self._receiver
+
+    def _heard(self, response: Response) -> None:
+        """An untagged response that is no FETCH. A LIST may be answered before its turn: servers run at once what cannot disturb each other."""
+        steps = [step for step in self._flight if isinstance(step, _Examine)]
+        if isinstance(response, Data) and response.kind == "LIST":
+            with contextlib.suppress(ValueError):
+                one = listed(response.values)
+                for step in steps:
+                    step.there = step.there or one.is_mailbox(step.folder)
+        elif steps and steps[0] is self._flight[0]:
+            steps[0].selected.take(response)
 
     def _waiting_for(self, uid: int) -> Batch | None:
         """The batch in flight, in the folder that is open now, that asked for this UID."""
@@ -215,6 +230,8 @@ class Fetcher:
             receiver.abort()
 
     def _finished(self, tagged: Tagged) -> Iterator[Got]:
+        if any(isinstance(step, _Examine) and step.looked == tagged.tag for step in self._flight):
+            return
         step = next((step for step in self._flight if step.tag == tagged.tag), None)
         if step is None or (step is not self._flight[0] and (isinstance(step, _Examine) or isinstance(self._flight[0], _Examine))):
             raise ProtocolBroken("the server answered commands out of order", where="IMAP")
@@ -231,11 +248,11 @@ class Fetcher:
                 continue
             said = plain(tagged.answer.text) or "no reason given"
             code, reason = self._told.pop(key, ("fetch-no", f"the server does not hand it out: {tagged.answer.status} {said}"))
-            if step.batch.single:
+            if step.batch.last:
                 yield Got(item, code=code, reason=reason)
             else:
                 self._leftover.append((item, code, reason))
-        if step.batch.single or objection is not None:
+        if step.batch.last or objection is not None:
             self._line.progress()
 
     # -- what went wrong ----------------------------------------------------------------------------------------------------------------
@@ -250,7 +267,8 @@ class Fetcher:
         self._folder = None
         for (folder, uidvalidity), items in by_folder.items():
             selected, answer = session.open_mailbox(folder)
-            opened = _Examine(b"", folder, selected, None if answer.ok else answer.answer, done=True)
+            opened = _Examine(b"", folder, selected, None if answer.ok else answer.answer, done=True, looked=answer.tag)
+            opened.there = answer.ok or session.exists(folder)
             objection = opened.objection(uidvalidity)
             if objection is not None:
                 outcomes.extend(Got(item, code=objection[0], reason=objection[1]) for item in items)
@@ -258,7 +276,7 @@ class Fetcher:
             there = _existing(session, [item.uid for item in items])
             for item in items:
                 if item.uid in there:
-                    again.append(Batch(folder, uidvalidity, {item.uid: item}, single=True))
+                    again.append(Batch(folder, uidvalidity, {item.uid: item}, single=True, last=True))
                 else:
                     outcomes.append(Got(item, code="vanished", reason="the message is not on the server any more"))
         self._leftover.clear()

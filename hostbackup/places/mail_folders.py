@@ -95,9 +95,7 @@ class FolderMap:
         earlier: Mapping[bytes, bytes] | None = None,
     ) -> FolderMap:
         """The map from one server's folders to another's, with the old folders' rows worked out."""
-        made = cls(
-            old_prefix=old_prefix, new_prefix=new_prefix, new_separator=new_separator, new_folders=new_folders, named=named, earlier=earlier
-        )
+        made = cls(old_prefix=old_prefix, new_prefix=new_prefix, new_separator=new_separator, new_folders=new_folders, named=named, earlier=earlier)
         made.rows = made.table(old_folders)
         return made
 

@@ -13,7 +13,7 @@ from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Failure, Folder, Listing, Message
 from hostbackup.places.mail_line import Line
 from hostbackup.protocols.imap.channel import mailbox
-from hostbackup.protocols.imap.framer import Fetch, Number, Tagged, Untagged
+from hostbackup.protocols.imap.framer import Data, Fetch, Number, Tagged, Untagged
 from hostbackup.protocols.imap.session import STATUS_ITEMS, ImapSession, Selected
 from hostbackup.protocols.imap.wire import plain
 
@@ -108,15 +108,17 @@ class Scanner:
         again = scan.given and before != scan.uidvalidity
         if not scan.given:
             scan.uidvalidity = before
+        after = Selected()
         for response in channel.responses(started.fetch):
-            if isinstance(response, (Number, Untagged)):
+            if isinstance(response, Data):  # a STATUS that the server answers before its turn
+                after.take(response)
+            elif isinstance(response, (Number, Untagged)):
                 selected.take(response)
             elif isinstance(response, Fetch) and examined.ok and not again:
                 self._take(scan, response, first)
                 if scan.held > self._hold and len(scan.ranges) > 1:
                     yield self._give(scan, self._counted(scan, selected), min(scan.ranges))
         fetched = channel.result(started.fetch)
-        after = Selected()
         if started.status is not None and not channel.finish(started.status, after.take).ok:
             after = Selected()
         flight.popleft()

@@ -219,11 +219,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], server: Dovecot) ->
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the master, which takes its children along; what is left of its session is killed."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+    """Ends the master and all its children at once: they are one process group, and nothing of theirs is kept."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)

@@ -69,6 +69,11 @@ class Listed:
     def has(self, attribute: str) -> bool:
         return any(attribute.lower() == one.lower() for one in self.attributes)
 
+    def is_mailbox(self, name: bytes) -> bool:
+        """Whether this line says that the mailbox `name` is there."""
+        same = self.name == name or (names.is_inbox(name) and names.is_inbox(self.name))
+        return same and not self.has("\\Noselect") and not self.has("\\NonExistent")
+
 
 @dataclass(slots=True)
 class Selected:
@@ -159,23 +164,29 @@ class ImapSession:
     def list_folders(self) -> tuple[list[Listed], list[Listed]]:
         """All mailboxes with what LIST can say of them in one go, and the subscribed names (some of which may not exist)."""
         channel = self.channel
-        listed: list[Listed] = []
+        found: list[Listed] = []
         subscribed: list[Listed] = []
         command = [b"LIST", b'""', b'"*"']
         if self.offers("LIST-EXTENDED"):
             command += [b"RETURN", b"(SUBSCRIBED SPECIAL-USE)" if self.offers("SPECIAL-USE") else b"(SUBSCRIBED)"]
         tags = (channel.start(*command), channel.start(b"LSUB", b'""', b'"*"'))
-        for tag, into in zip(tags, (listed, subscribed), strict=True):
+        for tag, into in zip(tags, (found, subscribed), strict=True):
             answer = channel.finish(tag, self._collector(into))
-            if not answer.ok and into is listed:
+            if not answer.ok and into is found:
                 raise ProtocolBroken(f"the server does not list its folders: {plain(answer.answer.text)}", where=self.where)
-        return listed, subscribed
+        return found, subscribed
 
     def root_separator(self) -> bytes:
         """The hierarchy separator by `LIST "" ""`, for servers without NAMESPACE."""
-        listed: list[Listed] = []
-        self.channel.run(b"LIST", b'""', b'""', on=self._collector(listed))
-        return listed[0].separator if listed else b""
+        found: list[Listed] = []
+        self.channel.run(b"LIST", b'""', b'""', on=self._collector(found))
+        return found[0].separator if found else b""
+
+    def exists(self, name: bytes) -> bool:
+        """Whether a mailbox of this name can be opened, as LIST tells."""
+        found: list[Listed] = []
+        self.channel.run(b"LIST", b'""', mailbox(name), on=self._collector(found))
+        return any(one.is_mailbox(name) for one in found)
 
     def status(self, name: bytes) -> Selected | None:
         """Counters of a mailbox that is not selected, None where the server says NO."""
@@ -205,7 +216,7 @@ class ImapSession:
         def collect(response: Response) -> None:
             if isinstance(response, Data) and response.kind in ("LIST", "LSUB"):
                 try:
-                    into.append(_listed(response.values))
+                    into.append(listed(response.values))
                 except ValueError:
                     raise ProtocolBroken("the server sent a folder list that cannot be read", where=self.where) from None
 
@@ -238,7 +249,8 @@ class ImapSession:
         return Namespaces()
 
 
-def _listed(values: tuple[Value, ...]) -> Listed:
+def listed(values: tuple[Value, ...]) -> Listed:
+    """A LIST or LSUB response. Raises ValueError where it is malformed."""
     if len(values) < 3:
         raise ValueError("a folder without a name")
     separator = b"" if values[1] is None else lexer.string(values[1])
