@@ -156,7 +156,7 @@ class Connections:
     def old_tree(self, web: Web) -> SftpTree:
         from hostbackup.places.sftp import SftpTree
 
-        return SftpTree(self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude)
+        return SftpTree(self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude, volatile=web.volatile)
 
     def new_tree(self, name: str, path: str) -> SftpTree:
         from hostbackup.places.sftp import SftpTree

@@ -36,8 +36,9 @@ class Tally(Generic[Item]):
     def add(self, proof: Proof[Item]) -> None:
         self.counts[proof.status.value] += 1
         if proof.status is Status.VERIFIED:
-            self.methods[proof.method.value] += 1
             self.bytes += proof.claim.size
+            if proof.claim.digest:  # folders and links have no bytes to prove
+                self.methods[proof.method.value] += 1
         else:
             reason = proof.failure.reason if proof.failure else ""
             self.exception(proof.claim.item.label, proof.status, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +21,7 @@ from hostbackup.model import Entry, Message, Part, name_from_json
 from hostbackup.places.exclude import Excludes
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
+from hostbackup.places.sftp import SftpTree
 from hostbackup.profile import NewWeb
 from hostbackup.vault.layout import mail_prefix
 from hostbackup.vault.mailbox import MailRoot
@@ -126,7 +128,7 @@ class Push:
             adapted, overwrite = Excludes(web.adapted), Excludes(self.overwrite)
             work = TreePush(part, target, source, job.vault, ledger, there, todo, self.result, adapted, overwrite, shrunk, self.dry_run)
             try:
-                target.remove_temporaries(self._temporaries(part))
+                self._tidy(part, target)
                 job.observer.phase(f"{part}: comparing with the new server", state.entries)
                 planned = work.plan()
                 self._planned(part, dict(planned))
@@ -135,20 +137,21 @@ class Push:
                 self._remember_temporary(part, target.temporary_prefix)
                 job.observer.phase(f"{part}: writing", planned["write"], planned["write_bytes"])
                 work.apply()
+                self._remember_temporary(part)
                 job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
                 self._record(work.prove(), state)
             finally:
                 target.close()
 
-    def _temporaries(self, part: Part) -> list[bytes]:
-        """Name prefixes under which earlier pushes of this part may have left half-written files on the target."""
-        if self.dry_run:
-            return []
-        known = self.job.vault.state.read(f"temporary-{part.id.replace('/', '-')}") or {}
-        return [prefix.encode() for prefix in known.get("prefixes", [])]
+    def _tidy(self, part: Part, target: SftpTree) -> None:
+        """Removes what an earlier, killed push of this part may have left half-written on the target."""
+        known = self.job.vault.state.read(_temporary(part)) or {}
+        if known.get("prefixes") and not self.dry_run:
+            with contextlib.suppress(PlaceMissing):
+                target.remove_temporaries(prefix.encode() for prefix in known["prefixes"])
 
-    def _remember_temporary(self, part: Part, prefix: bytes) -> None:
-        self.job.vault.state.write(f"temporary-{part.id.replace('/', '-')}", {"prefixes": [prefix.decode()]})
+    def _remember_temporary(self, part: Part, *prefixes: bytes) -> None:
+        self.job.vault.state.write(_temporary(part), {"prefixes": [prefix.decode() for prefix in prefixes]})
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
@@ -185,3 +188,7 @@ class Push:
             self._evidence.append(tally.evidence(snapshot=self._snapshot.id, manifest=state.root))
         self.result.counts["verified"] += tally.counts["verified"]
         self.result.details.setdefault("proven", {})[state.part.id] = {"counts": dict(tally.counts), "method": tally.method, "bytes": tally.bytes}
+
+
+def _temporary(part: Part) -> str:
+    return f"temporary-{part.id.replace('/', '-')}"

@@ -88,7 +88,10 @@ class Comparer:
                 pair.written = {**pair.written, "state": "done", "mtime_ns": there.mtime_ns}
 
     def _proven(self, claims: Iterable[tuple[Entry, str, int]]) -> set[bytes]:
-        proofs: Iterator[Proof[Entry]] = self.target.prove(Claim(entry, digest, size) for entry, digest, size in claims)
+        asked = [Claim(entry, digest, size) for entry, digest, size in claims]
+        if not asked:
+            return set()
+        proofs: Iterator[Proof[Entry]] = self.target.prove(asked)
         return {proof.claim.item.path for proof in proofs if proof.status is Status.VERIFIED}
 
     def _decide(self, source: Stored[Entry], there: Entry | None, written: Record | None, *, equal: bool) -> Step:

@@ -6,7 +6,9 @@ names alone, so that one change moves one boundary at most and everything else i
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ _SEGMENT_AVERAGE = 1024
 INDEX_REFS = 512  # a list of refs longer than this is grouped
 _INDEX_AVERAGE = 256
 _INDEX_LARGEST = 1024
+_INDEXES_HELD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class TreeRoot:
         self.meta: dict[str, Any] = header.get("meta", {})
         self.totals = parts_totals(header, digest)
         self._refs = refs
+        self._ends: dict[str, list[bytes]] = {digest: [order(ref.span[1]) for ref in refs]}
+        self._indexes: dict[str, list[Ref]] = {}  # the last few that were read: lookups come folder by folder
 
     @classmethod
     def open(cls, manifests: Manifests, digest: str) -> TreeRoot:
@@ -133,8 +138,16 @@ class TreeRoot:
                 yield from self._below(self._index(ref))
 
     def _index(self, ref: IndexRef) -> list[Ref]:
-        where = self._manifests.where(ref.digest)
-        return [_ref(line, where) for line in self._manifests.get(ref.digest)]
+        refs = self._indexes.pop(ref.digest, None)
+        if refs is None:
+            where = self._manifests.where(ref.digest)
+            refs = [_ref(line, where) for line in self._manifests.get(ref.digest)]
+            self._ends[ref.digest] = [order(inner.span[1]) for inner in refs]
+            if len(self._indexes) >= _INDEXES_HELD:
+                oldest = next(iter(self._indexes))
+                del self._indexes[oldest], self._ends[oldest]
+        self._indexes[ref.digest] = refs
+        return refs
 
     def segments(self) -> Iterator[SegmentRef]:
         """All segments in order, index by index."""
@@ -178,16 +191,16 @@ class TreeRoot:
         """The segments of one folder; none where it was never listed."""
         wanted = order(folder)
 
-        def below(refs: Iterable[Ref]) -> Iterator[SegmentRef]:
-            for ref in refs:
-                begin, end = ref.span
-                if order(begin) <= wanted <= order(end):
-                    if isinstance(ref, SegmentRef):
-                        yield ref
-                    else:
-                        yield from below(self._index(ref))
+        def below(digest: str, refs: list[Ref]) -> Iterator[SegmentRef]:
+            for ref in itertools.islice(refs, bisect.bisect_left(self._ends[digest], wanted), None):
+                if order(ref.span[0]) > wanted:
+                    return
+                if isinstance(ref, SegmentRef):
+                    yield ref
+                else:
+                    yield from below(ref.digest, self._index(ref))
 
-        return list(below(self._refs))
+        return list(below(self.digest, self._refs))
 
     def segment(self, ref: SegmentRef) -> Iterator[Stored[Entry]]:
         """The records of one segment, by name. Raises Damaged."""

@@ -1,0 +1,76 @@
+"""Brings what a snapshot holds into a folder, laid out as `latest/` is, from a vault or from a copy of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from hostbackup.errors import Damaged, UsageError
+from hostbackup.jobs.copy_source import CopySource, Source
+from hostbackup.jobs.restore_mail import EmlRestore, MaildirRestore, MboxRestore
+from hostbackup.jobs.restore_names import Names
+from hostbackup.jobs.restore_run import Restored, Run
+from hostbackup.jobs.restore_select import Choice, select
+from hostbackup.jobs.restore_tree import TreeRestore
+from hostbackup.jobs.restore_write import Target
+from hostbackup.jobs.result import Result
+from hostbackup.vault.vault import Vault
+
+Format = Literal["tree", "mbox", "eml"]
+FORMATS: tuple[Format, ...] = ("tree", "mbox", "eml")
+_MAIL = {"tree": MaildirRestore, "mbox": MboxRestore, "eml": EmlRestore}
+
+
+def restore(
+    source: Source,
+    result: Result,
+    *,
+    to: Path,
+    snapshot: str = "latest",
+    selection: Sequence[str] = (),
+    format: Format = "tree",
+    vanished: bool = False,
+    names: Names | None = None,
+) -> Restored:
+    """Writes files below `to`, which is made where it is not there. Nothing that stands there is changed: equal files stay, others are told.
+
+    `selection`: parts, paths or mail folders, see `restore_select`; everything without. `format` concerns mail; trees are trees. `vanished`: with
+    what had vanished from the source. `names`: what the file system takes, found out where it is None. Entries that fail are in `result`.
+    Raises UsageError for a selection that is not there, VaultError, Damaged where the snapshot is, DiskFull, Locked, and what ends a store.
+    """
+    _refuse_vault(source, to)
+    chosen = source.snapshots.get(snapshot)
+    choices = select(source, chosen, selection, vanished=vanished)
+    workers = 16 if isinstance(source, CopySource) else 4
+    done = Restored(chosen.id)
+    with Target(to, result, names) as target:
+        run = Run(source, target, result, workers, vanished, done)
+        try:
+            for choice in choices:
+                _part(run, choice, format)
+        finally:
+            target.write_names()
+            done.mapped = target.mapped
+    return done
+
+
+def _part(run: Run, choice: Choice, format: Format) -> None:
+    state = choice.state
+    known = (state.entries, state.bytes) if choice.whole else (None, None)
+    run.result.observer.phase(f"{state.part}: restoring", *known)
+    try:
+        if state.part.kind == "mail":
+            _MAIL[format](run, choice).run()
+        else:
+            TreeRestore(run, choice).run()
+        run.result.done += 1
+    except Damaged as error:
+        run.fail(error, state.part.id, b"")
+        run.result.undone += 1
+
+
+def _refuse_vault(source: Source, to: Path) -> None:
+    """A restore into the vault would be lost among its files, or harm them."""
+    if isinstance(source, Vault) and to.expanduser().resolve().is_relative_to(source.root.resolve()):
+        raise UsageError("this is inside the vault", where=str(to), hint="restore to another folder")

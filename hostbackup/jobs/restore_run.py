@@ -1,0 +1,81 @@
+"""What the parts of one restore share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hostbackup.errors import Damaged
+from hostbackup.jobs.copy_source import Source
+from hostbackup.jobs.restore_write import Content, Exists, Meta, Target, Where
+from hostbackup.jobs.result import Result
+from hostbackup.model import Failure
+from hostbackup.vault import pool
+
+
+@dataclass(slots=True)
+class Restored:
+    """What one restore did. `existing`: equal files and links that stood there already."""
+
+    snapshot: str = ""
+    files: int = 0  # messages too
+    bytes: int = 0
+    folders: int = 0
+    links: int = 0
+    existing: int = 0
+    mapped: dict[str, str] = field(default_factory=dict)  # path as it stands in the folder, and how its last part was called
+
+
+@dataclass(frozen=True, slots=True)
+class FileJob:
+    """One file to be made. `original`: how its name was in the vault; the same as `name` where that is not a mapped one."""
+
+    part: str
+    label: bytes
+    where: Where
+    name: bytes
+    original: bytes
+    content: Content
+    meta: Meta
+
+
+@dataclass(slots=True)
+class Run:
+    """One restore."""
+
+    source: Source
+    target: Target
+    result: Result
+    workers: int
+    vanished: bool
+    done: Restored
+
+    def files(self, jobs: Iterable[FileJob]) -> None:
+        """Makes files, several at a time."""
+        for job, name, made, error in pool.each(self._file, jobs, workers=self.workers):
+            if error is not None:
+                self.fail(error, job.part, job.label)
+                continue
+            self.target.note(job.where, name, job.original)
+            self.count(made)
+            if made:
+                self.done.files += 1
+                self.done.bytes += job.content.size
+            self.result.observer.advance(1, job.content.size)
+
+    def _file(self, job: FileJob) -> tuple[FileJob, bytes, bool, Exception | None]:
+        try:
+            name, made = self.target.put(job.where, job.name, job.content, job.meta)
+        except (Damaged, Exists, OSError, ValueError) as error:
+            return job, job.name, False, error
+        return job, name, made, None
+
+    def count(self, made: bool) -> None:
+        self.done.existing += not made
+
+    def fail(self, error: Exception, part: str, label: bytes) -> None:
+        self.target.fail(error, part, label)
+
+    def lacking(self, part: str, label: bytes, why: str) -> None:
+        """Something that the snapshot lists and the vault never got."""
+        self.result.fail(Failure("vault", part, label, "not-stored", f"it is not in the vault: {why}"))
