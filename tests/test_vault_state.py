@@ -329,7 +329,7 @@ def test_evidence_is_a_chain_that_shows_every_change(tmp_path: Path) -> None:
         assert read[1][1][0]["previous_name"] == paths[0].name
         whole = paths[1].read_bytes()
         paths[1].chmod(0o600)
-        paths[1].write_bytes(whole.replace(b'"number":1}', b'"number":7}'))
+        paths[1].write_bytes(whole.replace(b'"number":1,"type":"proof"', b'"number":7,"type":"proof"'))
         assert len(log.check_chain()) == 1
         paths[1].unlink()
         assert log.check_chain()

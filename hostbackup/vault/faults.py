@@ -27,9 +27,9 @@ def human(size: int) -> str:
     return f"{size / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
-def told(error: OSError, path: Path | str, needed: int = 0) -> VaultError:
+def told(error: OSError, path: Path | str | bytes, needed: int = 0) -> VaultError:
     """The error to raise for what the operating system refused. `needed`: bytes that were to be written, where known."""
-    where = os.fspath(path)
+    where = os.fsdecode(path)
     if error.errno in _FULL:
         wanted = f"; {human(needed)} more were to be written" if needed else ""
         over = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"

@@ -43,7 +43,7 @@ def build_view(vault: Vault, snapshot: Snapshot, previous: Snapshot | None, meth
             return []
         return _View(vault, method, observer).build(snapshot, previous)
     except OSError as error:
-        raise told(error, error.filename or path) from error
+        raise told(error, path) from error
 
 
 def _remove(path: Path) -> None:
@@ -129,13 +129,12 @@ def verify_view(vault: Vault, observer: Observer) -> Iterator[tuple[bytes, bool,
             for path, good, reason in _verify(latest, state.get("sums", ""), observer):
                 wrong = wrong or not good
                 yield path, good, reason
-    except FileNotFoundError:
-        wrong = True
-        yield sums.NAME, False, "latest/ or its SHA256SUMS is missing"
     except OSError as error:
-        raise told(error, error.filename or vault.root / FOLDER) from error
-    if wrong and vault.mode != "read":
-        vault.state.write(STATE, {**state, "trusted": False})
+        wrong = True
+        yield sums.NAME, False, f"it cannot be read: {(error.strerror or str(error)).lower()}"
+    finally:
+        if wrong and vault.mode != "read":
+            vault.state.write(STATE, {**state, "trusted": False})
 
 
 def _verify(latest: SafeFolder, expected: str, observer: Observer) -> Iterator[tuple[bytes, bool, str]]:
