@@ -246,7 +246,9 @@ class _Attempt:
         import paramiko
 
         said, where = str(error), self.where
-        if "Authentication timeout" in said or isinstance(error, TimeoutError) or "Timeout" in said or "timed out" in said:
+        # paramiko lets a key exchange that took too long pass, and then finds no session.
+        late = ("Authentication timeout", "Timeout", "timed out", "No existing session")
+        if isinstance(error, TimeoutError) or any(word in said for word in late):
             return LineCut(f"the server stopped answering during the login ({self.target.timeout:.0f} seconds)", where=where)
         if isinstance(error, paramiko.BadAuthenticationType):
             allowed = ", ".join(error.allowed_types)

@@ -111,7 +111,7 @@ def sshd(
         shutil.copy(client.with_suffix(".pub"), folder / "authorized_keys")
         (folder / "authorized_keys").chmod(0o644)
         chosen = port or free_port()
-        process = _start(folder, _config(folder, key, chosen, user, shell, options), chosen)
+        process = _start(folder, _config(folder, key, chosen, user=user, shell=shell, options=options), chosen)
         known = folder / "known_hosts"
         server = Sshd(folder, chosen, user, Path(pwd.getpwnam(user).pw_dir), client, known, key, process)
         names = ",".join(f"[{name}]:{chosen}" for name in ("127.0.0.1", "localhost"))
@@ -124,7 +124,7 @@ def sshd(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(folder: Path, key: Path, port: int, user: str, shell: bool, options: tuple[str, ...]) -> Path:
+def _config(folder: Path, key: Path, port: int, *, user: str, shell: bool, options: tuple[str, ...]) -> Path:
     lines = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
