@@ -39,6 +39,7 @@ def restore(
     what had vanished from the source. `names`: what the file system takes, found out where it is None. Entries that fail are in `result`.
     Raises UsageError for a selection that is not there, VaultError, Damaged where the snapshot is, DiskFull, Locked, and what ends a store.
     """
+    to = to.expanduser()
     _refuse_vault(source, to)
     chosen = source.snapshots.get(snapshot)
     choices = select(source, chosen, selection, vanished=vanished)
@@ -65,12 +66,11 @@ def _part(run: Run, choice: Choice, format: Format) -> None:
         else:
             TreeRestore(run, choice).run()
         run.result.done += 1
-    except Damaged as error:
+    except Damaged as error:  # its root manifest, or an index of it
         run.fail(error, state.part.id, b"")
-        run.result.undone += 1
 
 
 def _refuse_vault(source: Source, to: Path) -> None:
     """A restore into the vault would be lost among its files, or harm them."""
-    if isinstance(source, Vault) and to.expanduser().resolve().is_relative_to(source.root.resolve()):
+    if isinstance(source, Vault) and to.resolve().is_relative_to(source.root.resolve()):
         raise UsageError("this is inside the vault", where=str(to), hint="restore to another folder")

@@ -9,7 +9,7 @@ from functools import partial
 
 from hostbackup.errors import Damaged
 from hostbackup.jobs.mboxrd import Quoter, from_line
-from hostbackup.jobs.references import open_root, records, segments, warmed
+from hostbackup.jobs.references import open_root, segments, warmed
 from hostbackup.jobs.restore_names import Taken
 from hostbackup.jobs.restore_run import FileJob, Run
 from hostbackup.jobs.restore_select import Choice
@@ -31,7 +31,7 @@ from hostbackup.vault.layout import (
     part_path,
     subscriptions_file,
 )
-from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.mailbox import MailRoot, RangeRef
 from hostbackup.vault.records import Line, canonical
 from hostbackup.vault.stores import CHUNK
 
@@ -52,6 +52,9 @@ class _MailRestore:
         self._root = root
         self._prefix = mail_prefix(root.meta)
 
+    def run(self) -> None:
+        raise NotImplementedError
+
     def _folders(self) -> list[Folder]:
         """Those to be restored. One that the server no longer had comes only with its vanished messages."""
         return [folder for folder in self._root.folders() if self._choice.wants_mail(folder.name) and (self._run.vanished or not self._gone(folder))]
@@ -63,18 +66,18 @@ class _MailRestore:
         """The wanted messages of a folder that have contents; tells those that have none."""
         mine = (segment for segment in segments(self._root) if segment.container == folder.name)
         for segment in warmed(self._run.source.manifests, mine):
+            assert isinstance(segment.ref, RangeRef)
             try:
-                found = list(records(self._root, segment))
+                found = list(self._root.segment(folder.name, segment.ref))
             except Damaged as error:
                 self._run.fail(error, self._part.id, folder.name)
                 continue
             for record in found:
                 item = record.item
-                assert isinstance(item, Message)
                 if (record.vanished and not self._run.vanished) or not self._choice.wants_message(folder.name, item.uidvalidity, item.uid):
                     continue
                 if record.digest:
-                    yield record  # type: ignore[misc]
+                    yield record
                 else:
                     self._run.lacking(self._part.id, item.label, record.failed or "its contents never came")
 
@@ -256,7 +259,7 @@ class MboxRestore(_Exported):
                 digest, size = self._fill(folder, fd, where, name)
             finally:
                 os.close(fd)
-            _, made = target.put_arrived(part, where, name, digest, size)
+            _, made = target.put_arrived(part, where, name, Content(digest, size))
             self._run.count(made)
         except (Exists, OSError) as error:
             self._run.fail(error, self._part.id, folder.name)
@@ -326,7 +329,6 @@ class MboxRestore(_Exported):
 
 def _component(name: bytes) -> bytes:
     """One level of a mail folder's name for people: decoded, and harmless as the name of a file."""
-    text = display(name).encode("utf-8", "backslashreplace")
-    lead = b"%%%02X" % text[0] if text.startswith(b".") else text[:1]
-    safe = b"".join(b"%%%02X" % byte if byte < 32 or byte in b"/\x7f" else bytes((byte,)) for byte in text[1:])
-    return (lead if lead not in (b"/", b"") else b"%2F" if lead else b"%") + safe
+    text = display(name).encode("utf-8", "backslashreplace") or b"%"
+    safe = b"".join(b"%%%02X" % byte if byte < 32 or byte in b"/\x7f" else bytes((byte,)) for byte in text)
+    return b"%2E" + safe[1:] if safe.startswith(b".") else safe

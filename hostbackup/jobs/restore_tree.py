@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from hostbackup.errors import Damaged
-from hostbackup.jobs.references import AnyStored, Segment, open_root, records, segments, warmed
+from hostbackup.jobs.references import Segment, open_root, segments, warmed
 from hostbackup.jobs.restore_names import Taken
 from hostbackup.jobs.restore_run import FileJob, Run
 from hostbackup.jobs.restore_select import Choice
 from hostbackup.jobs.restore_write import Content, Exists, Meta, Where, refuses_name
 from hostbackup.model import Entry, Kind, Stored
 from hostbackup.vault.layout import part_path
-from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.tree import SegmentRef, TreeRoot
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class TreeRestore:
         for segment in chosen:
             if segment.container != current:
                 current, taken = segment.container, self._run.target.taken()
+            assert isinstance(segment.ref, SegmentRef)
             try:
-                found = list(records(root, segment))
+                found = list(root.segment(segment.ref))
             except Damaged as error:
                 self._run.fail(error, self._part.id, segment.container)
                 continue
@@ -74,9 +75,8 @@ class TreeRestore:
         paths = (b"/".join(names[: number + 1]) for number in range(len(names)))
         return (*self._base, *(self._renamed.get(path, name) for path, name in zip(paths, names, strict=True)))
 
-    def _entry(self, record: AnyStored, where: Where, taken: Taken) -> Iterator[FileJob]:
+    def _entry(self, record: Stored[Entry], where: Where, taken: Taken) -> Iterator[FileJob]:
         item = record.item
-        assert isinstance(item, Entry)
         if record.vanished and not self._run.vanished:
             return
         name = taken.claim(item.name)
@@ -91,7 +91,7 @@ class TreeRestore:
                 content = Content(record.digest, record.size, partial(self._run.source.objects.read, record.digest))
                 yield FileJob(self._part.id, item.path, where, name, item.name, content, Meta(item.mtime_ns, item.mode))
             elif item.kind is Kind.FILE:
-                self._run.lacking(self._part.id, item.path, _why(record))
+                self._run.lacking(self._part.id, item.path, record.failed or "its contents never came")
             else:
                 self._run.result.observer.note(f"{self._part}: a socket, device or pipe was not restored: {item.path!r}")
         except (Exists, OSError, ValueError) as error:
@@ -126,7 +126,3 @@ class TreeRestore:
         target.note(where, name, item.name)
         self._run.count(made)
         self._run.done.links += made
-
-
-def _why(record: Stored[Entry]) -> str:
-    return record.failed or "its contents never came"

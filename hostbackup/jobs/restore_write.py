@@ -53,11 +53,11 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes of a file."""
+    """The bytes of a file. `open` may be left out where they are at hand otherwise."""
 
     digest: str
     size: int
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO] = io.BytesIO
 
 
 class Target:
@@ -145,7 +145,10 @@ class Target:
                 canonical({**name_json(os.fsencode(path), "path"), **name_json(os.fsencode(original), "original")})
                 for path, original in sorted(self.mapped.items())
             ]
-            self.merge((), NAMES_FILE.encode(), lines)
+            try:
+                self.merge((), NAMES_FILE.encode(), lines)
+            except (Exists, OSError) as error:
+                self.fail(error, "", NAMES_FILE.encode())
 
     # -- folders ------------------------------------------------------------------------------------------------------------------------
 
@@ -187,7 +190,7 @@ class Target:
         Raises Damaged where the contents are not those of the digest, Exists, OSError.
         """
         with self._down(folder) as inner:
-            if self._stands(inner, name, content.digest, content.size):
+            if self._stands(inner, name, content):
                 return name, False
             part, fd = self.arrive()
             try:
@@ -195,22 +198,22 @@ class Target:
                     _pour(content, fd)
                 finally:
                     os.close(fd)
-                return self._place(part, inner, name, meta)
+                return self._place(part, inner, name, content, meta)
             except BaseException:
                 self.forget(part)
                 raise
 
-    def put_arrived(self, part: bytes, folder: Where, name: bytes, digest: str, size: int) -> tuple[bytes, bool]:
+    def put_arrived(self, part: bytes, folder: Where, name: bytes, content: Content) -> tuple[bytes, bool]:
         """The same, of a temporary file that is written already."""
         try:
             with self._down(folder) as inner:
-                if self._stands(inner, name, digest, size):
+                if self._stands(inner, name, content):
                     return name, False
-                return self._place(part, inner, name, Meta(None))
+                return self._place(part, inner, name, content, Meta(None))
         finally:
             self.forget(part)
 
-    def _stands(self, inner: SafeFolder, name: bytes, digest: str, size: int) -> bool:
+    def _stands(self, inner: SafeFolder, name: bytes, content: Content) -> bool:
         try:
             found = inner.stat(name)
         except OSError as error:
@@ -219,7 +222,7 @@ class Target:
             raise
         if found is None:
             return False
-        if self._is_equal(inner, name, found, digest, size):
+        if _is_equal(inner, name, found, content):
             return True
         raise Exists("something else is there under this name")
 
@@ -231,17 +234,7 @@ class Target:
                 raise Exists("something else bears the name of a folder above it") from error
             raise
 
-    @staticmethod
-    def _is_equal(inner: SafeFolder, name: bytes, found: os.stat_result, digest: str, size: int) -> bool:
-        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-            return False
-        fd = inner.open_file(name)
-        try:
-            return hash_fd(fd)[0] == digest
-        finally:
-            os.close(fd)
-
-    def _place(self, part: bytes, inner: SafeFolder, name: bytes, meta: Meta) -> tuple[bytes, bool]:
+    def _place(self, part: bytes, inner: SafeFolder, name: bytes, content: Content, meta: Meta) -> tuple[bytes, bool]:
         """Gives a temporary file its mode, its mtime and its name, or another where the file system refuses that one."""
         own = part if self._arriving.fd is not None else os.fsencode(self._arriving.path / os.fsdecode(part))
         mode = meta.mode & ~0o6000 if os.name == "posix" and os.geteuid() == 0 else meta.mode
@@ -256,6 +249,9 @@ class Target:
             other = self.names.last_resort(name)
             if error.errno not in _REFUSED or other == name:
                 raise
+            if self._stands(inner, other, content):
+                self.forget(part)
+                return other, False
             self._rename(part, inner, other)
             return other, True
         return name, True
@@ -336,6 +332,16 @@ class Target:
             result.fail(Failure("local", part, label, "refused", f"this file system refuses it: {reason}"))
         else:
             result.fail(Failure("local", part, label, "refused", str(error)))
+
+
+def _is_equal(inner: SafeFolder, name: bytes, found: os.stat_result, content: Content) -> bool:
+    if not stat.S_ISREG(found.st_mode) or found.st_size != content.size:
+        return False
+    fd = inner.open_file(name)
+    try:
+        return hash_fd(fd)[0] == content.digest
+    finally:
+        os.close(fd)
 
 
 def _pour(content: Content, fd: int) -> None:

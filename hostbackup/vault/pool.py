@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -36,6 +37,26 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterato
                 finished = done.get()
                 waiting -= 1
                 yield finished.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+    """Like `each`, but the results come in the order of the items."""
+    source = iter(items)
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
+        try:
+            while True:
+                while len(waiting) < 2 * workers:
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        break
+                    waiting.append(pool.submit(work, item))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
