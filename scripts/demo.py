@@ -54,9 +54,8 @@ class Demo:
         self.profile = folder / "move.toml"
         self.vault = folder / "vault"
         self.shown = self._short(self.profile)
-        self.environment = {**os.environ, "DEMO_S3_KEY": ACCESS, "DEMO_S3_SECRET": SECRET}
         # A person's own SSH configuration and agent have no business here.
-        self.environment["HOME"] = str(folder / "home")
+        self.environment = {**os.environ, "HOME": str(folder / "home")}
         self.environment.pop("SSH_AUTH_SOCK", None)
 
     @staticmethod
@@ -132,8 +131,8 @@ ca_file = "new-ca.pem"
 bucket = "office-backup"
 prefix = "example.jp"
 endpoint = "{store.endpoint}"
-access_key = {{ env = "DEMO_S3_KEY" }}
-secret_key = {{ env = "DEMO_S3_SECRET" }}
+access_key = {{ file = "s3-access-key" }}
+secret_key = {{ file = "s3-secret-key" }}
 
 [[copy]]                                 # another disk
 name = "usb-disk"
@@ -141,7 +140,10 @@ path = "usb-disk"
 """,
             encoding="utf-8",
         )
-        for secret in (accounts, self.profile):
+        keys = [self.folder / "s3-access-key", self.folder / "s3-secret-key"]
+        for path, text in zip(keys, (ACCESS, SECRET), strict=True):
+            path.write_text(f"{text}\n")
+        for secret in (accounts, self.profile, *keys):
             secret.chmod(0o600)
 
     def run(self, *arguments: str) -> None:
