@@ -6,6 +6,7 @@ import dataclasses
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,13 @@ def test_an_unknown_issuer_is_refused(server: Dovecot) -> None:
     for security in ("tls", "starttls"):
         error = _refused(server.target(security=security, trusted=False), CertificateRefused)
         assert "issuer" in error.reason or "self-signed" in error.reason
+
+
+def test_authorities_that_cannot_be_read_are_told(server: Dovecot, tmp_path: Path) -> None:
+    (tmp_path / "not.pem").write_text("nothing")
+    for name in ("absent.pem", "not.pem"):
+        error = _refused(dataclasses.replace(server.target(security="tls"), ca_file=tmp_path / name), CertificateRefused)
+        assert name in error.where
 
 
 def test_a_certificate_for_another_name_is_refused_also_where_the_address_is_given(server: Dovecot) -> None:

@@ -37,6 +37,14 @@ class Talk:
         self._sock = sock
         self._file = sock.makefile("rb")
 
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
 
@@ -93,6 +101,7 @@ class FakeImap:
                         sock, _ = listener.accept()
                     except OSError:
                         return
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     self.connections += 1
                     sockets.append(sock)
                     thread = threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True)
@@ -115,8 +124,8 @@ class FakeImap:
                     thread.join(5)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
-        with sock, contextlib.suppress(OSError, Hangup):
-            talk = Talk(sock, number)
+        talk = Talk(sock, number)
+        with sock, talk, contextlib.suppress(OSError, Hangup):
             talk.send(self.greeting)
             while (command := talk.command()) is not None:
                 tag, _, rest = command.partition(b" ")
@@ -146,7 +155,7 @@ class FakeImap:
             told = b"* %d EXISTS\r\n* OK [UIDVALIDITY %d] valid\r\n* OK [UIDNEXT %d] next\r\n"
             talk.send(told % (len(box.messages), box.uidvalidity, box.uidnext))
         elif verb == "STATUS":
-            name = rest.split(b" ")[0].strip(b'"')
+            name = rest.split(b" (")[0].strip(b'"')
             box = self.boxes.get(name)
             if box is None:
                 talk.send(tag + b" NO [NONEXISTENT] no such mailbox\r\n")
@@ -158,7 +167,7 @@ class FakeImap:
         elif verb == "APPEND":
             return self._append(talk, tag, rest)
         elif verb == "CREATE":
-            self.boxes[rest.split(b" ")[0].strip(b'"')] = FakeBox()
+            self.boxes[rest.split(b" (USE")[0].strip(b'"')] = FakeBox()
         elif verb == "LOGOUT":
             talk.send(b"* BYE bye\r\n" + tag + b" OK done\r\n")
             return False
