@@ -11,7 +11,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("check")
+@made("check", "Reach every server; show what is there. Changes nothing.")
 @click.option("--trust", is_flag=True, help="Record the key of a host that is not known yet, after showing it.")
 @click.option("--accept-identity", is_flag=True, help="A server that looks like the new one is the old one all the same; goes on record.")
 @click.option("--probe", is_flag=True, help="Also write a small object to each copy, prove it, and take it away again.")

@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("copy")
+@made("copy", "The vault to every [[copy]].")
 @click.option("--name", metavar="COPY", multiple=True, help="Only this copy; may be given several times.")
 @click.option("--repair", is_flag=True, help="Replace what is damaged there, and bring back from there what the vault lost.")
 def command(session: Session, name: tuple[str, ...], repair: bool) -> None:

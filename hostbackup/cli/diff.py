@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("diff")
+@made("diff", "What changed between two snapshots.")
 @click.argument("before", metavar="[BEFORE]", required=False)
 @click.argument("after", metavar="[AFTER]", required=False)
 def command(session: Session, before: str | None, after: str | None) -> None:

@@ -55,7 +55,7 @@ def failure_of(error: HostbackupError) -> Failure:
     return Failure("", "", error.where.encode("utf-8", "surrogateescape"), error.code, error.reason, error.hint)
 
 
-def refuse(arguments: Sequence[str], text: str, help_names: Sequence[str], error: HostbackupError | None = None) -> int:
+def refuse(arguments: Sequence[str], text: str, help_of: str, error: HostbackupError | None = None) -> int:
     """Ends a command line that never became a command: wrong usage, or an error before there was anything to report on."""
     code = int(error.exit) if error else int(Exit.USAGE)
     if "--json" in arguments:
@@ -63,7 +63,7 @@ def refuse(arguments: Sequence[str], text: str, help_names: Sequence[str], error
         command = next((word for word in arguments if not word.startswith("-")), "")
         now = datetime.datetime.now(datetime.UTC)
         emit(told(command=command, profile="", exit_code=code, started=now, counts={}, failures=[failure], details={}))
-    hint = f"\nTry `hostbackup {arguments[0]} --help`." if help_names and arguments and not arguments[0].startswith("-") else ""
+    hint = f"\nTry `{help_of} --help`." if help_of else ""
     click.echo(f"hostbackup: {printable(text)}{hint}", err=True)
     return code
 

@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("ls")
+@made("ls", "List what a snapshot holds.")
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--snapshot", metavar="ID", default="latest", show_default=True, help="Which snapshot.")
 @click.option("--vanished", is_flag=True, help="Also what is no longer on the old server.")

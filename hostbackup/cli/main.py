@@ -45,8 +45,11 @@ class Commands(click.Group):
 def cli() -> None:
     """Backs up an old hosting server before its contract ends, proves each byte, and brings it to the new one.
 
-    PROFILE is the path of a TOML file, or a name found in ./profiles/. Shell completion: see `hostbackup backup --help`'s
-    last lines in README.
+    PROFILE is the path of a TOML file, or a name found in ./profiles/.
+
+    \b
+    Completion of commands, options and profiles, for bash (zsh and fish likewise):
+      eval "$(_HOSTBACKUP_COMPLETE=bash_source hostbackup)"
     """
 
 
@@ -70,13 +73,13 @@ def _run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
     except click.UsageError as error:
-        return document.refuse(arguments, error.format_message(), error.ctx.help_option_names if error.ctx else [])
+        return document.refuse(arguments, error.format_message(), error.ctx.command_path if error.ctx else "")
     except click.ClickException as error:
-        return document.refuse(arguments, error.format_message(), [])
+        return document.refuse(arguments, error.format_message(), "")
     except (click.Abort, KeyboardInterrupt):
         return document.interrupted(arguments)
     except HostbackupError as error:
-        return document.refuse(arguments, str(error), [], error)
+        return document.refuse(arguments, str(error), "", error)
     except BrokenPipeError:
         sys.stderr.close()
         return Exit.FAILED

@@ -11,7 +11,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("prune")
+@made("prune", "Show what is no longer needed; --apply frees it.")
 @click.option("--keep-last", type=click.IntRange(min=1), default=10, show_default=True, help="Keep so many of the newest snapshots.")
 @click.option("--keep-daily", type=click.IntRange(min=0), default=7, show_default=True, help="Keep the last one of so many days.")
 @click.option("--keep-weekly", type=click.IntRange(min=0), default=4, show_default=True, help="… of so many weeks.")

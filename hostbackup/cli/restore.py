@@ -11,7 +11,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("restore", profile=False)
+@made("restore", "Out of the vault or a copy, into a folder.", profile=False)
 @click.argument("words", metavar="[PROFILE] [PATH]...", nargs=-1)
 @click.option("--to", metavar="DIR", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where to; made if absent.")
 @click.option("--snapshot", metavar="ID", default="latest", show_default=True, help="Which snapshot.")

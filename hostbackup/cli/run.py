@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from hostbackup.cli import document
 from hostbackup.cli.progress import Chorus, Plain, Progress
@@ -206,7 +207,13 @@ def _redacted(value: Any, secrets: list[Secret]) -> Any:
     return value
 
 
-def command(name: str, *, profile: bool = True) -> Callable[[Callable[..., None]], click.Command]:
+def _complete_profile(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names in ./profiles/, and any file."""
+    names = sorted(path.stem for path in Path("profiles").glob("*.toml"))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)] + [CompletionItem(incomplete, type="file")]
+
+
+def command(name: str, short: str, *, profile: bool = True) -> Callable[[Callable[..., None]], click.Command]:
     """Makes a click command of a function that takes a Session and its own options, with what all commands share."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -226,14 +233,14 @@ def command(name: str, *, profile: bool = True) -> Callable[[Callable[..., None]
 
         decorated: Any = wrapped
         if profile:
-            decorated = click.argument("profile", metavar="PROFILE")(decorated)
+            decorated = click.argument("profile", metavar="PROFILE", shell_complete=_complete_profile)(decorated)
         decorated = click.option(
             "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Also write what happens, with times, to a file."
         )(decorated)
         decorated = click.option("-v", "--verbose", is_flag=True, help="Say more: each step, each failure.")(decorated)
         decorated = click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")(decorated)
         decorated = click.option("--json", is_flag=True, help="One JSON document on stdout (docs/json.md).")(decorated)
-        made: click.Command = click.command(name)(decorated)
+        made: click.Command = click.command(name, short_help=short)(decorated)
         made.params.sort(key=lambda parameter: isinstance(parameter, click.Option) and parameter.name in ("json", "quiet", "verbose", "log_file"))
         return made
 

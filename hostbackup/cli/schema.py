@@ -7,7 +7,7 @@ import json
 import click
 
 
-@click.command("schema")
+@click.command("schema", short_help="The JSON Schema of a profile, for editors.")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity: the output is JSON in any case.")
 def command(as_json: bool) -> None:
     """Print the JSON Schema of a profile, for editors that complete and check TOML."""

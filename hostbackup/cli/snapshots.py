@@ -7,7 +7,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("snapshots")
+@made("snapshots", "List the snapshots.")
 def command(session: Session) -> None:
     """List the snapshots, oldest first."""
     from hostbackup.jobs.look import summaries

@@ -36,6 +36,7 @@ class Connections:
     ask: Ask | None = None
     on_secret: Callable[[Secret], object] = lambda secret: None  # hears of every secret in use, so that nothing printed shows one
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)  # hosts already said to be spoken to without encryption
     _secrets: dict[str, Secret] = field(default_factory=dict)
 
     # -- secrets ------------------------------------------------------------------------------------------------------------------------
@@ -214,7 +215,8 @@ class Connections:
 
             if refused:  # a refused password is never tried twice, whoever asks
                 raise refused[0]
-            if target.security == "plain":
+            if target.security == "plain" and target.host not in self._warned:
+                self._warned.add(target.host)
                 self.observer.warn(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
             try:
                 return session.connect(target)
