@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from hostbackup.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 # pathspec's regular expressions end in `$` and use `.`, which both treat a line feed specially; a name may hold one. surrogateescape only
 # uses U+DC80 to U+DCFF, so this stand-in meets no other name.
@@ -23,33 +20,36 @@ class Excludes:
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        told = [pattern for pattern in patterns if pattern.strip() and not pattern.startswith("#")]
-        self._spec = _compile(told) if told else None
+        self._rules = [_compile(pattern) for pattern in patterns if pattern.strip() and not pattern.startswith("#")]
 
     def __bool__(self) -> bool:
-        return self._spec is not None
+        return bool(self._rules)
 
     def matches(self, path: bytes, is_dir: bool) -> bool:
         """Whether the entry at `path` (relative, `/` between components, no final one) is left out."""
-        if self._spec is None or not path:
+        if not self._rules or not path:
             return False
         name = path.decode("utf-8", "surrogateescape").replace("\n", _LINE_FEED)
-        return self._spec.match_file(name + "/" if is_dir else name)
+        if is_dir:
+            name += "/"
+        return next((leaves_out for rule, leaves_out in reversed(self._rules) if rule.search(name)), False)
 
 
-def _compile(patterns: list[str]) -> GitIgnoreSpec:
+def _compile(pattern: str) -> tuple[re.Pattern[str], bool]:
+    """The pattern as an expression for whole names (a folder's ends in `/`), and whether what matches is left out."""
     from pathspec import GitIgnoreSpec  # late: most commands and most profiles need no patterns
 
-    lines = []
-    for pattern in patterns:
-        line = pattern.replace("\n", _LINE_FEED)
-        # git: `x/**` is all that is in x, not x itself. pathspec would take x with it, and what `!` takes back in with that.
-        line = line.rstrip(" ") + "/*" if line.rstrip(" ").endswith("/**") else line
-        try:
-            usable = all(compiled.include is not None for compiled in GitIgnoreSpec.from_lines([line]).patterns)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise UsageError(f"{pattern!r} is not a pattern that can match a name", where="exclude", hint="patterns are written as in .gitignore")
-        lines.append(line)
-    return GitIgnoreSpec.from_lines(lines)
+    line = pattern.replace("\n", _LINE_FEED)
+    # git: `x/**` is all that is in x, not x itself. pathspec would take x with it, and what `!` takes back in with that.
+    bare = line.rstrip(" ")
+    if bare.endswith(("/**", "/**/")):
+        line = bare.rstrip("/") + ("/*/" if bare.endswith("/") else "/*")
+    try:
+        (compiled,) = GitIgnoreSpec.from_lines([line]).patterns
+        expression = getattr(compiled, "regex", None)
+    except ValueError:
+        expression = None
+    if expression is None or compiled.include is None:
+        raise UsageError(f"{pattern!r} is not a pattern that can match a name", where="exclude", hint="patterns are written as in .gitignore")
+    # pathspec also matches whatever lies below a match. Here that is decided at the folder, so that `*` followed by `!*/` works as with git.
+    return re.compile(expression.pattern + r"\Z"), compiled.include
