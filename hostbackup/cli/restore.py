@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hostbackup.cli.run import Session
 from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
+
+if TYPE_CHECKING:
+    from hostbackup.jobs.restore import Format
 
 
 @made("restore", "Out of the vault or a copy, into a folder.", profile=False)
@@ -22,7 +26,7 @@ from hostbackup.report import terminal
 @click.option("--format", "form", type=click.Choice(["tree", "mbox", "eml"]), default="tree", show_default=True, help="How mail is laid out.")
 @click.option("--vanished", is_flag=True, help="Also what was no longer on the old server.")
 def command(
-    session: Session, *, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: str, vanished: bool
+    session: Session, *, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: Format, vanished: bool
 ) -> None:
     """Restore everything, or what is below PATH, to a folder, laid out as latest/ is.
 
@@ -30,7 +34,11 @@ def command(
     """
     from hostbackup.cli.sources import opened
     from hostbackup.jobs.restore import restore
+    from hostbackup.jobs.result import Result
 
+    result = Result(session.observer)
     with opened(session, words, source, endpoint) as (found, paths):
-        result = restore(found, found.snapshots.get(snapshot), list(paths), to, form, session.observer, vanished=vanished)
+        done = restore(found, result, to=to, snapshot=snapshot, selection=paths, format=form, vanished=vanished)
+    result.counts.update(files=done.files, bytes=done.bytes, folders=done.folders, links=done.links, existing=done.existing)
+    result.details.update(to=str(to), snapshot=done.snapshot, format=form, renamed=done.mapped)
     session.end(result, terminal.restore)

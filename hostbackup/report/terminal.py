@@ -174,8 +174,13 @@ def diff_line(row: Mapping[str, Any]) -> str:
 
 
 def restore(details: Mapping[str, Any], result: Any) -> list[str]:
-    lines = [f"restored {plural(result.counts['entries'], 'entry', 'entries')}, {size(result.counts['bytes'])}, to {one_line(details['to'])}"]
-    lines += [f"  renamed: {name_of(row)} -> {name_of(row, 'as')}" for row in details.get("renamed", [])[:_SHOWN]]
+    counts = result.counts
+    told = f"{plural(counts['files'], 'file')}, {plural(counts['folders'], 'folder')}, {plural(counts['links'], 'symlink')}, {size(counts['bytes'])}"
+    lines = [f"restored from snapshot {details['snapshot']} to {one_line(details['to'])}: {told}"]
+    if counts["existing"]:
+        lines.append(f"{plural(counts['existing'], 'entry', 'entries')} stood there already, with the same contents")
+    renamed = list(details["renamed"].items())
+    lines += [f"  renamed, since this disk refuses the name: {one_line(was)} -> {one_line(now)}" for now, was in renamed[:_SHOWN]]
     return lines
 
 
