@@ -23,7 +23,7 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
     from hostbackup.jobs.result import Result
     from hostbackup.vault.vault import Mode, Vault
 
-    profile = session.load()
+    profile = session.load("old", "new", "copy")
     mode: Mode = "write" if accept_identity else "read"
     there = (profile.vault / "format.json").exists()
     with Vault.open(profile.vault, mode, command="check") if there else nullcontext() as vault:

@@ -16,6 +16,7 @@ def command(session: Session, name: tuple[str, ...], repair: bool) -> None:
     """Copy the vault to every [[copy]]: a bucket, or another disk. Nothing there is deleted."""
     from hostbackup.jobs.copies import copy_all
 
+    session.load("copy")
     with session.job("write") as job:
         result = copy_all(job, name, repair=repair)
     session.end(result, terminal.copy)

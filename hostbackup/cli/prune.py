@@ -37,6 +37,7 @@ def command(
     """
     from hostbackup.jobs.prune import Policy, prune
 
+    session.load(*(["copy"] if copies else []))
     with session.job("prune" if apply_ else "read") as job:
         day = vanished_before.date() if vanished_before else None
         policy = Policy(keep_last, keep_daily, keep_weekly, keep_monthly, day)

@@ -31,6 +31,7 @@ def command(
     """Push a snapshot to the new host. Nothing there is deleted; what somebody else changed there is left alone and listed."""
     from hostbackup.jobs.push import Push
 
+    session.load("new", "old.imap.account")
     with session.job("write") as job:
         day = since.date() if since else None
         result = Push(job, only or ("web", "mail"), account, day, snapshot, overwrite, dry_run).run()

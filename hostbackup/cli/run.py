@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from hostbackup.cli import document
 from hostbackup.cli.progress import Chorus, Plain, Progress
-from hostbackup.errors import Exit, HostbackupError, UsageError, worst
+from hostbackup.errors import Exit, HostbackupError, SecretError, UsageError, worst
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Observer
@@ -95,14 +95,17 @@ class Session:
             observers.append(log)
         self.observer = Chorus(*observers)
 
-    def load(self) -> Profile:
-        """The profile, with everything checked that can be known without a network. Raises UsageError's family."""
+    def load(self, *reaches: str) -> Profile:
+        """The profile. `reaches`: the sections whose servers this command talks to ("old", "new", "copy"); only their files and secrets have to
+        be there, but those are checked before anything begins. Raises UsageError's family.
+        """
         if self.profile is None:
-            self.profile = load(self.profile_name)
-            problems = self.profile.check_secrets()
-            self.profile.old_accounts()
+            self.profile = load(self.profile_name, files=bool(reaches))
+            if reaches:
+                self.profile.old_accounts()
+            problems = [problem for problem in self.profile.check_secrets() if problem.where.startswith(reaches)]
             if problems:
-                raise type(problems[0])("; ".join(str(problem) for problem in problems))
+                raise SecretError("\n".join([problems[0].reason, *map(str, problems[1:])]), where=problems[0].where, hint=problems[0].hint)
         return self.profile
 
     @contextmanager

@@ -15,6 +15,7 @@ def command(session: Session, accept_shrink: tuple[str, ...]) -> None:
     """Do the steps of [sync] in order under one lock (backup, verify, copy unless the profile says otherwise)."""
     from hostbackup.jobs.sync import sync
 
+    session.load("old", "new", "copy")
     with session.job("write", create=True) as job:
         accepted = [job.find_part(text).id for text in accept_shrink]
         result = sync(job, accept_shrink=accepted)

@@ -16,6 +16,7 @@ def command(session: Session, against: tuple[str, ...], only: tuple[str, ...]) -
     """Re-read the vault and its view; with --against, prove the old server, the new one, the copies. Evidence is recorded."""
     from hostbackup.jobs.verify import Verify
 
+    session.load(*against)
     with session.job("write") as job:
         result = Verify(job, against, only or ("web", "mail", "local")).run()
     session.end(result, terminal.verify)

@@ -34,8 +34,12 @@ def find(profile: str | Path) -> Path:
     raise ProfileError(what, where=ascii(str(profile))[1:-1], hint=hint)
 
 
-def load(profile: str | Path) -> Profile:
-    """The profile, validated. Raises ProfileError, one line for each thing that is wrong."""
+def load(profile: str | Path, *, files: bool = True) -> Profile:
+    """The profile, validated. Raises ProfileError, one line for each thing that is wrong.
+
+    `files` False: without the files it names (keys, lists, certificates), which only those need who reach a server. Whoever has nothing left
+    but the vault and the profile can still look into the one by the other.
+    """
     file = find(profile)
     try:
         data = file.read_bytes()
@@ -45,10 +49,10 @@ def load(profile: str | Path) -> Profile:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ProfileError("is not UTF-8 text", where=f"{file}:{data[: error.start].count(10) + 1}", hint="save it again as UTF-8") from None
-    return parse(text, file)
+    return parse(text, file, files=files)
 
 
-def parse(text: str, file: Path) -> Profile:
+def parse(text: str, file: Path, *, files: bool = True) -> Profile:
     """As `load`, from the text of `file`; relative paths are relative to the folder of `file`."""
     try:
         table = tomllib.loads(text.replace("\r\n", "\n"))
@@ -63,7 +67,7 @@ def parse(text: str, file: Path) -> Profile:
         problems = explain_all(error.errors(include_url=False), Profile)
     else:
         profile._file = file
-        problems = [*_missing_files(profile), *_readable_literals(profile)]
+        problems = [*(_missing_files(profile) if files else ()), *_readable_literals(profile)]
         if not problems:
             return profile
     raise _error(problems, file, positions(text))
