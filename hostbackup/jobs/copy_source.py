@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -166,14 +167,15 @@ class CopySource:
         """Raises what the store raises, VaultTooNew, or VaultError where there is no copy."""
         self.store = store
         check_copy(store)
-        self._cache = Path(tempfile.mkdtemp(prefix="hostbackup-copy-"))
+        cache = Path(tempfile.mkdtemp(prefix="hostbackup-copy-"))
+        self._forget = weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self.objects: Contents = CopyObjects(store)
-        self.manifests: Manifests = CopyManifests(store, self._cache)
-        self.snapshots: Snapshots = CopySnapshots(store, self.manifests, self._cache)
+        self.manifests: Manifests = CopyManifests(store, cache)
+        self.snapshots: Snapshots = CopySnapshots(store, self.manifests, cache)
 
     def close(self) -> None:
         """Also closes the store. May be called twice."""
-        shutil.rmtree(self._cache, ignore_errors=True)
+        self._forget()
         self.store.close()
 
     def __enter__(self) -> CopySource:

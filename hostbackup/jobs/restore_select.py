@@ -124,7 +124,7 @@ class _Asked:
             part = choice.state.part
             best: tuple[int, str] | None = None
             for kind in (f"{part.kind}/", ""):
-                for name in {part.name, component(part.name)}:
+                for name in {part.name, component(part.name), urllib.parse.quote(part.name, safe="")}:
                     lead = kind + name
                     if (text == lead or text.startswith(lead + "/")) and (best is None or len(lead) > best[0]):
                         best = len(lead), text[len(lead) :].strip("/")

@@ -77,9 +77,7 @@ def _entry(vault: Vault, path: bytes, file: File) -> Stored[Entry]:
     return Stored(Entry(path, Kind.FILE, size, file.mtime_ns, file.mode), digest, size, vanished=file.vanished, stale=file.stale)
 
 
-def write_mail(
-    vault: Vault, part: Part, folders: Sequence[tuple[Folder, Iterable[Mail]]], prefix: bytes = b"", separator: bytes = b"."
-) -> PartTotals:
+def write_mail(vault: Vault, part: Part, folders: Sequence[tuple[Folder, Iterable[Mail]]], prefix: bytes = b"INBOX.") -> PartTotals:
     writer = MailWriter(vault.manifests, part, mail_meta(part.name, prefix, b"."))
     for folder, mails in folders:
         writer.folder(folder)
