@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -240,6 +241,41 @@ def test_a_folder_that_cannot_be_opened_does_not_stop_the_others() -> None:
         listings = {listing.container: listing for listing in _account(fake).scan()}
     assert {name: len(listing.items) for name, listing in listings.items()} == {b"INBOX": 7, b"locked": 0, b"other": 7}
     assert {name: listing.failure.code for name, listing in listings.items() if listing.failure} == {b"locked": "folder"}
+    assert {name for name, listing in listings.items() if listing.folder is None} == {b"locked"}, "counters that nobody knows are not told"
+
+
+def test_a_session_that_ended_while_idle_is_replaced() -> None:
+    fake = _fake()
+    with fake.running():
+        sessions: list[ImapSession] = []
+
+        def factory() -> ImapSession:
+            sessions.append(fake.factory())
+            return sessions[-1]
+
+        place = _account(fake, factory)
+        for work in (place.folders, lambda: place.status(b"INBOX"), lambda: place.prepare([]), lambda: list(place.scan())):
+            work()
+            sessions[-1].channel.wire.sock.shutdown(socket.SHUT_RDWR)
+            assert work() == work()
+        place.close()
+    assert len(sessions) == 5
+
+
+def test_each_range_of_a_folder_in_flux_says_so() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "UID FETCH":
+            return False
+        talk.send(b"".join(b"* 1 FETCH (UID %d FLAGS () RFC822.SIZE 5)\r\n" % uid for uid in (1, 5000, 9000)) + tag + b" NO some failed\r\n")
+        return True
+
+    with (fake := _fake(hook=hook)).running():
+        listings = list(_account(fake).scan())
+    assert [(len(listing.items), listing.failure is not None, listing.last) for listing in listings] == [
+        (1, True, False),
+        (1, True, False),
+        (1, True, True),
+    ]
 
 
 def test_many_folders_cost_few_round_trips() -> None:

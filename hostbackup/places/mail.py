@@ -7,7 +7,9 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
+from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
 from hostbackup.places import mail_prepare
 from hostbackup.places.mail_fetch import Fetcher, Got, batches
@@ -23,6 +25,7 @@ _HINTS = {
     "uidvalidity": "run `backup` again: it lists the folder anew",
     "fetch-no": "the old server itself cannot read this message: ask the provider",
 }
+_Result = TypeVar("_Result")
 
 
 class MailAccount:
@@ -37,7 +40,6 @@ class MailAccount:
         *,
         side: str,
         part: Part,
-        connections: int = 2,
         observer: Observer | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -47,16 +49,15 @@ class MailAccount:
         self.namespace_prefix = b""  # of the personal namespace; known once folders() has run
         self.separator = b""  # of the hierarchy, likewise; b"" where there is none
         self._observer = observer or Observer()
-        self._connections = connections
-        self._factory = session_factory
-        self._pause = pause
         self._line = Line(session_factory, pause)
 
     # -- folders ------------------------------------------------------------------------------------------------------------------------
 
     def folders(self) -> list[Folder]:
         """The folders that can be opened and belong to this user, INBOX first, else sorted by name. Raises ConnectionFailed."""
-        session = self._line.session()
+        return self._again(self._folders)
+
+    def _folders(self, session: ImapSession) -> list[Folder]:
         listed, subscribed = session.list_folders()
         self._learn_namespace(session, listed)
         known = {one.name for one in subscribed}
@@ -85,11 +86,24 @@ class MailAccount:
 
     def status(self, folder: bytes) -> Selected | None:
         """Its uidvalidity, uidnext and exists, None where the server has no such folder. Raises ConnectionFailed."""
-        return self._line.session().status(folder)
+        return self._again(lambda session: session.status(folder))
 
-    def prepare(self, folders: Iterable[Folder]) -> Iterator[Failure]:
+    def prepare(self, folders: Iterable[Folder]) -> list[Failure]:
         """Creates what is missing of these folders (names as on this server) and subscribes those to be subscribed; gives what failed."""
-        yield from mail_prepare.prepare(self._line.session(), folders, self._failure)
+        wanted = list(folders)
+        return self._again(lambda session: list(mail_prepare.prepare(session, wanted, self._failure)))
+
+    def _again(self, work: Callable[[ImapSession], _Result]) -> _Result:
+        """Work that may be repeated from the start, done once more where the line was cut: a session idles while contents are stored elsewhere."""
+        while True:
+            session = self._line.session()
+            try:
+                result = work(session)
+            except (LineCut, ProtocolBroken) as error:
+                self._line.cut(error)
+            else:
+                self._line.progress()
+                return result
 
     # -- the four verbs -----------------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class _FolderScan:
     ranges: dict[int, dict[int, Message]] = field(default_factory=dict)
     held: int = 0
     disordered: bool = False
+    opened: bool = False  # its counters are known
 
     @property
     def first(self) -> int:
@@ -103,6 +104,7 @@ class Scanner:
         selected = Selected()
         examined = channel.finish(started.examine, selected.take)
         first = scan.first
+        scan.opened = scan.opened or examined.ok
         before, told = selected.uidvalidity, selected.exists
         selected.moved, selected.expunged = False, 0
         again = scan.given and before != scan.uidvalidity
@@ -199,13 +201,12 @@ class Scanner:
         failure = None
         if trouble is not None:
             failure = Failure(self._side, self._part, folder.name, trouble[0], trouble[1], "run again" if trouble[0] == "changing" else "")
+        # Each range says that it may lack messages: what is not in it must not be taken for deleted.
         numbers = sorted(number for number, bucket in scan.ranges.items() if bucket)
-        for number in numbers[:-1]:
-            yield self._give(scan, folder, number)
-        if numbers:
-            yield self._give(scan, folder, numbers[-1], failure=failure, last=True)
-        else:
-            yield Listing(folder.name, [], failure, folder, True)
+        for number in numbers:
+            yield self._give(scan, folder, number, failure=failure, last=number == numbers[-1])
+        if not numbers:
+            yield Listing(folder.name, [], failure, folder if scan.opened else None, True)
 
     def _recover(self, error: ConnectionFailed, waiting: deque[_FolderScan], flight: deque[_Started]) -> Iterator[Listing[Message]]:
         """What was in flight waits again. A folder that cut the line twice is told as failed, so that the rest goes on."""
