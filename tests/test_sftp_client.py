@@ -232,7 +232,7 @@ def test_a_link_that_open_followed_is_noticed() -> None:
     "reply",
     [
         lambda number: fake.attrs(number, 1),
-        lambda number: fake.handle(number),
+        fake.handle,
         lambda number: fake.data(number, b"x" * 300_000),
         lambda number: fake.data(number + 1000, b"x"),
         lambda _: struct.pack(">I", 2**31) + b"\x65",

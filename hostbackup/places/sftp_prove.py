@@ -17,7 +17,7 @@ from hostbackup.protocols.sftp.client import Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Work, works
 
-BATCH = 2000  # files to one remote command
+BATCH = 5000  # files to one remote command
 BATCH_BYTES = 4 << 30
 
 _Proof = Proof[Entry]
