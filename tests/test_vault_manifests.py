@@ -39,11 +39,14 @@ def folder(root: Path) -> Manifests:
 # ------------------------------------------------------------ canonical JSON
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(st.dictionaries(st.text(), JSON))
+@HERE
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=5))
 def test_canonical_json_is_one_line_and_one_way_to_say_it(value: dict[str, object]) -> None:
     line = canonical(value)
     assert line.endswith(b"\n")
@@ -254,7 +257,7 @@ def known(manifests: Manifests) -> set[str]:
     return {digest for digest, _ in manifests.list()}
 
 
-@pytest.mark.parametrize("place", [0, 17, 25_000, 49_999])
+@pytest.mark.parametrize("place", [17, 49_999])
 def test_one_name_among_50000_in_a_folder_moves_few_segments(tmp_path: Path, place: int) -> None:
     manifests = folder(tmp_path)
     records = many(50_000, 9)
@@ -273,19 +276,19 @@ def test_one_name_among_50000_in_a_folder_moves_few_segments(tmp_path: Path, pla
 
 def test_an_unchanged_tree_adds_nothing_and_one_change_among_many_folders_little(tmp_path: Path) -> None:
     manifests = folder(tmp_path)
-    folders = [b"customer-%05d" % number for number in range(6000)]
+    folders = [b"customer-%05d" % number for number in range(1500)]
     tree: dict[bytes, list[Stored[Entry]]] = {b"": [Stored(Entry(name, Kind.DIR, 0, 1, 0o755)) for name in folders]}
     tree |= {name: [file(name + b"/index.html")] for name in folders}
     first = write(manifests, tree)
     before = known(manifests)
     assert write(manifests, tree) == first
     assert added_bytes(manifests, before) == 0
-    tree[folders[3210]] = [file(folders[3210] + b"/index.html", 7)]
+    tree[folders[321]] = [file(folders[321] + b"/index.html", 7)]
     second = write(manifests, tree)
-    assert added_bytes(manifests, before) < 400_000
+    assert added_bytes(manifests, before) < 250_000
     root = TreeRoot.open(manifests, second.root)
-    assert root.totals.entries == 6000
-    assert root.find(folders[3210] + b"/index.html") == tree[folders[3210]][0]
+    assert root.totals.entries == 1500
+    assert root.find(folders[321] + b"/index.html") == tree[folders[321]][0]
     assert list(root.folders()) == [b"", *folders]
     assert set(root.indexes()), "so many folders are grouped"
     assert set(root.manifests()) <= known(manifests)
@@ -447,3 +450,26 @@ def test_only_good_components_pass(name: bytes) -> None:
         assert good
     except ValueError:
         assert not good
+
+
+def test_a_large_folder_is_found_across_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("INDEX_REFS", 8),
+        ("_INDEX_AVERAGE", 4),
+        ("_INDEX_LARGEST", 8),
+        ("SEGMENT_NAMES", 4),
+        ("_SEGMENT_AVERAGE", 2),
+        ("_INDEXES_HELD", 2),
+    ):
+        monkeypatch.setattr(tree_module, name, value)
+    manifests = folder(tmp_path)
+    sizes = {b"": 3, b"a": 300, b"b": 1, b"c": 0, b"c/d": 200, b"c/e": 5, b"f": 90}
+    tree = {path: [file((path + b"/" if path else b"") + b"n%04d" % number) for number in range(size)] for path, size in sizes.items()}
+    root = TreeRoot.open(manifests, write(manifests, tree).root)
+    assert len(root.refs(b"a")) > 50
+    assert {path: root.records(path) for path in tree} == tree
+    assert [path for path, _ in root.by_folder()] == list(tree)
+    for path in (b"0", b"aa", b"c/dd", b"z"):
+        assert root.records(path) == []
+    for records in tree.values():
+        assert all(root.find(record.item.path) == record for record in records[::9])

@@ -361,3 +361,27 @@ def test_removal_tells_what_it_freed(tmp_path: Path) -> None:
     assert objects.remove(digest) == 5
     assert objects.remove(digest) == 0
     assert not objects.has(digest)
+
+
+def test_a_receiver_that_failed_or_ended_takes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = folder(tmp_path)
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    failed = objects.open()
+    with monkeypatch.context() as disk:
+        disk.setattr("os.write", full)
+        with pytest.raises(DiskFull):
+            failed.write(b"x" * BUFFER)
+    ended, aborted = objects.open(), objects.open()
+    ended.write(b"y")
+    ended.commit()
+    aborted.abort()
+    for receiver in (failed, ended, aborted):
+        with pytest.raises(VaultError, match="after its end"):
+            receiver.write(b"more")
+        with pytest.raises(VaultError, match="after its end"):
+            receiver.commit()
+    objects.flush()
+    assert named(tmp_path) == {sha256(b"y")}

@@ -472,3 +472,21 @@ def test_a_reflinked_file_is_its_own(vault: Vault, monkeypatch: pytest.MonkeyPat
     stamps = {path: path.lstat().st_ctime_ns for path in latest(vault).rglob("*")}
     build(vault)
     assert {path: path.lstat().st_ctime_ns for path in stamps} == stamps
+
+
+def test_copies_of_a_build_that_did_not_end_are_read_before_they_are_believed(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample(vault)
+    build(vault, "copy")
+    at(vault, b"web/public_html/index.html").unlink()
+    real = Sums.replace
+
+    def killed(self: Sums, folder: SafeFolder) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sums, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(vault, "copy")
+    monkeypatch.setattr(Sums, "replace", real)
+    same_size(at(vault, b"web/public_html/index.html"))  # as a power cut may leave it
+    assert build(vault, "copy") == []
+    check_sums(vault)

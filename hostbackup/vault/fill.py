@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,13 +78,26 @@ class Content:
 
 
 class Filler:
-    """Makes files of objects in folders. `trust`: a file of its own with the right size and mtime is taken for right without reading it."""
+    """Makes files of objects in folders.
 
-    def __init__(self, objects: ObjectFolder, style: Style, *, tolerance_ns: int = 0, trust: bool = True) -> None:
+    `trust`: a file of its own with the right size and mtime is taken for right without reading it. `before_copy` is called once, before the first
+    file that will have bytes of its own: they are not durable when its name is.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectFolder,
+        style: Style,
+        *,
+        tolerance_ns: int = 0,
+        trust: bool = True,
+        before_copy: Callable[[], None] | None = None,
+    ) -> None:
         self._objects = objects
         self._style = style
         self._tolerance = tolerance_ns
         self._trust = trust
+        self._before_copy = before_copy
 
     def file(self, folder: SafeFolder, name: bytes, content: Content) -> bool:
         """Makes `name` a file with this content; True where it had to be made, False where it was right.
@@ -142,6 +156,9 @@ class Filler:
         os.utime(source, ns=_times(content))
 
     def _copy(self, folder: SafeFolder, name: bytes, source: str, content: Content) -> None:
+        if self._before_copy is not None:
+            self._before_copy()
+            self._before_copy = None
         fd = folder.create_file(name, 0o600)
         try:
             with Path(source).open("rb", buffering=0) as file:

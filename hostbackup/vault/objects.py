@@ -57,7 +57,7 @@ def hash_fd(fd: int, *, medium: bool = False) -> tuple[str, int]:
 class ObjectReceiver:
     """Takes the bytes of one object. Used by one thread at a time; exactly one of commit and abort ends it."""
 
-    __slots__ = ("_buffer", "_fd", "_folder", "_hash", "_part", "_size")
+    __slots__ = ("_buffer", "_fd", "_folder", "_hash", "_over", "_part", "_size")
 
     def __init__(self, folder: ObjectFolder) -> None:
         self._folder = folder
@@ -66,8 +66,12 @@ class ObjectReceiver:
         self._size = 0
         self._fd = -1
         self._part = ""
+        self._over = False
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Takes more bytes. Raises DiskFull or VaultError; nothing can be written or committed after that."""
+        if self._over:
+            raise VaultError("written to after its end", where=os.fspath(self._folder.incoming))
         self._hash.update(data)
         before = len(self._buffer)
         self._buffer += data
@@ -96,17 +100,20 @@ class ObjectReceiver:
 
     def commit(self) -> tuple[str, int]:
         """Digest and size. Durable only after the folder's next flush. Raises DiskFull or VaultError; nothing is left behind then."""
+        if self._over:
+            raise VaultError("committed after its end", where=os.fspath(self._folder.incoming))
         digest = self._hash.hexdigest()
-        if self._fd < 0:
-            if self._folder.stands(digest, self._size):
-                return digest, self._size
+        small = self._fd < 0
+        if small and self._folder.stands(digest, self._size):
+            self._over = True
+            return digest, self._size
+        if small or self._buffer:
             self._spill()
-        elif self._buffer:
-            self._spill()
+        self._over = True
         fd, self._fd = self._fd, -1
         try:
             os.close(fd)
-            self._folder.take(self._part, digest, self._size)
+            self._folder.take(self._part, digest, self._size, new=small)
         except OSError as error:
             self.abort()
             raise told(error, self._folder.incoming, self._size) from error
@@ -114,6 +121,7 @@ class ObjectReceiver:
 
     def abort(self) -> None:
         """Forgets what was written. Harmless when repeated."""
+        self._over = True
         self._buffer = bytearray()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
@@ -174,12 +182,15 @@ class ObjectFolder:
         self.set_aside(digest, f"{standing.st_size} bytes long where {size} were stored")
         return False
 
-    def take(self, part: str, digest: str, size: int) -> None:
-        """Makes the whole file `part` a pending object, or drops it where the object stands."""
+    def take(self, part: str, digest: str, size: int, *, new: bool = False) -> None:
+        """Makes the whole file `part` a pending object, or drops it where the object stands. `new`: it did not stand a moment ago.
+
+        Should it stand since, it is replaced by the same bytes.
+        """
         with self._lock:
             if self._broken:
                 raise self._broken
-            known = self.stands(digest, size)
+            known = digest in self._pending or digest in self._moving if new else self.stands(digest, size)
             if not known:
                 os.rename(part, self._arriving + digest)  # noqa: PTH104
                 if not self._pending:

@@ -17,7 +17,7 @@ from hostbackup.vault.objects import hash_fd
 from hostbackup.vault.safe import SafeFolder
 
 NAME = b"SHA256SUMS"
-_HELD = 200_000  # lines in memory before they are sorted and put on disk
+_HELD = 100_000  # lines in memory before they are sorted and put on disk
 
 
 class Sums:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from hostbackup import osal
 from hostbackup.errors import Damaged, VaultError
 from hostbackup.model import Failure, Observer
 from hostbackup.vault import sums
@@ -61,8 +62,16 @@ class _View:
         self._state = vault.state.read(STATE) or {}
         abilities = Abilities.probe(vault.incoming)
         trust = bool(self._state.get("trusted"))
-        filler = Filler(vault.objects, probe_style(abilities, method), tolerance_ns=abilities.tolerance_ns, trust=trust)
+        self._copied = False
+        style = probe_style(abilities, method)
+        filler = Filler(vault.objects, style, tolerance_ns=abilities.tolerance_ns, trust=trust, before_copy=self._before_copy)
         self._build = Build(filler, Sums(vault.incoming), observer, ":" if abilities.colon else ";", abilities.tolerance_ns)
+
+    def _before_copy(self) -> None:
+        """Until this build is durable, no copy is to be believed: a power cut may leave one with the right size and date, and no bytes."""
+        self._copied = True
+        if self._state.get("trusted"):
+            self._vault.state.write(STATE, {**self._state, "trusted": False})
 
     def build(self, snapshot: Snapshot, previous: Snapshot | None) -> list[Failure]:
         path = self._vault.root / FOLDER
@@ -81,8 +90,10 @@ class _View:
                 digest = self._build.sums.replace(latest)
         finally:
             self._build.sums.close()
+        if self._copied:
+            osal.sync_tree(path)
         built = {"snapshot": snapshot.id, "method": self._method, "sums": digest, "trusted": True}
-        if built != self._state:
+        if self._copied or built != self._state:
             self._vault.state.write(STATE, built)
         return self._build.failures
 
