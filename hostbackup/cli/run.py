@@ -104,8 +104,10 @@ class Session:
             if reaches:
                 self.profile.old_accounts()
             problems = [problem for problem in self.profile.check_secrets() if problem.where.startswith(reaches)]
+            if len(problems) == 1:
+                raise problems[0]
             if problems:
-                raise SecretError("\n".join([problems[0].reason, *map(str, problems[1:])]), where=problems[0].where, hint=problems[0].hint)
+                raise SecretError("\n".join(map(str, problems)))
         return self.profile
 
     @contextmanager

@@ -219,10 +219,13 @@ class Connections:
                 self._warned.add(target.host)
                 self.observer.warn(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
             try:
-                return session.connect(target)
+                made = session.connect(target)
             except LoginRefused as error:
                 refused.append(error)
                 raise
+            if side == "old":
+                self.identity.see_address("old.imap", made.address)
+            return made
 
         return connect
 

@@ -67,9 +67,16 @@ class Identity:
             if not self.accept:
                 raise looks_new(f"{section} {host}", f"its host key is {fingerprint}, it was {before}")
             self._record(section, "host_key", before, fingerprint)
-        if before != fingerprint or address not in pin.get("addresses", []):
+        if before != fingerprint:
             pin["host_key"] = fingerprint
-            pin["addresses"] = [*(a for a in pin.get("addresses", []) if a != address), address]
+            self._save()
+        self.see_address(section, address)
+
+    def see_address(self, section: str, address: str) -> None:
+        """Notes where a section's server was met."""
+        pin = self._pins.setdefault(section, {})
+        if address not in pin.get("addresses", []):
+            pin["addresses"] = [*pin.get("addresses", []), address]
             pin.setdefault("since", stamp())
             self._save()
 
