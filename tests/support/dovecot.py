@@ -61,6 +61,7 @@ mail_gid = {_group(mail_user)}
 first_valid_uid = 1
 first_valid_gid = 1
 mail_max_userip_connections = 100
+mail_fsync = never
 passdb {{
   driver = passwd-file
   args = scheme=PLAIN username_format=%u {base}/users
