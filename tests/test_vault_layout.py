@@ -97,11 +97,11 @@ def stored(*flags: str, date: str = " 1-Jul-2026 02:44:25 +0900") -> Stored[Mess
 def test_a_message_has_its_maildir_name() -> None:
     keywords = layout.Keywords()
     flags = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft", "$Forwarded", "$Label1", "Junk", "\\Recent")
-    assert layout.message_name(stored(*flags), keywords) == b"1782841465.V77U5.abababababab:2,DFPRSTab"
-    assert layout.message_name(stored("Junk"), keywords, ";") == b"1782841465.V77U5.abababababab;2,b"
+    assert layout.message_name(stored(*flags), keywords) == b"1782841465.V77U5.abababababab:2,DFPRSTabc"
+    assert layout.message_name(stored("Junk"), keywords, ";") == b"1782841465.V77U5.abababababab;2,c"
     assert layout.message_name(stored(date="nonsense"), keywords) == b"0.V77U5.abababababab:2,"
     assert layout.message_name(stored(date="10-Oct-1950 00:00:00 +0000"), keywords) == b"0.V77U5.abababababab:2,"
-    assert keywords.file() == b"0 $Label1\n1 Junk\n"
+    assert keywords.file() == b"0 $Forwarded\n1 $Label1\n2 Junk\n"
 
 
 def test_the_27th_keyword_stands_in_no_file_name() -> None:

@@ -16,7 +16,8 @@ from hostbackup.model import Folder, Message, Part, Stored, name_from_json, name
 MAILDIR = (b"cur", b"new", b"tmp")
 KEYWORDS_FILE = b"dovecot-keywords"
 SUBSCRIPTIONS_FILE = b"subscriptions"
-_LETTERS = {"\\draft": "D", "\\flagged": "F", "$forwarded": "P", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
+_LETTERS = {"\\draft": "D", "\\flagged": "F", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
+_FORWARDED = "$forwarded"
 _UNSAFE = re.compile(rb"[./\\\x00-\x1f\x7f]")
 _ESCAPED = re.compile(rb"\\([0-9a-f]{2})")
 _MONTHS = {name: number for number, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
@@ -123,13 +124,16 @@ def _one_line(text: str) -> str:
 
 
 def flag_letters(flags: Iterable[str], keywords: Keywords) -> str:
-    """The flags of a Maildir file name, sorted: D draft, F flagged, P forwarded, R replied, S seen, T deleted, a…z keywords."""
+    """The flags of a Maildir file name, sorted: D draft, F flagged, P forwarded, R replied, S seen, T deleted, a…z keywords.
+
+    `$Forwarded` has both its own letter and a keyword's: mutt reads the one, Dovecot the other.
+    """
     letters = set()
     for flag in flags:
         letter = _LETTERS.get(flag.lower())
         if letter is None:
             letter = keywords.letter(flag) if not flag.startswith("\\") else ""
-        letters.add(letter)
+        letters |= {letter, "P"} if flag.lower() == _FORWARDED else {letter}
     return "".join(sorted(letters))
 
 
