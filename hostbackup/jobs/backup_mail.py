@@ -56,7 +56,7 @@ class MailBackup:
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
         for listing in self.place.scan():
-            if listing.failure is not None:
+            if listing.failure is not None and listing.container not in self._unlisted:
                 self._unlisted.add(listing.container)
                 self.result.fail(listing.failure)
             if listing.folder is not None:
