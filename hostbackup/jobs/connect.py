@@ -12,6 +12,7 @@ from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, Pro
 from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
 from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
+from hostbackup.profile.root import login_at
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
@@ -36,8 +37,13 @@ class Connections:
     ask: Ask | None = None
     on_secret: Callable[[Secret], object] = lambda secret: None  # hears of every secret in use, so that nothing printed shows one
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
-    _warned: set[str] = field(default_factory=set)  # hosts already said to be spoken to without encryption
+    _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _secrets: dict[str, Secret] = field(default_factory=dict)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self.observer.warn(text)
 
     # -- secrets ------------------------------------------------------------------------------------------------------------------------
 
@@ -109,6 +115,8 @@ class Connections:
 
         section = self.ssh_section(side)
         where = f"{side}.ssh"
+        if section.client == "openssh":
+            self._warn_once(f'{where}: client = "openssh" is not available yet; the built-in client is used')
         password = self.secret(section.password, f"{where}.password") if section.password else None
         passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
         return SshTarget(
@@ -182,8 +190,7 @@ class Connections:
         from hostbackup.protocols.imap.session import ImapTarget
 
         section = self.imap_section(side)
-        host = account.host or section.host if side == "old" else section.host
-        address = account.address or (() if account.host else section.address) if side == "old" else section.address
+        host, address = login_at(section, account)
         return ImapTarget(
             host=host,
             user=account.user,
@@ -215,9 +222,8 @@ class Connections:
 
             if refused:  # a refused password is never tried twice, whoever asks
                 raise refused[0]
-            if target.security == "plain" and target.host not in self._warned:
-                self._warned.add(target.host)
-                self.observer.warn(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
+            if target.security == "plain":
+                self._warn_once(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
             try:
                 made = session.connect(target)
             except LoginRefused as error:
