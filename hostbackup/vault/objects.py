@@ -14,7 +14,9 @@ import re
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +28,8 @@ BUFFER = 128 * 1024  # bytes held in memory before a receiver goes to disk: most
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
 _CHUNK = 1024 * 1024
+_READERS = 4  # threads that read objects again: small files cost waiting, not work
+_READ_AHEAD = 64
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -329,17 +333,28 @@ class ObjectFolder:
             yield from shard
 
     def prove(self, digests: Iterable[str]) -> Iterator[tuple[str, bool, str]]:
-        """Reads each object again, from the disk where the system can: digest, whether it is whole, and if not, why."""
-        for digest in digests:
-            try:
-                found, size = hash_file(self.path(digest), medium=True)
-            except FileNotFoundError:
-                yield digest, False, "missing"
-            except OSError as error:
-                yield digest, False, (error.strerror or str(error)).lower()
-            else:
-                good = found == digest
-                yield digest, good, "" if good else f"its {size} bytes have the SHA-256 {found}"
+        """Reads each object again, from the disk where the system can: digest, whether it is whole, and if not, why. In the order asked."""
+        pool = ThreadPoolExecutor(_READERS, "prove")
+        ahead: deque[Future[tuple[str, bool, str]]] = deque()
+        try:
+            for digest in digests:
+                ahead.append(pool.submit(self._prove, digest))
+                if len(ahead) >= _READ_AHEAD:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _prove(self, digest: str) -> tuple[str, bool, str]:
+        try:
+            found, size = hash_file(self.path(digest), medium=True)
+        except FileNotFoundError:
+            return digest, False, "missing"
+        except OSError as error:
+            return digest, False, (error.strerror or str(error)).lower()
+        good = found == digest
+        return digest, good, "" if good else f"its {size} bytes have the SHA-256 {found}"
 
     # ------------------------------------------------------------ taking away
 
