@@ -102,7 +102,7 @@ class Comparer:
             return Step(Action.EQUAL if _as_written(there, written) else Action.ADOPT, source, there)
         if kind is Kind.DIR or there.kind is Kind.DIR:
             return Step(Action.CONFLICT, source, there, f"a {_word(there.kind)} stands where the old server has a {_word(kind)}")
-        if self.adapted.matches(path, False):
+        if self.adapted.covers(path, False):
             return Step(Action.ADAPTED, source, there, "differs, as expected")
         if _as_written(there, written):
             if self.shrunk:
@@ -110,7 +110,7 @@ class Comparer:
             return Step(Action.UPDATE, source, there)
         if written and written["state"] == "done" and _source_as_written(source, written):
             return Step(Action.THEIRS, source, there, "changed on the new server since it was pushed")
-        if self.overwrite.matches(path, False):
+        if self.overwrite.covers(path, False):
             return Step(Action.OVERWRITE, source, there)
         reason = "changed on both servers" if written else "was on the new server before and differs"
         return Step(Action.CONFLICT, source, there, reason)

@@ -58,7 +58,7 @@ class OldTree:
         if entry.kind is Kind.DIR and proof.status is Status.CHANGED:
             tally.counts["verified"] += 1  # a folder's own time changes with what is in it, which is looked at by itself
             return
-        if self.volatile.matches(entry.path, entry.kind is Kind.DIR):
+        if self.volatile.covers(entry.path, entry.kind is Kind.DIR):
             tally.counts["volatile"] += 1
             return
         reason = "is no longer there" if proof.status is Status.MISSING else "changed since the snapshot"
@@ -69,7 +69,7 @@ class OldTree:
         for listing in place.scan():
             known = {record.item.name for record in self.root.records(listing.container) if not record.vanished}
             for entry in listing.items:
-                if entry.name not in known and entry.kind is not Kind.OTHER and not self.volatile.matches(entry.path, entry.kind is Kind.DIR):
+                if entry.name not in known and entry.kind is not Kind.OTHER and not self.volatile.covers(entry.path, entry.kind is Kind.DIR):
                     failure = Failure("old", self.state.part.id, entry.path, "changed-since", "is new since the snapshot", _MOVED_ON)
                     settle_missed(self.result, tally, failure, Status.CHANGED)
             if listing.failure is not None:
@@ -155,7 +155,7 @@ class NewTree:
                 yield claim
             elif record.item.kind is Kind.DIR:
                 yield Claim(record.item, "", 0)
-            elif self.adapted.matches(record.item.path, False):
+            elif self.adapted.covers(record.item.path, False):
                 tally.counts["adapted"] += 1
             else:
                 reason = record.failed or "this version was not pushed"

@@ -34,6 +34,13 @@ class Excludes:
             name += "/"
         return next((leaves_out for rule, leaves_out in reversed(self._rules) if rule.search(name)), False)
 
+    def covers(self, path: bytes, is_dir: bool) -> bool:
+        """As `matches`, for an entry asked for by itself: what lies in a folder that matches is covered too."""
+        if not self._rules:
+            return False
+        parts = path.split(b"/")
+        return any(self.matches(b"/".join(parts[:count]), is_dir or count < len(parts)) for count in range(1, len(parts) + 1))
+
 
 def _compile(pattern: str) -> tuple[re.Pattern[str], bool]:
     """The pattern as an expression for whole names (a folder's ends in `/`), and whether what matches is left out."""
