@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +176,42 @@ def test_what_neither_has_is_named(vault: Vault) -> None:
     copied, result = copy(vault, MemoryStore())
     assert (copied.snapshots, result.exit) == ([], Exit.DAMAGE)
     assert [failure.name for failure in result.failures] == [b"index.html"]
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from hostbackup.jobs.copy import copy_vault
+from hostbackup.jobs.result import Result
+from hostbackup.vault import disk
+from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.vault import Vault
+disk._BATCH_FILES = 50
+with Vault.open(Path(sys.argv[1]), "write") as vault:
+    copy_vault(vault, FolderStore(Path(sys.argv[2])), Result(), name="usb")
+"""
+
+
+def test_a_process_that_is_killed_leaves_only_whole_objects_under_their_names(tmp_path: Path) -> None:
+    with Vault.open(tmp_path / "vault", "write", create=True) as made:
+        snapshot(made, (WEB, write_tree(made, WEB, {b"%d" % n: File(b"file %d " % n * 2000) for n in range(1500)})))
+    disk = tmp_path / "usb"
+    disk.mkdir()
+    for wanted in (1, 400, 800):
+        process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(tmp_path / "vault"), str(disk)])
+        deadline = time.monotonic() + 60
+        while sum(1 for _ in FolderStore(disk).list("objects/")) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        for listed in FolderStore(disk).list("objects/"):
+            assert hashlib.sha256((disk / listed.key).read_bytes()).hexdigest() == listed.key[-64:]
+    with Vault.open(tmp_path / "vault", "write") as vault:
+        copied, result = copy(vault, FolderStore(disk))
+        assert (result.failures, copied.skipped >= 800) == ([], True)
+        with CopySource(FolderStore(disk)) as source:
+            assert needed(source) == needed(vault)
+    assert [path.name for path in (disk / "incoming").iterdir()] == ["lock"]
 
 
 # ------------------------------------------------------------ what else may be there

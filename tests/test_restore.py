@@ -24,14 +24,31 @@ from hostbackup.jobs.restore import FORMATS, Format, restore
 from hostbackup.jobs.restore_names import Names, decode
 from hostbackup.jobs.restore_run import Restored
 from hostbackup.jobs.result import Result
-from hostbackup.model import Folder, Part
+from hostbackup.model import Folder, Observer, Part
 from hostbackup.vault.disk import FolderStore
 from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.safe import SafeFolder
+from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.vault import Vault
 from tests.support.dovecot import INBOX_DOT, dovecot
 from tests.support.memory_store import MemoryStore
-from tests.support.sample_vault import BY_HAND, LOCAL, MAIL, MAILBOX, SITE, WEB, File, Mail, keep, make_vault, snapshot, write_mail, write_tree
+from tests.support.sample_vault import (
+    BY_HAND,
+    LOCAL,
+    MAIL,
+    MAILBOX,
+    NOW,
+    SITE,
+    WEB,
+    File,
+    Mail,
+    keep,
+    make_vault,
+    snapshot,
+    state_of,
+    write_mail,
+    write_tree,
+)
 
 EXFAT = Names(windows=True, utf8=True, case=False)
 
@@ -92,7 +109,6 @@ def test_a_tree_comes_back_with_modes_times_and_links(vault: Vault, tmp_path: Pa
 
 
 def test_everything_is_laid_out_as_latest_is(vault: Vault, tmp_path: Path) -> None:
-    from hostbackup.model import Observer
     from hostbackup.vault.view import build_view
 
     build_view(vault, vault.snapshots.get("latest"), None, "copy", Observer())
@@ -229,6 +245,10 @@ def test_a_restore_into_the_vault_or_onto_a_file_is_wrong_usage(vault: Vault, tm
     for to in (vault.root / "latest" / "x", vault.root, tmp_path / "file"):
         with pytest.raises(UsageError):
             bring(vault, to)
+    (tmp_path / "usb").mkdir()
+    copy_vault(vault, FolderStore(tmp_path / "usb"), Result(), name="usb")
+    with open_copy(str(tmp_path / "usb")) as source, pytest.raises(UsageError):
+        bring(source, tmp_path / "usb" / "out")
 
 
 def test_vanished_entries_come_only_when_asked_for(vault: Vault, tmp_path: Path) -> None:
@@ -553,6 +573,37 @@ def test_a_damaged_copy_is_told_and_not_written(vault: Vault, tmp_path: Path) ->
     assert reasons(result) == {b"index.html": "damaged", b"dump.sql": "damaged", b"unread.txt": "not-stored"}
     assert result.exit is Exit.DAMAGE
     assert not (tmp_path / "out" / "web" / "public_html" / "index.html").exists()
+
+
+def test_a_file_system_without_modes_gets_the_bytes_and_one_warning(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Warned(Observer):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    for name in ("chmod", "fchmod", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+    result = Result(Warned())
+    restore(vault, result, to=tmp_path / "out", selection=["web/public_html/img", "local"])
+    assert result.failures == []
+    assert isinstance(result.observer, Warned)
+    assert len(result.observer.warnings) == 1
+
+
+def test_a_part_that_was_never_read_is_told(tmp_path: Path) -> None:
+    with Vault.open(tmp_path / "vault", "write", create=True) as vault:
+        totals = write_tree(vault, WEB, {b"a": File(b"a")})
+        unread = PartState(MAIL, "", state="incomplete", reason="login refused")
+        vault.snapshots.write({WEB.id: state_of(WEB, totals), MAIL.id: unread}, [], command="backup", exit=3, profile="x", now=NOW)
+        _, result = bring(vault, tmp_path / "out")
+    assert [(failure.part, failure.code) for failure in result.failures] == [(MAIL.id, "not-stored")]
+    assert "login refused" in result.failures[0].reason
+    assert (tmp_path / "out" / "web" / "public_html" / "a").exists()
 
 
 def test_setuid_does_not_make_programs_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

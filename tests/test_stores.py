@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import HostbackupError, Locked, LoginRefused, PlaceMissing, Unreachable, UsageError
+from hostbackup.errors import HostbackupError, LineCut, Locked, LoginRefused, PlaceMissing, Unreachable, UsageError
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
@@ -198,6 +198,59 @@ def test_uploads_begun_long_ago_are_tidied_away_below_the_prefix_only(moto: S3Se
         client.create_multipart_upload(Bucket=bucket, Key=key)
     world.store.tidy()
     assert [one["Key"] for one in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ["example.com/another's"]
+
+
+class Cut:
+    """A response body that gives so many bytes and then ends, or breaks."""
+
+    def __init__(self, data: bytes, error: Exception | None = None) -> None:
+        self._data = data
+        self._error = error
+
+    def read(self, size: int) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        if not data and self._error:
+            raise self._error
+        return data
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError("reset")])
+def test_a_download_that_is_cut_goes_on_where_it_was(error: Exception | None) -> None:
+    data = bytes(range(256)) * 100
+    started: list[int] = []
+
+    def again(start: int) -> Cut:
+        started.append(start)
+        return Cut(data[start : start + 9000], error)
+
+    stream = s3.Download(Cut(data[:5000], error), len(data), again, lambda problem: LineCut(str(problem)))
+    assert b"".join(iter(lambda: stream.read(4096) or b"", b"")) == data
+    assert started == [5000, 14000, 23000]
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError("reset")])
+def test_a_download_that_is_cut_for_good_raises_rather_than_end(error: Exception | None) -> None:
+    stream = s3.Download(Cut(b"abc", error), 10, lambda _: Cut(b"", error), lambda problem: LineCut(str(problem)))
+    with pytest.raises(LineCut):
+        while stream.read(4096):
+            pass
+
+
+def test_a_store_that_keeps_failing_is_given_up(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = next(bucket_world(moto))
+    attempts: list[str] = []
+
+    def fail(_: s3.Bucket, key: str, data: bytes) -> None:
+        attempts.append(key)
+        raise LineCut("the store is failing (SlowDown)")
+
+    monkeypatch.setattr(s3.Bucket, "put", fail)
+    with pytest.raises(LineCut, match="in a row"):
+        put(world.store, *(upload(f"k{n}", b"x") for n in range(1000)))
+    assert len(attempts) < 200
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, 8 << 20), (70 << 30, 8 << 20), (5 << 40, 583 << 20)])

@@ -15,6 +15,7 @@ from hostbackup.jobs.restore_select import Choice, select
 from hostbackup.jobs.restore_tree import TreeRestore
 from hostbackup.jobs.restore_write import Target
 from hostbackup.jobs.result import Result
+from hostbackup.vault.disk import FolderStore
 from hostbackup.vault.vault import Vault
 
 Format = Literal["tree", "mbox", "eml"]
@@ -40,7 +41,7 @@ def restore(
     Raises UsageError for a selection that is not there, VaultError, Damaged where the snapshot is, DiskFull, Locked, and what ends a store.
     """
     to = to.expanduser()
-    _refuse_vault(source, to)
+    _refuse_inside(source, to)
     chosen = source.snapshots.get(snapshot)
     choices = select(source, chosen, selection, vanished=vanished)
     workers = 16 if isinstance(source, CopySource) else 4
@@ -50,6 +51,9 @@ def restore(
         try:
             for choice in choices:
                 _part(run, choice, format)
+            for state in () if selection else chosen.parts.values():
+                if not state.root:
+                    run.lacking(state.part.id, b"", state.reason or "this part was never read")
         finally:
             target.write_names()
             done.mapped = target.mapped
@@ -70,7 +74,12 @@ def _part(run: Run, choice: Choice, format: Format) -> None:
         run.fail(error, state.part.id, b"")
 
 
-def _refuse_vault(source: Source, to: Path) -> None:
-    """A restore into the vault would be lost among its files, or harm them."""
-    if isinstance(source, Vault) and to.resolve().is_relative_to(source.root.resolve()):
-        raise UsageError("this is inside the vault", where=str(to), hint="restore to another folder")
+def _refuse_inside(source: Source, to: Path) -> None:
+    """A restore into the vault, or into a copy, would be lost among its files, or harm them."""
+    root: Path | None = None
+    if isinstance(source, Vault):
+        root = source.root
+    elif isinstance(source, CopySource) and isinstance(source.store, FolderStore):
+        root = source.store.root
+    if root is not None and to.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"this is inside {root}, where it would be restored from", where=str(to), hint="restore to another folder")

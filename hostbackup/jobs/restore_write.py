@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from hostbackup.errors import Damaged, Exit, HostbackupError, Locked, UsageError
 from hostbackup.jobs.restore_names import Names, Taken
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, name_json
-from hostbackup.vault.faults import told
+from hostbackup.vault.disk import disk_error
 from hostbackup.vault.objects import hash_fd
 from hostbackup.vault.records import canonical
 from hostbackup.vault.safe import SafeFolder, is_in_the_way
@@ -34,6 +34,7 @@ _ARRIVING = ".hostbackup-restoring"
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS, errno.EIO)
 _REFUSED = (errno.EILSEQ, errno.EINVAL, errno.ENAMETOOLONG)
 _NO_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
+_NO_METADATA = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW)
 _WIDEST_NS = 2**63 - 1
 
 Where = tuple[bytes, ...]  # components below the target folder, as they stand there
@@ -79,11 +80,12 @@ class Target:
             self.colon = not self.names.windows
         except OSError as error:
             self._lock_file.release()
-            raise told(error, root) from error
+            raise disk_error(error, root) from error
         self.mapped: dict[str, str] = {}  # path as it stands in the folder, and as it was
         self._numbers = itertools.count()
         self._token = secrets.token_hex(6)
         self._guard = threading.Lock()
+        self._warned = False
 
     def _hold(self) -> osal.FileLock:
         arriving = self.root / _ARRIVING
@@ -95,7 +97,7 @@ class Target:
                 raise UsageError(f"{_ARRIVING} in it is a symlink", where=str(self.root), hint="remove it, or restore to another folder")
             lock = osal.FileLock.take(arriving / "lock", exclusive=True)
         except OSError as error:
-            raise told(error, self.root) from error
+            raise disk_error(error, self.root) from error
         if lock is None:
             raise Locked("another restore is writing to this folder", where=str(self.root))
         return lock
@@ -115,7 +117,7 @@ class Target:
                 self.base.remove(_ARRIVING.encode())
             osal.sync_tree(self.root)
         except OSError as error:
-            raise told(error, self.root) from error
+            raise disk_error(error, self.root) from error
         finally:
             self._arriving.close()
             self.base.close()
@@ -164,12 +166,27 @@ class Target:
     def finish_folder(self, where: Where, meta: Meta) -> None:
         """Gives a folder its mode and mtime, once nothing more is written into it."""
         with self.base.below(where) as folder:
-            if meta.mtime_ns is not None:
-                folder.set_own_mtime(_bounded(meta.mtime_ns))
-            if folder.fd is not None and hasattr(os, "fchmod"):
-                os.fchmod(folder.fd, meta.mode)
-            else:
-                folder.path.chmod(meta.mode | stat.S_IWUSR)
+            with self._as_far_as_it_goes():
+                if meta.mtime_ns is not None:
+                    folder.set_own_mtime(_bounded(meta.mtime_ns))
+            with self._as_far_as_it_goes():
+                if folder.fd is not None and hasattr(os, "fchmod"):
+                    os.fchmod(folder.fd, meta.mode)
+                else:
+                    folder.path.chmod(meta.mode | stat.S_IWUSR)
+
+    @contextlib.contextmanager
+    def _as_far_as_it_goes(self) -> Iterator[None]:
+        """Modes and times are kept where the file system can; where it cannot, that is said once."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_METADATA:
+                raise
+            with self._guard:
+                if not self._warned:
+                    self._warned = True
+                    self._result.observer.warn(f"{self.root}: this file system does not keep all modes and times")
 
     # -- files --------------------------------------------------------------------------------------------------------------------------
 
@@ -238,9 +255,11 @@ class Target:
         """Gives a temporary file its mode, its mtime and its name, or another where the file system refuses that one."""
         own = part if self._arriving.fd is not None else os.fsencode(self._arriving.path / os.fsdecode(part))
         mode = meta.mode & ~0o6000 if os.name == "posix" and os.geteuid() == 0 else meta.mode
-        if meta.mtime_ns is not None:
-            self._arriving.set_mtime(part, _bounded(meta.mtime_ns))
-        os.chmod(own, mode, dir_fd=self._arriving.fd)
+        with self._as_far_as_it_goes():
+            if meta.mtime_ns is not None:
+                self._arriving.set_mtime(part, _bounded(meta.mtime_ns))
+        with self._as_far_as_it_goes():
+            os.chmod(own, mode, dir_fd=self._arriving.fd)
         if mode != meta.mode:
             self._result.observer.note(f"{os.fsdecode(name)}: restored without setuid or setgid, as it belongs to root now")
         try:
@@ -327,7 +346,7 @@ class Target:
             result.fail(Failure("local", part, label, "exists", str(error), hint))
         elif isinstance(error, OSError):
             if error.errno in _NO_ROOM:
-                raise told(error, self.root) from error
+                raise disk_error(error, self.root) from error
             reason = (error.strerror or str(error)).lower()
             result.fail(Failure("local", part, label, "refused", f"this file system refuses it: {reason}"))
         else:

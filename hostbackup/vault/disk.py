@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hostbackup import osal
-from hostbackup.errors import HostbackupError, Locked, PlaceMissing
+from hostbackup.errors import DiskFull, HostbackupError, Locked, PlaceMissing, VaultError
 from hostbackup.model import Method, Status
 from hostbackup.vault import pool
-from hostbackup.vault.faults import told
+from hostbackup.vault.faults import human
 from hostbackup.vault.stores import (
     Absent,
     Listed,
@@ -42,10 +42,25 @@ _BATCH_SECONDS = 10.0
 _INCOMING = "incoming"
 _NOT_OURS = {"$recycle.bin", "lost+found", "system volume information"}  # what systems put on a disk by themselves
 _ONE_FILE = (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY)  # everything else concerns the disk
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_HINTS = {
+    errno.EROFS: "the disk is mounted read-only",
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+    errno.EIO: "the disk itself reports an error: check it, and have another copy",
+}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 _Batch = list[tuple[Upload, Path | Outcome]]  # an item, and its file in incoming/ or why there is none
+
+
+def disk_error(error: OSError, where: Path, needed: int = 0) -> VaultError:
+    """The error to raise for what a disk other than the vault's refused. `needed`: bytes that were to be written, where known."""
+    if error.errno in _FULL:
+        wanted = f"; {human(needed)} more were to be written" if needed else ""
+        return DiskFull(f"the disk is full{wanted}", where=str(where), hint="free space there and run it again: what has arrived stays")
+    return VaultError((error.strerror or str(error)).lower(), where=str(where), hint=_HINTS.get(error.errno or 0, ""))
 
 
 class FolderStore:
@@ -91,7 +106,7 @@ class FolderStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise told(error, self.root / folder) from error
+            raise disk_error(error, self.root / folder) from error
         for entry in entries:
             if not folder and (entry.name.lower() in _NOT_OURS or entry.name.startswith(".") or entry.name == _INCOMING):
                 continue
@@ -111,7 +126,7 @@ class FolderStore:
             self._look()
             raise Absent("is not on the disk", where=str(path)) from error
         except OSError as error:
-            raise told(error, path) from error
+            raise disk_error(error, path) from error
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is proven is the disk, not the memory in front of it
         return os.fdopen(fd, "rb")
@@ -151,7 +166,7 @@ class FolderStore:
         except OSError as error:
             if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 return None
-            raise told(error, incoming) from error
+            raise disk_error(error, incoming) from error
         if lock is None:
             raise Locked("another run is writing to this copy", where=str(self.root))
         return lock
@@ -162,7 +177,7 @@ class FolderStore:
             for path in (self.root / _INCOMING).glob("*.part"):
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise told(error, self.root) from error
+            raise disk_error(error, self.root) from error
         finally:
             if lock is not None:
                 lock.release()
@@ -224,7 +239,7 @@ class FolderStore:
                 raise PlaceMissing("the disk is not mounted any more", where=str(self.root))
         except PlaceMissing as gone:
             return gone
-        return told(error, self.root, needed)
+        return disk_error(error, self.root, needed)
 
     def _name(self, batch: _Batch) -> Iterator[Outcome]:
         """Syncs a batch, gives the files their names, syncs those, and only then tells the outcomes."""
