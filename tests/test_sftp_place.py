@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import io
 import os
+import socket
 import stat
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, PlaceMissin
 from hostbackup.model import Claim, Entry, Kind, Listing, Method, Part, Proof, Read, Status, Write, Written
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols import ssh
+from hostbackup.protocols.sftp.client import SocketChannel
+from hostbackup.protocols.sftp.packets import Framer, Type
 from hostbackup.protocols.ssh_session import SshSession
 from tests.support.sink import HashSink, MemorySink
 from tests.support.sshd import Relay, Sshd, sshd, throwaway_user
@@ -408,7 +412,7 @@ def test_a_line_that_stays_cut_is_raised_after_what_came(with_shell: Sshd, tmp_p
             for read in tree.read(found, sink):
                 reads.append(read)
                 if len(reads) == 1:
-                    relay._listener.close()
+                    relay.refuse()
         tree.close()
     assert 0 < len(reads) < 300
     assert pauses == [1.0, 2.0, 4.0]
@@ -425,6 +429,8 @@ def test_a_refused_login_is_never_repeated(with_shell: Sshd, tmp_path: Path, ope
     tree = SftpTree(refused, str(tmp_path), side="old", part=PART, pause=lambda _: None)
     with pytest.raises(LoginRefused):
         list(tree.scan())
+    with pytest.raises(LoginRefused):
+        list(tree.read([], HashSink()))
     assert len(logins) == 1
     with pytest.raises(HostKeyUnknown):
         list(open_tree(with_shell, tmp_path, target={"known_hosts": tmp_path / "none"}).scan())
@@ -645,6 +651,100 @@ def test_leftovers_of_a_killed_write_are_tidied_and_nothing_else(with_shell: Ssh
         ".hostbackup-ffffffff-1.part": b"another run's",
         (prefix + b"-user-file").decode(): b"theirs",
     }
+
+
+def test_without_posix_rename_files_and_links_are_replaced_all_the_same(tmp_path: Path, open_tree: Opener) -> None:
+    put(tmp_path, b"f", b"old")
+    put(tmp_path, b"kept", b"theirs")
+    (tmp_path / "l").symlink_to("old")
+    with sshd(sftp="internal-sftp -P posix-rename,fsync,limits,lsetstat,hardlink") as server:
+        tree = open_tree(server, tmp_path)
+        items = [file(b"f", b"new", replace=True), link(b"l", b"new", replace=True), file(b"n", b"1", replace=True), file(b"kept", b"ours")]
+        outcomes = by_path(list(tree.write(items)))
+        codes = {path: outcome.failure and outcome.failure.code for path, outcome in outcomes.items()}
+    assert codes == {b"f": None, b"l": None, b"n": None, b"kept": "exists"}
+    assert {path.name for path in tmp_path.iterdir()} == {"f", "l", "n", "kept"}
+    assert ((tmp_path / "f").read_bytes(), str((tmp_path / "l").readlink())) == (b"new", "new")
+
+
+class Swapped(SocketChannel):
+    """Turns SYMLINK's arguments round on their way: so the server takes them as the draft says, not as OpenSSH does."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._framer, self._greeted = Framer(), False
+
+    def send(self, data: bytes, /) -> int:
+        for body in self._framer.feed(data):
+            packet = bytes(body)
+            if packet[0] == Type.SYMLINK:
+                (length,) = struct.unpack_from(">I", packet, 5)
+                packet = packet[:5] + packet[9 + length :] + packet[5 : 9 + length]
+            self._socket.setblocking(True)
+            self._socket.sendall(struct.pack(">I", len(packet)) + packet)
+            self._socket.setblocking(False)
+        return len(data)
+
+
+class Foreign:
+    """A session with a server that is not called OpenSSH and has no shell."""
+
+    alive = True
+    server_version = "SSH-2.0-other"
+
+    def __init__(self, channel: type[SocketChannel]) -> None:
+        self._channel = channel
+        self._ends: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+
+    def open_sftp_channel(self) -> SocketChannel:
+        near, far = socket.socketpair()
+        with far:
+            self._ends.append((near, subprocess.Popen(["/usr/lib/openssh/sftp-server"], stdin=far.fileno(), stdout=far.fileno())))
+        return self._channel(near)
+
+    def has_shell(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        for near, process in self._ends:
+            near.close()
+            process.wait(10)
+        self._ends.clear()
+
+
+@pytest.mark.parametrize("channel", [SocketChannel, Swapped])
+def test_links_are_made_the_right_way_round_whichever_order_the_server_takes(channel: type[SocketChannel], tmp_path: Path) -> None:
+    tree = SftpTree(lambda: Foreign(channel), str(tmp_path), side="new", part=PART)  # type: ignore[arg-type, return-value]
+    outcomes = list(tree.write([link(b"l%d" % number, b"some/where") for number in range(20)]))
+    tree.close()
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert {path.name for path in tmp_path.iterdir()} == {f"l{number}" for number in range(20)}
+    assert {str(path.readlink()) for path in tmp_path.iterdir()} == {"some/where"}
+
+
+def test_a_server_that_freezes_while_it_is_written_to_is_noticed(with_shell: Sshd, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    relays: list[Relay] = []
+
+    def through_a_new_relay() -> SshSession:
+        relays.append(Relay(with_shell.port))
+        return ssh.connect(with_shell.target(port=relays[-1].port, host_key=with_shell.host_key_fingerprint, timeout=1))
+
+    def items() -> Iterator[Write[Entry]]:
+        for number in range(60):
+            if number == 20:
+                relays[0].freeze()
+            yield file(b"f%d" % number, data)
+
+    tree = SftpTree(through_a_new_relay, str(tmp_path), side="new", part=PART, silence=1.0, pause=lambda _: None)
+    outcomes = list(tree.write(items()))
+    assert len(outcomes) == 60
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert len(relays) == 2
+    assert not list(tmp_path.rglob(".hostbackup*"))
+    tree.close()
+    for relay in relays:
+        relay.close()
 
 
 # -- prove

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from hostbackup.errors import ConnectionFailed, LineCut, NameNotResolved, PlaceMissing, ProtocolBroken, Unreachable
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NameNotResolved, PlaceMissing, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Failure, Kind, Part
 from hostbackup.protocols.sftp.client import Connection, Steps, ask_one
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
@@ -115,6 +115,7 @@ class Lines:
     pause: Callable[[float], None] = time.sleep
     _session: SshSession | None = None
     _idle: list[tuple[SshSession, Connection]] = field(default_factory=list)
+    _refused: LoginRefused | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def session(self) -> SshSession:
@@ -122,8 +123,14 @@ class Lines:
         with self._lock:
             if self._session is not None and not self._session.alive:
                 self.close()
+            if self._refused is not None:
+                raise self._refused
             if self._session is None:
-                self._session = self.factory()
+                try:
+                    self._session = self.factory()
+                except LoginRefused as error:
+                    self._refused = error  # never tried again, whichever verb comes next
+                    raise
             return self._session
 
     def take(self, wanted: int | None = None) -> list[Connection]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 32 << 20  # bytes the server may send ahead on one channel: above what the SFTP engine ever asks for at once
 _PACKET = 1 << 17
+_FAREWELL = 5.0  # seconds to close one channel
 _SHELL_WAIT = 10.0  # seconds a harmless command may take
 
 
@@ -201,7 +202,6 @@ class ParamikoChannel:
         channel.settimeout(0.0)
         self._channel = channel
         self._session = session
-        self._limit = limit
         self._watch = _Watch(session, limit)
         self._descriptor: int = channel.fileno()
 
@@ -216,7 +216,7 @@ class ParamikoChannel:
         return data
 
     def send(self, data: bytes, /) -> int:
-        """As ByteChannel. The TCP connection below may block: after `limit` seconds of that the line is dropped."""
+        """As ByteChannel. The TCP connection below may block: after the constructor's `limit` seconds of that the line is dropped."""
         total, step = 0, self._channel.out_max_packet_size - 64
         self._watch.begin()
         try:
@@ -234,7 +234,8 @@ class ParamikoChannel:
         self._watch.stop()
         if not self._session.alive:
             return
-        with self._session.ends_within(self._limit, "closing a channel"):
+        # Behind a frozen server even the farewell may block; then the line goes altogether.
+        with contextlib.suppress(LineCut, OSError, EOFError), self._session.ends_within(_FAREWELL, "closing a channel"):
             self._channel.close()
 
 

@@ -99,9 +99,18 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
 
 @contextlib.contextmanager
 def sshd(
-    *, shell: bool = True, user: str = "root", host_key: Path | None = None, port: int | None = None, options: tuple[str, ...] = ()
+    *,
+    shell: bool = True,
+    user: str = "root",
+    host_key: Path | None = None,
+    port: int | None = None,
+    options: tuple[str, ...] = (),
+    sftp: str = "internal-sftp",
 ) -> Iterator[Sshd]:
-    """Starts a server for `user` on 127.0.0.1 and ends it with all it started. `options` are further lines of sshd_config."""
+    """Starts a server for `user` on 127.0.0.1 and ends it with all it started.
+
+    `options` are further lines of sshd_config; `sftp` is the SFTP server's command.
+    """
     folder = Path(tempfile.mkdtemp(prefix="hostbackup-sshd-"))
     folder.chmod(0o755)
     try:
@@ -111,7 +120,7 @@ def sshd(
         shutil.copy(client.with_suffix(".pub"), folder / "authorized_keys")
         (folder / "authorized_keys").chmod(0o644)
         chosen = port or free_port()
-        process = _start(folder, _config(folder, key, chosen, user=user, shell=shell, options=options), chosen)
+        process = _start(folder, _config(folder, key, chosen, user=user, shell=shell, options=options, sftp=sftp), chosen)
         known = folder / "known_hosts"
         server = Sshd(folder, chosen, user, Path(pwd.getpwnam(user).pw_dir), client, known, key, process)
         names = ",".join(f"[{name}]:{chosen}" for name in ("127.0.0.1", "localhost"))
@@ -124,7 +133,7 @@ def sshd(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _config(folder: Path, key: Path, port: int, *, user: str, shell: bool, options: tuple[str, ...]) -> Path:
+def _config(folder: Path, key: Path, port: int, *, user: str, shell: bool, options: tuple[str, ...], sftp: str) -> Path:
     lines = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
@@ -141,8 +150,8 @@ def _config(folder: Path, key: Path, port: int, *, user: str, shell: bool, optio
         "MaxStartups 100",
         "LogLevel VERBOSE",
         "PrintMotd no",
-        "Subsystem sftp internal-sftp",
-        *([] if shell else ["ForceCommand internal-sftp"]),
+        f"Subsystem sftp {sftp}",
+        *([] if shell else [f"ForceCommand {sftp}"]),
     ]
     # sshd takes the first value of a keyword.
     config = folder / "sshd_config"
@@ -264,6 +273,12 @@ class Relay:
             line.put((time.monotonic() + self._delay, data))
             if not data:
                 return
+
+    def refuse(self) -> None:
+        """From now on nobody gets in. What is open stays."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept, which close alone would not
+        self._listener.close()
 
     def freeze(self) -> None:
         """From now on nothing passes, and nobody is told."""
