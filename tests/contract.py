@@ -5,10 +5,12 @@ Subclass `TreeContract` with a fixture `world`: a place over a tree of its own, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from hostbackup.errors import DiskFull, PlaceMissing
-from hostbackup.model import Entry, Kind, Status
+from hostbackup.errors import DiskFull, LineCut, PlaceMissing
+from hostbackup.model import Claim, Entry, Kind, Status, Write
 from tests.support.memory import NOON, digest_of
 from tests.support.sink import HashSink, MemorySink
 from tests.support.worlds import (
@@ -177,17 +179,12 @@ class ReadContract:
 
     def test_a_link_in_a_files_place_is_not_followed(self, world: TreeWorld) -> None:
         world.file(b"secret", b"secret")
-        world.file(b"private/secret", b"secret")
-        planted = [world.file(b"f", b"x"), world.file(b"d/secret", b"y")]
+        planted = [world.file(b"f", b"x")]
         world.remove(b"f")
-        world.remove(b"d")
         world.link(b"f", b"secret")
-        world.link(b"d", b"private")
-        sink = HashSink()
-        outcomes = read(world.place, planted, sink)
-        assert outcomes[b"f"].failure is not None
-        assert outcomes[b"f"].failure.code == "changed-kind"
-        assert sink.commits == sum(1 for outcome in outcomes.values() if outcome.digest)
+        failure = read(world.place, planted, HashSink())[b"f"].failure
+        assert failure is not None
+        assert failure.code == "changed-kind"
 
     def test_a_folder_in_a_files_place_is_told(self, world: TreeWorld) -> None:
         was = world.file(b"f", b"x")
@@ -296,6 +293,16 @@ class WriteContract:
         assert (world.contents(b"f"), world.contents(b"d/inside")) == (b"ours", b"theirs")
         assert sorted(found) == [b"d", b"d/inside", b"f", b"l"]
 
+    def test_nothing_is_written_through_a_link_in_a_folders_place(self, world: TreeWorld) -> None:
+        world.file(b"private/theirs", b"theirs")
+        world.link(b"d", b"private")
+        outcomes = write(world.place, upload(b"d/f", b"ours"), upload(b"d/theirs", b"ours", replace=True), link_to(b"d/l", b"x"), folder_at(b"d/in"))
+        assert [path for path, outcome in outcomes.items() if outcome.failure is None] == []
+        outcomes = write(world.place, folder_at(b"d"), upload(b"d/f", b"ours"))
+        assert [path for path, outcome in outcomes.items() if outcome.failure is None] == []
+        assert sorted(scanned(world.place)) == [b"d", b"private", b"private/theirs"]
+        assert world.contents(b"private/theirs") == b"theirs"
+
     def test_a_folder_that_is_there_keeps_what_is_in_it(self, world: TreeWorld) -> None:
         world.file(b"d/theirs", b"theirs")
         written(world.place, folder_at(b"d", mode=0o700), upload(b"d/ours", b"ours"))
@@ -319,6 +326,16 @@ class WriteContract:
         close(outcomes)
         assert all(path.startswith(b"f") for path in scanned(world.place)), "what was under way is tidied up"
         assert all(world.contents(path) == b"%d" % int(path[1:]) for path in scanned(world.place))
+
+    def test_an_input_that_fails_leaves_nothing_half_done(self, world: TreeWorld) -> None:
+        def items() -> Iterator[Write[Entry]]:
+            for n in range(20):
+                yield upload(b"f%02d" % n, b"data")
+            raise LineCut("the source's line was cut", where="test")
+
+        with pytest.raises(LineCut):
+            list(world.place.write(items()))
+        assert set(scanned(world.place)) <= {b"f%02d" % n for n in range(20)}
 
     def test_contents_that_fail_leave_nothing_and_stop_nobody(self, world: TreeWorld) -> None:
         wrong = upload(b"wrong", b"not what was promised")
@@ -389,6 +406,15 @@ class ProveContract:
         world.remove(b"d")
         proofs = prove(world.place, claim(gone, b"2"), claim(here, b"1"))
         assert {path: proof.status for path, proof in proofs.items()} == {b"here": Status.VERIFIED, b"d/gone": Status.MISSING}
+
+    def test_links_and_folders_are_proven_as_what_they_are(self, world: TreeWorld) -> None:
+        world.link(b"same", b"target")
+        world.link(b"other", b"another target")
+        world.folder(b"d")
+        found = scanned(world.place)
+        said = [found[b"same"], Entry(b"other", Kind.LINK, 0, NOON, 0o777, b"target"), found[b"d"], Entry(b"gone", Kind.DIR)]
+        proofs = prove(world.place, *(Claim(entry, "", 0) for entry in said))
+        assert [proofs[entry.path].status for entry in said] == [Status.VERIFIED, Status.CHANGED, Status.VERIFIED, Status.MISSING]
 
     def test_many_claims_are_proven_in_one_call(self, world: TreeWorld) -> None:
         claims = [claim(world.file(b"f%04d" % n, b"%d" % n), b"%d" % n) for n in range(1500)]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,11 +17,11 @@ from hypothesis import strategies as st
 
 from hostbackup.errors import PlaceMissing
 from hostbackup.model import Entry, Kind, Part, Status
-from hostbackup.places import local, local_fs, local_write
+from hostbackup.places import local, local_fs
 from hostbackup.places.local import LocalTree
-from tests.contract import TreeContract
 from tests.support.memory import NOON, digest_of
 from tests.support.sink import HashSink, MemorySink
+from tests.support.users import as_nobody
 from tests.support.worlds import DiskWorld, claim, close, folder_at, link_to, listings, prove, read, scanned, upload, write, written
 
 PART = Part("local", "by-hand")
@@ -36,20 +33,6 @@ def tree(root: Path, exclude: Sequence[str] = ()) -> LocalTree:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-class TestWithoutDirectoryDescriptors(TreeContract):
-    """As on a system that has none: everything by path, and no O_NOFOLLOW."""
-
-    @pytest.fixture
-    def world(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskWorld:
-        monkeypatch.setattr(local_fs, "DIR_FDS", False)
-        monkeypatch.setattr(local_fs, "NO_FOLLOW", 0)
-        monkeypatch.setattr(local_fs, "_READ_FILE", os.O_RDONLY)
-        monkeypatch.setattr(local_write, "DIR_FDS", False)
-        monkeypatch.setattr(local_write, "_LINK_AT", False)
-        monkeypatch.setattr(local_write, "sync_tree", lambda root: False)
-        return DiskWorld(tmp_path / "tree", tree)
 
 
 @pytest.fixture
@@ -169,6 +152,17 @@ def test_what_cannot_be_read_is_told_with_the_systems_words(world: DiskWorld, mo
     assert outcomes[b"good"].digest == digest_of(b"2")
 
 
+def test_a_file_written_to_while_it_is_proven_is_changed_not_damaged(world: DiskWorld, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = world.file(b"f", b"data")
+
+    def rewrite(_: int) -> None:
+        world.file(b"f", b"atad", mtime_ns=NOON)
+
+    world.tamper(entry)
+    meddle(monkeypatch, rewrite)
+    assert prove(world.place, claim(entry, b"data"))[b"f"].status is Status.CHANGED
+
+
 # -- what others put in our way -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +208,29 @@ def test_a_folder_gone_during_a_scan_is_told(world: DiskWorld, root: Path) -> No
     assert (listing.container, listing.failure.code) == (b"d", "vanished")
 
 
+def test_a_file_gone_while_its_folder_is_listed_was_never_there(world: DiskWorld, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.file(b"a", b"1")
+    world.file(b"b", b"2")
+    real = local_fs.describe
+
+    def describe(path: bytes, known: os.stat_result, target: bytes = b"") -> Entry:
+        if path == b"b":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return real(path, known, target)
+
+    monkeypatch.setattr("hostbackup.places.local.describe", describe)
+    assert list(scanned(world.place)) == [b"a"]
+
+
+def test_a_name_that_leads_out_is_not_even_read(world: DiskWorld, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    sink = MemorySink()
+    planted = [Entry(path, Kind.FILE, 6, NOON, 0o644) for path in (b"../outside", b"./x/../../outside", os.fsencode(tmp_path / "outside"))]
+    outcomes = read(world.place, planted, sink)
+    assert [outcome.failure.code for outcome in outcomes.values() if outcome.failure] == ["name-refused"] * 3
+    assert sink.contents == {}
+
+
 def test_devices_sockets_and_fifos_are_listed_and_never_opened(world: DiskWorld, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(root / "fifo", 0o640)
     monkeypatch.chdir(root)  # a socket's path is short
@@ -225,28 +242,6 @@ def test_devices_sockets_and_fifos_are_listed_and_never_opened(world: DiskWorld,
     for outcome in read(world.place, planted, HashSink()).values():
         assert outcome.failure is not None
         assert outcome.failure.code == "changed-kind"
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """An ordinary user for a while, where the tests run as root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(pwd.getpwnam("nobody").pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A folder that every user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="hb-public-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_what_this_user_may_not_see_is_told_and_the_rest_arrives(public: Path) -> None:
@@ -277,15 +272,6 @@ def test_what_this_user_may_not_see_is_told_and_the_rest_arrives(public: Path) -
     finally:
         world.folder(b"closed", mode=0o755)
         world.folder(b"names only", mode=0o755)
-
-
-def test_writing_where_this_user_may_not_is_told(public: Path) -> None:
-    world = DiskWorld(public / "tree", tree)
-    world.folder(b"theirs", mode=0o555)
-    with as_nobody():
-        outcomes = write(world.place, upload(b"theirs/f", b"1"), folder_at(b"theirs/d"), link_to(b"theirs/l", b"x"))
-    assert {outcome.failure.code for outcome in outcomes.values() if outcome.failure} == {"permission"}
-    assert len(outcomes) == 3
 
 
 # -- the root -----------------------------------------------------------------------------------------------------------------------------
@@ -360,56 +346,6 @@ def test_no_descriptor_stays_open(world: DiskWorld) -> None:
     prove(world.place, *(claim(entry, b"x") for entry in entries))
     write(world.place, *(upload(b"d%03d/e/g" % n, b"y") for n in range(150)))
     assert names_in(Path("/dev/fd")) == before
-
-
-# -- writing ------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_times_are_kept_to_the_nanosecond_before_1970_too(world: DiskWorld) -> None:
-    items = [upload(b"f", b"1", mtime_ns=NOON + 123_456_789), upload(b"old", b"2", mtime_ns=-86_400_000_000_001), folder_at(b"d", mtime_ns=NOON + 7)]
-    written(world.place, *items)
-    found = scanned(world.place)
-    assert all(found[item.item.path].mtime_ns == item.item.mtime_ns for item in items)
-
-
-def test_a_write_without_replace_is_content_with_the_same_bytes(world: DiskWorld) -> None:
-    there = world.file(b"f", b"the same", mtime_ns=NOON - 5)
-    assert written(world.place, upload(b"f", b"the same"))[b"f"] == there
-
-
-def test_a_full_disk_is_told_per_entry_and_leaves_nothing(world: DiskWorld, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.file(b"theirs", b"theirs")
-    real = os.write
-
-    def full(fd: int, data: bytes, /) -> int:
-        if len(data) > 10:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(fd, data)
-
-    monkeypatch.setattr(os, "write", full)
-    outcomes = write(world.place, upload(b"large", b"x" * 100), upload(b"small", b"x"), upload(b"theirs", b"x" * 100, replace=True))
-    assert {path: outcome.failure.code for path, outcome in outcomes.items() if outcome.failure} == {b"large": "disk-full", b"theirs": "disk-full"}
-    assert names_in(root) == ["small", "theirs"]
-    assert world.contents(b"theirs") == b"theirs"
-
-
-def test_bytes_that_could_not_be_synced_get_no_name(world: DiskWorld, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Path) -> bool:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(local_write, "sync_tree", broken)
-    outcomes = write(world.place, *(upload(b"f%d" % n, b"x") for n in range(10)))
-    assert {outcome.failure.code for outcome in outcomes.values() if outcome.failure} == {"io"}
-    assert len(outcomes) == 10
-    assert names_in(root) == []
-
-
-def test_folders_are_usable_at_once_and_get_their_modes_last(world: DiskWorld, root: Path) -> None:
-    outcomes = world.place.write(iter([folder_at(b"d", mode=0o555), upload(b"d/f", b"1"), link_to(b"l", b"x")]))
-    next(outcomes)
-    assert (root / "d").stat().st_mode & 0o777 == 0o755, "open to whom its mode says, should the run end here"
-    list(outcomes)
-    assert (root / "d").stat().st_mode & 0o777 == 0o555
 
 
 # -- portability --------------------------------------------------------------------------------------------------------------------------
