@@ -21,8 +21,9 @@ from hostbackup.model import Entry, Failure, Kind, Part, Write, Written
 from hostbackup.osal import sync_fd, sync_file, sync_tree
 from hostbackup.places.local_fs import CHUNK, DIR_FDS, NO_FOLLOW, Folders, SourceFailed, failure, opened, proper, pump
 
-BATCH_ENTRIES = 256  # files synced together before they are renamed
+BATCH_ENTRIES = 1024  # files synced together before they are renamed
 BATCH_BYTES = 64 << 20
+_FEW = 4  # up to here syncing one by one is less than syncing all
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINKS_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _LINK_AT = DIR_FDS and os.link in os.supports_dir_fd
@@ -213,7 +214,7 @@ class LocalWriter:
 
     def _sync(self, staged: list[_Staged]) -> OSError | None:
         try:
-            if len(staged) > 4 and sync_tree(self._root):
+            if len(staged) > _FEW and sync_tree(self._root):
                 return None
             for one in staged:
                 name, parent = self._folders.at(one.temporary)
@@ -235,8 +236,10 @@ class LocalWriter:
         return None
 
     def _sync_names(self, parents: set[bytes]) -> None:
-        for parent in parents if DIR_FDS else ():
-            with suppress(OSError):  # the names are there; a later sync makes them durable at the latest
+        with suppress(OSError):  # the names are there; the system makes them durable in its own time at the latest
+            if len(parents) > _FEW and sync_tree(self._root):
+                return
+            for parent in parents if DIR_FDS else ():
                 os.fsync(self._folders.fd(parent))
 
     def _place(self, staged: _Staged) -> Written[Entry]:
