@@ -44,10 +44,9 @@ def restore(
     _refuse_inside(source, to)
     chosen = source.snapshots.get(snapshot)
     choices = select(source, chosen, selection, vanished=vanished)
-    workers = 16 if isinstance(source, CopySource) else 4
     done = Restored(chosen.id)
     with Target(to, result, names) as target:
-        run = Run(source, target, result, workers, vanished, done)
+        run = Run(source, target, result, _workers(source), vanished, done)
         try:
             for choice in choices:
                 _part(run, choice, format)
@@ -72,6 +71,12 @@ def _part(run: Run, choice: Choice, format: Format) -> None:
         run.result.done += 1
     except Damaged as error:  # its root manifest, or an index of it
         run.fail(error, state.part.id, b"")
+
+
+def _workers(source: Source) -> int:
+    """Files made at a time: many where each is far away; where all is at hand, they would only wait for one another."""
+    far = isinstance(source, CopySource) and not isinstance(source.store, FolderStore)
+    return 16 if far else 2
 
 
 def _refuse_inside(source: Source, to: Path) -> None:

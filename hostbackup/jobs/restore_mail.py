@@ -149,9 +149,11 @@ class _Exported(_MailRestore):
         self._make(self._base, b"")
         part, self._notes = target.arrive()
         try:
-            self._export()
-            os.lseek(self._notes, 0, os.SEEK_SET)
-            with os.fdopen(self._notes, "rb") as lines:
+            try:
+                self._export()
+            finally:
+                os.close(self._notes)
+            with os.fdopen(target.reopen(part), "rb") as lines:
                 target.merge(self._base, FLAGS_FILE, lines)
         except (Exists, OSError) as error:
             self._run.fail(error, self._part.id, FLAGS_FILE)

@@ -191,11 +191,13 @@ class Target:
     # -- files --------------------------------------------------------------------------------------------------------------------------
 
     def arrive(self) -> tuple[bytes, int]:
-        """A new temporary file: its name, and a descriptor to write and read."""
+        """A new temporary file: its name, and a descriptor to write."""
         name = f"{self._token}-{next(self._numbers)}.part".encode()
-        os.close(self._arriving.create_file(name, 0o600))
-        where = name if self._arriving.fd is not None else os.fsencode(self._arriving.path / os.fsdecode(name))
-        return name, os.open(where, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0), dir_fd=self._arriving.fd)
+        return name, self._arriving.create_file(name, 0o600)
+
+    def reopen(self, part: bytes) -> int:
+        """A descriptor to read a temporary file from its start."""
+        return self._arriving.open_file(part)
 
     def forget(self, part: bytes) -> None:
         with contextlib.suppress(OSError):
