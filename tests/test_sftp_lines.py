@@ -1,0 +1,110 @@
+"""A web tree on a real sshd: lines that are cut, freeze or are refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, Unreachable
+from hostbackup.model import Entry, Read
+from hostbackup.places.sftp import SftpTree
+from hostbackup.protocols import ssh
+from hostbackup.protocols.ssh_session import SshSession
+from tests.support.sink import HashSink, MemorySink
+from tests.support.sites import PART, Opener, entries, files, put
+from tests.support.sshd import Relay, Sshd, sshd
+
+pytest_plugins = ["tests.support.sites"]
+
+
+def test_a_line_cut_in_mid_work_is_made_anew_and_nothing_comes_twice(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    contents = {b"d%d/f%d" % (n % 20, n): os.urandom(20_000) for n in range(300)}
+    for name, data in contents.items():
+        put(tmp_path, name, data)
+    with Relay(with_shell.port, cut_after=1_000_000, cuts=3) as relay:
+        tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint})
+        sink = MemorySink()
+        reads = list(tree.read(files(tree), sink))
+        assert relay.cuts_left == 0
+    assert len(reads) == 300
+    assert {read.asked.path: sink.contents[read.digest] for read in reads} == contents
+    assert sink.open_now == 0
+
+
+def test_a_line_cut_while_scanning_loses_no_folder(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    for number in range(600):
+        put(tmp_path, b"folder%d/%s" % (number, b"n" * 200), b"")
+    with Relay(with_shell.port, cut_after=60_000, cuts=2) as relay:
+        tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint})
+        assert len(entries(tree)) == 1200
+        assert relay.cuts_left == 0
+
+
+def test_a_line_that_stays_cut_is_raised_after_what_came(with_shell: Sshd, tmp_path: Path) -> None:
+    for number in range(300):
+        put(tmp_path, b"f%d" % number, os.urandom(20_000))
+    pauses: list[float] = []
+    with Relay(with_shell.port, cut_after=1_500_000) as relay:
+        target = with_shell.target(port=relay.port, host_key=with_shell.host_key_fingerprint)
+        tree = SftpTree(lambda: ssh.connect(target), str(tmp_path), side="old", part=PART, pause=pauses.append)
+        found = files(tree)
+        sink, reads = HashSink(), []
+        with pytest.raises((LineCut, Unreachable)):
+            for read in tree.read(found, sink):
+                reads.append(read)
+                if len(reads) == 1:
+                    relay.refuse()
+        tree.close()
+    assert 0 < len(reads) < 300
+    assert pauses == [1.0, 2.0, 4.0]
+    assert sink.open_now == 0
+
+
+def test_a_refused_login_is_never_repeated(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    logins: list[int] = []
+
+    def refused() -> SshSession:
+        logins.append(1)
+        raise LoginRefused("no")
+
+    tree = SftpTree(refused, str(tmp_path), side="old", part=PART, pause=lambda _: None)
+    with pytest.raises(LoginRefused):
+        list(tree.scan())
+    with pytest.raises(LoginRefused):
+        list(tree.read([], HashSink()))
+    assert len(logins) == 1
+    with pytest.raises(HostKeyUnknown):
+        list(open_tree(with_shell, tmp_path, target={"known_hosts": tmp_path / "none"}).scan())
+
+
+def test_a_frozen_line_is_noticed(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    for number in range(2000):
+        put(tmp_path, b"f%d" % number, b"1")
+    relays: list[Relay] = []
+
+    def through_a_new_relay() -> SshSession:
+        relays.append(Relay(with_shell.port))
+        return ssh.connect(with_shell.target(port=relays[-1].port, host_key=with_shell.host_key_fingerprint))
+
+    tree = SftpTree(through_a_new_relay, str(tmp_path), side="old", part=PART, silence=1.0, pause=lambda _: None)
+    found = files(tree)
+    reads: list[Read[Entry]] = []
+    for read in tree.read(found, HashSink()):
+        reads.append(read)
+        if len(reads) == 10:
+            relays[0].freeze()
+    assert len(reads) == 2000
+    assert len(relays) == 2
+    tree.close()
+    for relay in relays:
+        relay.close()
+
+
+def test_a_server_that_allows_one_channel_is_served_by_one(tmp_path: Path, open_tree: Opener) -> None:
+    for number in range(100):
+        put(tmp_path, b"f%d" % number, b"1")
+    with sshd(options=("MaxSessions 1",)) as server:
+        tree = open_tree(server, tmp_path)
+        assert len(list(tree.read(files(tree), HashSink()))) == 100

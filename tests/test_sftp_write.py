@@ -1,0 +1,305 @@
+"""A web tree on a real sshd: written, each entry whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import socket
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostbackup.errors import PlaceMissing
+from hostbackup.model import Claim, Entry, Kind, Status, Write
+from hostbackup.places.sftp import SftpTree
+from hostbackup.protocols import ssh
+from hostbackup.protocols.sftp.client import SocketChannel
+from hostbackup.protocols.sftp.packets import Framer, Type
+from hostbackup.protocols.ssh_session import SshSession
+from tests.support.sink import HashSink
+from tests.support.sites import ODD_NAMES, PART, Opener, by_path, entries, file, folder, link, path_of, put
+from tests.support.sshd import Relay, Sshd, sshd, throwaway_user
+
+pytest_plugins = ["tests.support.sites"]
+
+
+def test_a_tree_is_written_with_modes_times_and_links(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    tree = open_tree(server, tmp_path)
+    big = os.urandom(3 << 20)
+    items = [
+        folder(b"a", 0o750),
+        folder(b"a/shut", 0o500, 1_500_000_000),
+        file(b"a/shut/f", b"inside", mode=0o604),
+        link(b"a/l", b"../\xff nowhere"),
+        file(b"top", big),
+        file(b"empty", b""),
+        *(file(name, b"odd " + name) for name in ODD_NAMES),
+    ]
+    outcomes = by_path(list(tree.write(items)))
+    assert all(outcome.failure is None for outcome in outcomes.values()), [o.failure for o in outcomes.values()]
+    assert len(outcomes) == len(items)
+    assert (tmp_path / "top").read_bytes() == big
+    assert (tmp_path / "a/shut/f").read_bytes() == b"inside"
+    shut = (tmp_path / "a/shut").stat()
+    assert (stat.S_IMODE(shut.st_mode), shut.st_mtime) == (0o500, 1_500_000_000)
+    inside = (tmp_path / "a/shut/f").stat()
+    assert (stat.S_IMODE(inside.st_mode), inside.st_mtime) == (0o604, 1_600_000_000)
+    assert os.fsencode(path_of(tmp_path, b"a/l").readlink()) == b"../\xff nowhere"
+    for name in ODD_NAMES:
+        assert path_of(tmp_path, name).read_bytes() == b"odd " + name
+    seen = entries(tree)
+    for path, outcome in outcomes.items():
+        assert outcome.item == seen[path]
+    assert not any(b".hostbackup" in path for path in seen)
+
+
+def test_what_is_there_is_replaced_only_if_that_is_allowed(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    put(tmp_path, b"kept", b"theirs")
+    put(tmp_path, b"equal", b"same")
+    put(tmp_path, b"replaced", b"old")
+    put(tmp_path, b"folder/x", b"1")
+    (tmp_path / "wrong").symlink_to("kept")
+    (tmp_path / "right").symlink_to("kept")
+    (tmp_path / "moved").symlink_to("kept")
+    (tmp_path / "was-link").symlink_to("kept")
+    tree = open_tree(server, tmp_path)
+    items = [
+        file(b"kept", b"ours!!"),
+        file(b"equal", b"same"),
+        file(b"replaced", b"new", replace=True),
+        file(b"folder", b"file", replace=True),
+        link(b"wrong", b"elsewhere"),
+        link(b"right", b"kept"),
+        link(b"moved", b"elsewhere", replace=True),
+        file(b"was-link", b"file now", replace=True),
+    ]
+    outcomes = by_path(list(tree.write(items)))
+    codes = {path: outcome.failure and outcome.failure.code for path, outcome in outcomes.items()}
+    assert {path for path, code in codes.items() if code == "exists"} == {b"kept", b"folder", b"wrong"}
+    assert {path for path, code in codes.items() if code is None} == {b"equal", b"replaced", b"right", b"moved", b"was-link"}
+    assert (tmp_path / "kept").read_bytes() == b"theirs"
+    assert (tmp_path / "replaced").read_bytes() == b"new"
+    assert (tmp_path / "folder/x").exists()
+    assert [str((tmp_path / name).readlink()) for name in ("wrong", "right", "moved")] == ["kept", "kept", "elsewhere"]
+    assert not (tmp_path / "was-link").is_symlink()
+    assert not list(tmp_path.rglob(".hostbackup*"))
+
+
+def test_writing_twice_leaves_one(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    tree = open_tree(server, tmp_path)
+    items = [folder(b"d"), file(b"d/f", b"x" * 100_000), link(b"d/l", b"f")]
+    for _ in range(2):
+        assert all(outcome.failure is None for outcome in tree.write(items))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["d", "f", "l"]
+
+
+def test_a_folder_in_place_of_which_something_else_stands_takes_its_contents_along(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(outside)
+    put(root, b"file", b"1")
+    tree = open_tree(server, root)
+    items = [folder(b"link"), file(b"link/a", b"1"), folder(b"file"), file(b"file/b", b"1"), folder(b"file/c"), file(b"file/c/d", b"1")]
+    outcomes = by_path(list(tree.write(items)))
+    assert all(outcome.failure is not None for outcome in outcomes.values())
+    assert [outcomes[path].failure.code for path in (b"link", b"file")] == ["exists", "exists"]  # type: ignore[union-attr]
+    assert not list(outside.iterdir())
+
+
+def test_nothing_is_written_through_a_planted_symlink(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    (outside / "sub").mkdir(parents=True)
+    root.mkdir()
+    (root / "planted").symlink_to(outside)
+    tree = open_tree(server, root)
+    outcomes = by_path(list(tree.write([file(b"planted/f", b"1"), file(b"planted/sub/f", b"1"), file(b"missing/f", b"1")])))
+    assert all(outcome.failure is not None for outcome in outcomes.values())
+    assert [path.name for path in outside.rglob("*")] == ["sub"]
+
+
+@pytest.mark.parametrize("path", [b"../out", b"a/../../out", b"/out", b"a//b", b".", b"a\0b"])
+def test_a_path_that_leads_out_is_refused_everywhere(with_shell: Sshd, tmp_path: Path, open_tree: Opener, path: bytes) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    put(tmp_path, b"out", b"theirs")
+    tree = open_tree(with_shell, root)
+    (written,) = tree.write([file(path, b"ours", replace=True)])
+    (read,) = tree.read([Entry(path, Kind.FILE, 6)], HashSink())
+    (proof,) = tree.prove([Claim(Entry(path, Kind.FILE, 6), "0" * 64, 6)])
+    assert written.failure is not None
+    assert read.failure is not None
+    assert proof.status is Status.FAILED
+    assert (tmp_path / "out").read_bytes() == b"theirs"
+    assert not list(root.iterdir())
+
+
+def test_bytes_that_are_not_those_on_record_are_not_placed(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    tree = open_tree(server, tmp_path)
+    good = file(b"f", b"right")
+    (written,) = tree.write([dataclasses.replace(good, open=lambda: io.BytesIO(b"wrong"))])
+    assert written.failure is not None
+    assert written.failure.code == "damaged"
+
+    def broken() -> io.BytesIO:
+        raise OSError(5, "i/o error")
+
+    (written,) = tree.write([dataclasses.replace(good, open=broken)])
+    assert written.failure is not None
+    assert written.failure.code == "io"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_root_is_made_only_if_it_is_asked_for(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    root = tmp_path / "not" / "yet"
+    tree = open_tree(server, root)
+    with pytest.raises(PlaceMissing):
+        list(tree.write([file(b"f", b"1")]))
+    assert not root.exists()
+    outcomes = list(tree.write([folder(b""), file(b"f", b"1")]))
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert (root / "f").read_bytes() == b"1"
+
+
+def test_what_a_login_may_not_write_is_told(open_tree: Opener) -> None:
+    with throwaway_user() as user, sshd(user=user.name) as server:
+        root = user.home / "site"
+        (root / "theirs").mkdir(parents=True)
+        (root / "ours").mkdir()
+        os.chown(root / "ours", user.uid, -1)
+        outcomes = by_path(list(open_tree(server, "site").write([file(b"theirs/f", b"1"), file(b"ours/f", b"1"), folder(b"d"), file(b"d/f", b"1")])))
+        codes = {path: outcome.failure and outcome.failure.code for path, outcome in outcomes.items()}
+        assert codes == {b"theirs/f": "permission", b"ours/f": None, b"d": "permission", b"d/f": "permission"}
+
+
+def test_a_cut_line_while_writing_leaves_every_file_whole_and_no_leftovers(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    contents = {b"d%d/f%d" % (n % 10, n): os.urandom(30_000) for n in range(300)}
+    with Relay(with_shell.port, cut_after=60_000, cuts=3) as relay:
+        tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint})
+        items = [*(folder(b"d%d" % n) for n in range(10)), *(file(name, data) for name, data in contents.items())]
+        outcomes = list(tree.write(items))
+        assert relay.cuts_left == 0
+    assert [outcome.failure for outcome in outcomes if outcome.failure] == []
+    assert len(outcomes) == len(items)
+    for name, data in contents.items():
+        assert (tmp_path / name.decode()).read_bytes() == data
+    assert not list(tmp_path.rglob(".hostbackup*"))
+
+
+def test_leftovers_of_a_killed_write_are_tidied_and_nothing_else(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    tree = open_tree(with_shell, tmp_path)
+    prefix = tree.temporary_prefix
+    put(tmp_path, b"d/" + prefix + b"-1f.part", b"half")
+    put(tmp_path, b"d/" + prefix + b".old-lost.html", b"the only copy")
+    put(tmp_path, b"d/" + prefix + b".old-there.html", b"replaced")
+    put(tmp_path, b"d/there.html", b"new")
+    put(tmp_path, b"d/.hostbackup-ffffffff-1.part", b"another run's")
+    put(tmp_path, prefix + b"-user-file", b"theirs")
+    assert tree.remove_temporaries([prefix, b"", b".hostbackup-"]) == 3
+    left = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {
+        "lost.html": b"the only copy",
+        "there.html": b"new",
+        ".hostbackup-ffffffff-1.part": b"another run's",
+        (prefix + b"-user-file").decode(): b"theirs",
+    }
+
+
+def test_without_posix_rename_files_and_links_are_replaced_all_the_same(tmp_path: Path, open_tree: Opener) -> None:
+    put(tmp_path, b"f", b"old")
+    put(tmp_path, b"kept", b"theirs")
+    (tmp_path / "l").symlink_to("old")
+    with sshd(sftp="internal-sftp -P posix-rename,fsync,limits,lsetstat,hardlink") as server:
+        tree = open_tree(server, tmp_path)
+        items = [file(b"f", b"new", replace=True), link(b"l", b"new", replace=True), file(b"n", b"1", replace=True), file(b"kept", b"ours")]
+        outcomes = by_path(list(tree.write(items)))
+        codes = {path: outcome.failure and outcome.failure.code for path, outcome in outcomes.items()}
+    assert codes == {b"f": None, b"l": None, b"n": None, b"kept": "exists"}
+    assert {path.name for path in tmp_path.iterdir()} == {"f", "l", "n", "kept"}
+    assert ((tmp_path / "f").read_bytes(), str((tmp_path / "l").readlink())) == (b"new", "new")
+
+
+class Swapped(SocketChannel):
+    """Turns SYMLINK's arguments round on their way: so the server takes them as the draft says, not as OpenSSH does."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._framer, self._greeted = Framer(), False
+
+    def send(self, data: bytes, /) -> int:
+        for body in self._framer.feed(data):
+            packet = bytes(body)
+            if packet[0] == Type.SYMLINK:
+                (length,) = struct.unpack_from(">I", packet, 5)
+                packet = packet[:5] + packet[9 + length :] + packet[5 : 9 + length]
+            self._socket.setblocking(True)
+            self._socket.sendall(struct.pack(">I", len(packet)) + packet)
+            self._socket.setblocking(False)
+        return len(data)
+
+
+class Foreign:
+    """A session with a server that is not called OpenSSH and has no shell."""
+
+    alive = True
+    server_version = "SSH-2.0-other"
+
+    def __init__(self, channel: type[SocketChannel]) -> None:
+        self._channel = channel
+        self._ends: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
+
+    def open_sftp_channel(self) -> SocketChannel:
+        near, far = socket.socketpair()
+        with far:
+            self._ends.append((near, subprocess.Popen(["/usr/lib/openssh/sftp-server"], stdin=far.fileno(), stdout=far.fileno())))
+        return self._channel(near)
+
+    def has_shell(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        for near, process in self._ends:
+            near.close()
+            process.wait(10)
+        self._ends.clear()
+
+
+@pytest.mark.parametrize("channel", [SocketChannel, Swapped])
+def test_links_are_made_the_right_way_round_whichever_order_the_server_takes(channel: type[SocketChannel], tmp_path: Path) -> None:
+    tree = SftpTree(lambda: Foreign(channel), str(tmp_path), side="new", part=PART)  # type: ignore[arg-type, return-value]
+    outcomes = list(tree.write([link(b"l%d" % number, b"some/where") for number in range(20)]))
+    tree.close()
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert {path.name for path in tmp_path.iterdir()} == {f"l{number}" for number in range(20)}
+    assert {str(path.readlink()) for path in tmp_path.iterdir()} == {"some/where"}
+
+
+def test_a_server_that_freezes_while_it_is_written_to_is_noticed(with_shell: Sshd, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20)
+    relays: list[Relay] = []
+
+    def through_a_new_relay() -> SshSession:
+        relays.append(Relay(with_shell.port))
+        return ssh.connect(with_shell.target(port=relays[-1].port, host_key=with_shell.host_key_fingerprint, timeout=1))
+
+    def items() -> Iterator[Write[Entry]]:
+        for number in range(60):
+            if number == 20:
+                relays[0].freeze()
+            yield file(b"f%d" % number, data)
+
+    tree = SftpTree(through_a_new_relay, str(tmp_path), side="new", part=PART, silence=1.0, pause=lambda _: None)
+    outcomes = list(tree.write(items()))
+    assert len(outcomes) == 60
+    assert all(outcome.failure is None for outcome in outcomes)
+    assert len(relays) == 2
+    assert not list(tmp_path.rglob(".hostbackup*"))
+    tree.close()
+    for relay in relays:
+        relay.close()
