@@ -17,7 +17,7 @@ from hostbackup.jobs.copy import Copied, copy_evidence, copy_vault, has_snapshot
 from hostbackup.jobs.copy_fetch import fetch_missing
 from hostbackup.jobs.copy_source import CopySource, object_key, open_copy
 from hostbackup.jobs.copy_verify import verify_copy
-from hostbackup.jobs.references import Broken, is_live, walk
+from hostbackup.jobs.references import Broken, is_needed, walk
 from hostbackup.jobs.result import Result
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
@@ -40,12 +40,12 @@ def copy(vault: Vault, store: Store, *, repair: bool = False) -> tuple[Copied, R
 
 
 def needed(source: CopySource | Vault) -> set[str]:
-    """The digests of all live contents of the newest snapshot."""
+    """The digests of all contents of the newest snapshot, vanished ones included."""
     found: set[str] = set()
     for state in source.snapshots.get("latest").parts.values():
         for record in walk(source.manifests, state):
             assert not isinstance(record, Broken)
-            if is_live(record):
+            if is_needed(record, history=True):
                 found.add(record.digest)
     return found
 
@@ -341,6 +341,16 @@ def test_a_snapshot_that_was_not_copied_is_said_and_the_newest_proven(vault: Vau
     assert {line["snapshot"] for line in lines} == {vault.snapshots.list()[0]}
     assert result.exit is Exit.INCOMPLETE
     assert "run `copy`" in result.failures[0].hint
+
+
+def test_a_vanished_message_is_proven_too_and_told_when_it_is_lost(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    gone, _ = keep(vault, b"Subject: gone\r\n\r\n")
+    del store.objects[object_key("objects", gone)]
+    counts, result = prove(store)
+    assert counts[MAIL.id] == {"verified": 5, "missing": 1}
+    assert [failure.name for failure in result.failures] == [b"INBOX UID 3"]
 
 
 # ------------------------------------------------------------ repair

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, PlaceMissing, VaultError
 from hostbackup.jobs.copy_source import listed_digests, object_key, read_small
-from hostbackup.jobs.references import Broken, is_live, open_root, segment_digests, walk
+from hostbackup.jobs.references import Broken, is_needed, open_root, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Status
 from hostbackup.vault.faults import told
@@ -250,7 +250,7 @@ class _Copy:
             return False
         lacking = 0
         for state in snapshot.parts.values():
-            for label, why, code in self._lacking(state, base) if state.root else ():
+            for label, why, code in self._lacking(state, base, history=newest) if state.root else ():
                 lacking += 1
                 if newest:
                     reason = f"snapshot {snapshot_id} was not copied for want of this: {why}"
@@ -260,7 +260,7 @@ class _Copy:
         self._result.observer.advance(1)
         return not lacking
 
-    def _lacking(self, state: PartState, base: frozenset[str]) -> Iterator[tuple[bytes, str, Exit]]:
+    def _lacking(self, state: PartState, base: frozenset[str], *, history: bool) -> Iterator[tuple[bytes, str, Exit]]:
         """Each entry whose contents, or whose manifest, the store has not got: its name, why, and what that means."""
         manifests = self._vault.manifests
         for record in walk(manifests, state, base):
@@ -268,7 +268,7 @@ class _Copy:
                 yield record.label, f"its manifest: {record.error.reason}", Exit.DAMAGE
             elif record.digest in self._failed:
                 yield record.item.label, self._failed[record.digest].reason, Exit.INCOMPLETE
-            elif is_live(record) and not self._has(record.digest, record.size):
+            elif is_needed(record, history=history) and not self._has(record.digest, record.size):
                 yield record.item.label, "the vault has lost its contents", Exit.DAMAGE
         if self._failed_manifests:
             for digest in open_root(manifests, state).manifests():

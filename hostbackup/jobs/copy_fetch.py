@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, HostbackupError
 from hostbackup.jobs.copy_source import CopySource
-from hostbackup.jobs.references import Broken, is_live, segment_digests, walk
+from hostbackup.jobs.references import Broken, is_needed, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault import pool
@@ -83,14 +83,15 @@ class _Fetch:
 
     def run(self) -> Fetched:
         done = Fetched()
-        for snapshot_id in reversed(self._vault.snapshots.list()):
+        ids = self._vault.snapshots.list()
+        for snapshot_id in reversed(ids):
             try:
                 snapshot = self._vault.snapshots.get(snapshot_id)
             except Damaged as error:
                 self._result.fail(Failure("vault", "", f"snapshots/{snapshot_id}".encode(), "damaged", error.reason, error.hint), Exit.DAMAGE)
                 continue
             states = [state for state in snapshot.parts.values() if state.root]
-            wanted = (found for state in states for found in self._wanted(state))
+            wanted = (found for state in states for found in self._wanted(state, history=snapshot_id == ids[-1]))
             for fetched in pool.each(self._fetch, wanted, workers=_WORKERS):
                 if isinstance(fetched, Failure):
                     self._result.fail(fetched, Exit.DAMAGE)
@@ -103,12 +104,12 @@ class _Fetch:
         done.manifests = self._manifests.fetched
         return done
 
-    def _wanted(self, state: PartState) -> Iterator[_Wanted]:
+    def _wanted(self, state: PartState, *, history: bool) -> Iterator[_Wanted]:
         for record in walk(self._manifests, state, self._known):
             if isinstance(record, Broken):
                 reason = f"its manifest {record.digest} is whole neither in the vault nor in copy {self._name}: {record.error.reason}"
                 self._result.fail(Failure("vault", state.part.id, record.label, "damaged", reason), Exit.DAMAGE)
-            elif is_live(record) and record.digest not in self._seen and not self._stands(record.digest, record.size):
+            elif is_needed(record, history=history) and record.digest not in self._seen and not self._stands(record.digest, record.size):
                 self._seen.add(record.digest)
                 yield _Wanted(state.part.id, record.item.label, record.digest, record.size)
 

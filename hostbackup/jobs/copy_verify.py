@@ -7,7 +7,7 @@ from typing import Any
 
 from hostbackup.jobs.copy_source import CopySource, object_key
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
-from hostbackup.jobs.references import AnyStored, Broken, is_live, walk
+from hostbackup.jobs.references import AnyStored, Broken, is_needed, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Method, Proof, Status
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -28,7 +28,7 @@ def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str 
         result.fail(Failure(side, "", f"snapshots/{snapshot}".encode(), "not-copied", reason, "run `copy`"))
         wanted = found.id
     chosen = source.snapshots.get(wanted)
-    prover = CopyProver(source, read=read)
+    prover = CopyProver(source, read=read, history=chosen.id == source.snapshots.list()[-1])
     return [_part(prover, chosen, state, side, result) for state in chosen.parts.values() if state.root]
 
 
@@ -45,16 +45,20 @@ def _part(prover: CopyProver, snapshot: Snapshot, state: PartState, side: str, r
 
 
 class CopyProver:
-    """Proves parts of one copy. An object that several entries or parts share is proven once."""
+    """Proves parts of one copy. An object that several entries or parts share is proven once.
 
-    def __init__(self, source: CopySource, *, read: bool = False) -> None:
+    `history`: vanished entries are looked at too; only those that are not whole are told, so that counts are those of what is there now.
+    """
+
+    def __init__(self, source: CopySource, *, read: bool = False, history: bool = False) -> None:
         self._source = source
         self._read = read
+        self._history = history
         self._good: dict[Method, set[bytes]] = {}  # digests, by how they were proven
         self._bad: dict[bytes, tuple[Status, Method, str]] = {}
 
     def prove(self, state: PartState, side: str) -> Iterator[Proof[Any] | Broken]:
-        """One proof for every entry of the part that has contents; what a broken manifest lists cannot be proven."""
+        """One proof for every entry of the part that has contents now; what a broken manifest lists cannot be proven."""
         for proven in self._source.store.prove(self._unproven(state), read=self._read):
             digest = bytes.fromhex(proven.wanted.digest)
             if proven.status is Status.VERIFIED:
@@ -64,13 +68,15 @@ class CopyProver:
         for record in walk(self._source.manifests, state):
             if isinstance(record, Broken):
                 yield record
-            elif is_live(record):
-                yield self._proof(record, state, side)
+            elif is_needed(record, history=self._history):
+                proof = self._proof(record, state, side)
+                if not record.vanished or proof.status is not Status.VERIFIED:
+                    yield proof
 
     def _unproven(self, state: PartState) -> Iterator[Wanted]:
         asked: set[bytes] = set()
         for record in walk(self._source.manifests, state):
-            if isinstance(record, Broken) or not is_live(record):
+            if isinstance(record, Broken) or not is_needed(record, history=self._history):
                 continue
             digest = bytes.fromhex(record.digest)
             if digest not in asked and digest not in self._bad and not any(digest in good for good in self._good.values()):

@@ -102,6 +102,9 @@ def segment_digests(manifests: Manifests, states: Iterable[PartState]) -> frozen
     return frozenset(found)
 
 
-def is_live(record: Stored[Any]) -> bool:
-    """Whether the record stands for contents that are there now and must be in the vault."""
-    return bool(record.digest) and not record.vanished
+def is_needed(record: Stored[Any], *, history: bool = False) -> bool:
+    """Whether the vault must have the record's contents. `history`: also those of vanished entries.
+
+    That holds for the newest snapshot. What an older one tells of vanished entries may have been pruned.
+    """
+    return bool(record.digest) and (history or not record.vanished)
