@@ -16,7 +16,7 @@ from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import Key, name_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.result import Result
-from hostbackup.jobs.scratch import RANGE, MailScratch, Range
+from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
 from hostbackup.model import Failure, Folder, Listing, Message, Part, Read, Stored, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.vault.layout import mail_meta
@@ -50,6 +50,7 @@ class MailBackup:
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
     _seen: set[Range] = field(default_factory=set)
+    _lost: dict[MessageKey, Stored[Message]] = field(default_factory=dict)  # brought before, but their bytes are no longer in the vault
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ class MailBackup:
                 self._folders[listing.container] = listing.folder
                 self._plan_range(listing, listing.folder)
             self.result.observer.advance(entries=len(listing.items))
-        seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items()}
+        seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items() if folder.uidvalidity}
         self.identity.see_mailbox("old.imap", self.part.name, seen)
         self._plan_unseen()
         self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
@@ -88,6 +89,8 @@ class MailBackup:
         if old and old.digest and self.vault.objects.has(old.digest):
             self._planned("unchanged", message) if old.item.flags == message.flags else self._planned("changed", message)
             return Stored(dataclasses.replace(old.item, flags=message.flags), old.digest, old.size), False
+        if old and old.digest:
+            self._lost[message.folder, message.uidvalidity, message.uid] = old
         self._planned("new", message)
         record = self.resume.get(message_key(message)) if self.resume else None
         if record and self.vault.objects.has(record["digest"]):
@@ -149,12 +152,17 @@ class MailBackup:
 
     def _failed(self, message: Message, failure: Failure) -> None:
         key = (message.folder, message.uidvalidity, message.uid)
+        lost = self._lost.get(key)
         if failure.code == "vanished":  # deleted between the listing and the fetch: mail comes and goes
             self.result.observer.note(f"{self.part}: {message.label.decode('utf-8', 'backslashreplace')} was deleted before it could be fetched")
-            self.scratch.drop(key)
+            if lost is None:
+                self.scratch.drop(key)
+            else:
+                self.scratch.result(key, dataclasses.replace(lost, vanished=self.now))
             return
         self.result.fail(failure)
-        self.scratch.result(key, Stored(message, failed=failure.reason))
+        # A copy may still hold the bytes that were lost here, so their digest is kept.
+        self.scratch.result(key, Stored(message, lost.digest, lost.size, stale=failure.reason) if lost else Stored(message, failed=failure.reason))
 
     # -- manifest -----------------------------------------------------------------------------------------------------------------------
 
@@ -196,7 +204,8 @@ class MailBackup:
         for record in records:
             if record.item.uidvalidity != folder.uidvalidity and record.vanished == self.now and returned[record.digest] > 0:
                 returned[record.digest] -= 1
-                self.planned["renumbered"] += 1
+                self.result.counts["vanished"] -= 1
+                self.result.counts["renumbered"] += 1
             else:
                 kept.append(record)
         return kept

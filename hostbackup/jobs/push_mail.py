@@ -1,23 +1,26 @@
 """One mailbox from a snapshot to the new host: append what is not there, prove it, never append it again.
 
 The journal (`state/`) holds for each source message what became of it at the target: `intent` (about to be appended), `done` (with its UID
-there), `proven`, `refused` (tried again next time), or `moved` (its bytes already stand there from another old folder). Content identity is the
-bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is repeated.
+there), `proven`, or `refused` (tried again next time). A message that moved on the old server inherits the record of where its bytes were
+pushed to. Content identity is the bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is
+repeated.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
+from hostbackup.jobs.push_search import SETTLED, TargetSearch
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Folder, Message, Part, Status, Stored, Write, name_json
 from hostbackup.places.mail import MailAccount
@@ -27,7 +30,8 @@ from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
 _GROUP = 100  # intents made durable at a time, before the first of them is appended
-_SETTLED = ("done", "proven", "moved")
+_ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
+Todo = Mapping[bytes, Sequence[Stored[Message]]]  # by target folder
 
 
 @dataclass(slots=True)
@@ -44,9 +48,13 @@ class MailPush:
     since: datetime.date | None = None
     dry_run: bool = False
     planned: Counter[str] = field(default_factory=Counter)
-    _todo: dict[bytes, list[Stored[Message]]] = field(default_factory=dict)  # by target folder
+    _search: TargetSearch = field(init=False)
+    _todo: dict[bytes, list[Stored[Message]]] = field(default_factory=dict)
     _folders: dict[bytes, list[Folder]] = field(default_factory=dict)  # target name -> the old folders that lead there
     _appended: list[Stored[Message]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._search = TargetSearch(self.part, self.target, self.ledger, self.result, self.dry_run)
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -58,16 +66,15 @@ class MailPush:
         left = self._left_behind()
         for name, folders in self._folders.items():
             candidates = [record for folder in folders for record in self._candidates(folder) if not self._inherits(name, record, left)]
-            status = self.target.status(name)
-            if status is None:
+            if self._search.look_at(name) is None:
                 self.planned["folders"] += 1
-            elif candidates and status.exists:
-                candidates = self._recognise(name, candidates)
-            self._todo[name] = candidates
-            self.planned["write"] += len(candidates)
-            self.planned["write_bytes"] += sum(record.size for record in candidates)
-            if self.dry_run and candidates:
-                row = {"part": self.part.id, **name_json(name, "folder"), "action": "append", "messages": len(candidates)}
+            rest = self._search.recognise(name, candidates)
+            self.planned["there"] += len(candidates) - len(rest)
+            self._todo[name] = rest
+            self.planned["write"] += len(rest)
+            self.planned["write_bytes"] += sum(record.size for record in rest)
+            if self.dry_run and rest:
+                row = {"part": self.part.id, **name_json(name, "folder"), "action": "append", "messages": len(rest)}
                 self.result.details.setdefault("plan", []).append(row)
         return self.planned
 
@@ -77,7 +84,7 @@ class MailPush:
             if record.vanished or not record.digest:
                 continue
             known = self.ledger.get(message_key(record.item))
-            if known is not None and known["state"] in _SETTLED:
+            if known is not None and known["state"] in SETTLED:
                 self.planned["settled"] += 1
                 if known["state"] == "done":
                     self._appended.append(record)  # an earlier run ended before it could prove it
@@ -88,10 +95,12 @@ class MailPush:
 
     def _left_behind(self) -> dict[str, list[Record]]:
         """By digest, the journal's records of messages that are no longer where they were on the old server."""
-        live = {hash(_flat(message_key(record.item))) for record in self.source.walk()}
         left: dict[str, list[Record]] = defaultdict(list)
+        if not len(self.ledger):
+            return left
+        live = {hash(_flat(message_key(record.item))) for record in self.source.walk()}
         for record in self.ledger:
-            if record["state"] in _SETTLED and not record.get("moved_on") and hash(_flat(record["key"])) not in live:
+            if record["state"] in SETTLED and not record.get("moved_on") and hash(_flat(record["key"])) not in live:
                 left[record["digest"]].append(record)
         return left
 
@@ -100,44 +109,19 @@ class MailPush:
         heirs = left.get(record.digest)
         if not heirs:
             return False
-        same = [known for known in heirs if known["folder"] == name_key(name) and known["state"] != "moved"]
-        known = same[0] if same else heirs[0]
+        known = next((known for known in heirs if known["folder"] == name_key(name)), heirs[0])
         heirs.remove(known)
-        if same:
+        if known["folder"] == name_key(name):
             self.planned["settled"] += 1
         else:
             self.planned["moved"] += 1
             row = {"part": self.part.id, **name_json(record.item.label), "action": "moved", "reason": "moved to another folder on the old server"}
             self.result.details.setdefault("left_alone", []).append(row)
+        if known["state"] == "done":
+            self._appended.append(record)
         if not self.dry_run:
-            self.ledger.put({**known, "key": message_key(record.item), "state": known["state"] if same else "moved"}, {**known, "moved_on": True})
+            self.ledger.put({**known, "key": message_key(record.item)}, {**known, "moved_on": True})
         return True
-
-    def _recognise(self, name: bytes, candidates: Sequence[Stored[Message]]) -> list[Stored[Message]]:
-        """What of the candidates already stands in the target folder, byte for byte, and is nobody else's. Returns the rest."""
-        taken = {
-            (record["uidvalidity"], record["uid"])
-            for record in self.ledger
-            if record["state"] in ("done", "proven") and not record.get("moved_on") and record["folder"] == name_key(name)
-        }
-        standing: dict[str, list[Message]] = defaultdict(list)
-        for message, digest in self.target.find(name, 1, {record.size for record in candidates}):
-            if (message.uidvalidity, message.uid) not in taken:
-                standing[digest].append(message)
-        rest: list[Stored[Message]] = []
-        for record in candidates:
-            if standing[record.digest]:
-                message = standing[record.digest].pop(0)
-                self.planned["there"] += 1
-                if not self.dry_run:
-                    self._settle(record, "proven", name, message.uidvalidity, message.uid)
-            else:
-                rest.append(record)
-        return rest
-
-    def _settle(self, record: Stored[Message], state: str, folder: bytes, uidvalidity: int, uid: int) -> None:
-        facts = {"digest": record.digest, "folder": name_key(folder), "uidvalidity": uidvalidity, "uid": uid}
-        self.ledger.put({"key": message_key(record.item), "state": state, **facts})
 
     # -- apply --------------------------------------------------------------------------------------------------------------------------
 
@@ -145,22 +129,54 @@ class MailPush:
         """Creates folders, sets subscriptions, appends. Raises ConnectionFailed where the target ended; what is done stays in the journal."""
         for failure in self.target.prepare(self._wanted_folders()):
             self.result.fail(failure)
-        in_flight: dict[int, Stored[Message]] = {}
+        todo: Todo = self._todo
+        doubtful: list[tuple[Stored[Message], Failure]] = []
         try:
-            for written in self.target.write(self._writes(in_flight)):
-                record = in_flight.pop(id(written.asked))
-                self.result.observer.advance(entries=1, size=record.size)
-                if written.failure is not None:
-                    self.result.fail(written.failure)
-                    if written.failure.code != "in-doubt":
-                        self._settle(record, "refused", written.asked.item.folder, 0, 0)
-                    continue
-                self._settle(record, "done", written.asked.item.folder, written.item.uidvalidity, written.item.uid)
-                self._appended.append(record)
-                self.result.counts["written"] += 1
-                self.result.counts["written_bytes"] += record.size
+            for _ in range(_ROUNDS):
+                doubtful = []
+                self._append(todo, doubtful)
+                if not doubtful:
+                    break
+                todo = self._still_to_do(doubtful)
         finally:
             self.ledger.sync()
+            for record, failure in doubtful:
+                known = self.ledger.get(message_key(record.item))
+                if known is None or known["state"] == "intent":
+                    self.result.fail(dataclasses.replace(failure, name=record.item.label))
+        self._tell_losses()
+
+    def _append(self, todo: Todo, doubtful: list[tuple[Stored[Message], Failure]]) -> None:
+        in_flight: dict[int, Stored[Message]] = {}
+        for written in self.target.write(self._writes(todo, in_flight)):
+            record = in_flight.pop(id(written.asked))
+            if written.failure is not None and written.failure.code == "in-doubt":
+                doubtful.append((record, written.failure))
+                continue
+            self.result.observer.advance(entries=1, size=record.size)
+            if written.failure is not None:
+                self.result.fail(dataclasses.replace(written.failure, name=record.item.label))
+                self._search.settle(record, "refused", written.asked.item.folder, reason=written.failure.reason)
+                continue
+            self._search.settle(record, "done", written.asked.item.folder, written.item.uidvalidity, written.item.uid)
+            self._appended.append(record)
+            self.result.counts["written"] += 1
+            self.result.counts["written_bytes"] += record.size
+
+    def _still_to_do(self, doubtful: list[tuple[Stored[Message], Failure]]) -> Todo:
+        """What of the messages in doubt the target does not have. Those that it has are settled."""
+        by_folder: dict[bytes, list[Stored[Message]]] = defaultdict(list)
+        for record, _ in doubtful:
+            known = self.ledger.get(message_key(record.item))
+            if known is not None:
+                by_folder[key_name(known["folder"])].append(record)
+        rest = {}
+        for name, records in by_folder.items():
+            rest[name] = self._search.recognise(name, records)
+            found = len(records) - len(rest[name])
+            self.result.counts["written"] += found
+            self.result.observer.advance(entries=found)
+        return rest
 
     def _wanted_folders(self) -> list[Folder]:
         wanted = []
@@ -170,28 +186,25 @@ class MailPush:
             wanted.append(Folder(name, special_use=special, subscribed=subscribed))
         return wanted
 
-    def _writes(self, in_flight: dict[int, Stored[Message]]) -> Iterator[Write[Message]]:
-        for name, records in self._todo.items():
+    def _writes(self, todo: Todo, in_flight: dict[int, Stored[Message]]) -> Iterator[Write[Message]]:
+        for name, records in todo.items():
             rows = iter(records)
             while group := list(itertools.islice(rows, _GROUP)):
-                intents: list[Record] = [
-                    {
-                        "key": message_key(record.item),
-                        "state": "intent",
-                        "digest": record.digest,
-                        "folder": name_key(name),
-                        "uidvalidity": 0,
-                        "uid": 0,
-                    }
-                    for record in group
-                ]
-                self.ledger.put(*intents)
-                self.ledger.sync()
+                self._search.intend(name, group)
                 for record in group:
                     item = Message(name, 0, 0, record.size, record.item.internaldate, record.item.flags)
                     write = Write(item, record.digest, record.size, functools.partial(self.vault.objects.read, record.digest))
                     in_flight[id(write)] = record
                     yield write
+
+    def _tell_losses(self) -> None:
+        """What the target did not keep of the messages it took: flags that it does not know, dates that it refused."""
+        for (folder, what), count in sorted(self.target.losses.items()):
+            row = {"part": self.part.id, **name_json(folder, "folder"), "lost": what, "messages": count}
+            self.result.details.setdefault("not_kept", []).append(row)
+        if self.target.losses:
+            kinds = ", ".join(sorted({what for _, what in self.target.losses}))
+            self.result.observer.warn(f"{self.part}: the new server does not keep {kinds}; the messages themselves are there")
 
     # -- prove --------------------------------------------------------------------------------------------------------------------------
 
@@ -210,29 +223,43 @@ class MailPush:
             settle(self.result, tally, proof)
             item = proof.claim.item
             if proof.status is Status.VERIFIED:
-                self._settle(by_place[(item.folder, item.uidvalidity, item.uid)], "proven", item.folder, item.uidvalidity, item.uid)
+                self._search.settle(by_place[(item.folder, item.uidvalidity, item.uid)], "proven", item.folder, item.uidvalidity, item.uid)
         for name, records in nameless.items():
             self._prove_by_search(tally, name, records)
+        if self._search.found.entries:
+            tally.counts["verified"] += self._search.found.entries
+            tally.methods["imap-fetch"] += self._search.found.entries
+            tally.bytes += self._search.found.bytes
         self.ledger.sync()
         return tally
 
     def _prove_by_search(self, tally: Tally[Message], name: bytes, records: list[Stored[Message]]) -> None:
-        missing = self._recognise(name, records)
-        for record in missing:
-            reason = "appended, but its bytes were not found there afterwards"
-            settle_missed(self.result, tally, Failure("new", self.part.id, record.item.label, "missing", reason, "run `push` again"), Status.MISSING)
-            self._settle(record, "intent", name, 0, 0)
-        tally.counts["verified"] += len(records) - len(missing)
-        tally.methods["imap-fetch"] += len(records) - len(missing)
+        """The server said that it took them, so what is not found was altered, moved or deleted there: it is told, and not appended again."""
+        for record in self._search.recognise(name, records):
+            reason = "the new server took it, but holds no message with these bytes in that folder: it was altered, moved or deleted there"
+            failure = Failure("new", self.part.id, record.item.label, "missing", reason, "look for it there; the vault has it")
+            settle_missed(self.result, tally, failure, Status.MISSING)
 
 
 def pushed_claim(ledger: Ledger, record: Stored[Message]) -> tuple[Claim[Message], bool] | None:
-    """Where the journal says a message stands at the target, and whether it was proven there; None where it was not pushed or only moved."""
+    """Where the journal says a message stands at the target, and whether it was proven there; None where it was not pushed."""
     known = ledger.get(message_key(record.item))
-    if known is None or known["state"] not in ("done", "proven") or not known["uid"]:
+    if known is None or known["state"] not in SETTLED or not known["uid"]:
         return None
     item = Message(key_name(known["folder"]), known["uidvalidity"], known["uid"], record.size)
     return Claim(item, record.digest, record.size), known["state"] == "proven"
+
+
+def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
+    """For a message that `pushed_claim` has none for."""
+    known = ledger.get(message_key(record.item))
+    if record.failed or known is None:
+        return record.failed or "was not pushed"
+    told = {
+        "intent": "was about to be pushed when the push ended",
+        "refused": f"was refused by the new server: {known.get('reason', 'no reason on record')}",
+    }
+    return told.get(known["state"], "was taken by the new server, and not found there afterwards")
 
 
 def _claims(by_place: dict[tuple[bytes, int, int], Stored[Message]]) -> Iterable[Claim[Message]]:

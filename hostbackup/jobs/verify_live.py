@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hostbackup.jobs.backup_mail import GONE
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
-from hostbackup.jobs.push_mail import pushed_claim
+from hostbackup.jobs.push_mail import pushed_claim, why_not_pushed
 from hostbackup.jobs.push_tree import pushed_claim as pushed_entry
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Entry, Failure, Item, Kind, Message, Proof, Status, Stored
@@ -194,7 +194,7 @@ class NewMail:
                     continue
                 pushed = pushed_claim(self.ledger, record)
                 if pushed is None:
-                    _not_pushed(self.result, tally, self.state, record, record.failed or "was not pushed")
+                    _not_pushed(self.result, tally, self.state, record, why_not_pushed(self.ledger, record))
                     continue
                 claim, proven = pushed
                 if proven:

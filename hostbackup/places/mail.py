@@ -148,17 +148,28 @@ class MailAccount:
         while nameless:
             yield self._unproven(nameless.popleft())
 
-    def find(self, folder: bytes, since_uid: int = 1, sizes: set[int] | None = None) -> Iterator[tuple[Message, str]]:
-        """Messages that stand in a folder from `since_uid` on, with their digests; only those of these sizes in bytes, where given.
+    def find(
+        self,
+        folder: bytes,
+        since_uid: int = 1,
+        wanted: Callable[[Message], bool] = lambda message: True,
+        on_failure: Callable[[Failure], object] = lambda failure: None,
+    ) -> Iterator[tuple[Message, str]]:
+        """Messages that stand in a folder from `since_uid` on, as far as they are wanted, with their digests.
 
-        A folder that is not there has none. Raises ConnectionFailed.
+        A folder that is not there has none. `on_failure` hears of what could not be looked at: a message that is not given may be there all the
+        same then. Raises ConnectionFailed.
         """
-        wanted: list[Message] = []
+        chosen: list[Message] = []
         for listing in Scanner(self._line, self.side, self.part.id).run([Folder(folder)], since_uid):
-            wanted.extend(item for item in listing.items if sizes is None or item.size in sizes)
-        for got in Fetcher(self._line, batches(wanted), HashingSink()).run():
+            if listing.failure is not None and self._again(lambda session: session.exists(folder)):
+                on_failure(listing.failure)
+            chosen.extend(filter(wanted, listing.items))
+        for got in Fetcher(self._line, batches(chosen), HashingSink()).run():
             if got.digest:
                 yield replace(got.item, size=got.size), got.digest
+            elif got.code != "vanished":
+                on_failure(self._failure(got.item.label, got.code, got.reason, _HINTS.get(got.code, "")))
 
     def close(self) -> None:
         self._line.close()
