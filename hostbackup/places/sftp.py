@@ -82,15 +82,10 @@ class SftpTree:
             entry = next(source, None)
             if entry is None:
                 return None
-            rereads = 0 if self._is_volatile(entry.path) else REREADS
+            rereads = 0 if self._volatile.covers(entry.path, False) else REREADS
             return FileRead(self._tree, entry, sink, rereads=rereads).work
 
         yield from self._lines.carry_out(next_work)
-
-    def _is_volatile(self, path: bytes) -> bool:
-        parts = path.split(b"/") if self._volatile else []
-        whole = (b"/".join(parts[:count]) for count in range(1, len(parts) + 1))
-        return any(self._volatile.matches(prefix, prefix != path) for prefix in whole)
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
         """Brings entries there: each under a temporary name first, synced where the server can, then renamed. Folders get modes and times last.

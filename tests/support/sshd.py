@@ -160,9 +160,9 @@ def _config(folder: Path, key: Path, port: int, *, user: str, shell: bool, optio
 
 
 def _start(folder: Path, config: Path, port: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [SSHD, "-D", "-f", str(config), "-E", str(folder / "log")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    # Tests that are killed cannot tidy up: the server ends with them.
+    command = ["setpriv", "--pdeathsig", "KILL", SSHD, "-D", "-f", str(config), "-E", str(folder / "log")]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + _DEADLINE
     while time.monotonic() < deadline:
         if process.poll() is not None:
