@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, HostbackupError, PlaceMissing, UsageError, VaultError
+from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copy import copy_evidence, copy_vault
 from hostbackup.jobs.copy_fetch import fetch_missing
@@ -16,6 +16,7 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.profile import BucketCopy, PathCopy
 from hostbackup.vault.snapshots import Snapshot
+from hostbackup.vault.vault import FORMAT_FILE
 
 Copy = BucketCopy | PathCopy
 
@@ -39,7 +40,7 @@ def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> 
     for copy in chosen(job, names):
         try:
             _copy(job, copy, result, repair=repair)
-        except (ConnectionFailed, PlaceMissing, VaultError) as error:
+        except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
             result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
             result.done += 1
@@ -49,7 +50,7 @@ def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> 
 def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
     store = job.connections.store(copy)
     try:
-        if repair:
+        if repair and any(True for _ in store.list(FORMAT_FILE)):  # else nothing was ever copied there
             fetched = fetch_missing(job.vault, CopySource(store), result, name=copy.name)
             result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)
         done = copy_vault(job.vault, store, result, name=copy.name, repair=repair)
@@ -77,6 +78,4 @@ def prove_copy(job: Job, copy: Copy, snapshot: Snapshot, result: Result) -> Iter
         finally:
             store.close()
     except HostbackupError as error:
-        if isinstance(error, UsageError):
-            raise
         result.fail_part(error, side=f"copy:{copy.name}", part="")
