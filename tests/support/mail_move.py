@@ -8,9 +8,9 @@ import hashlib
 import imaplib
 import json
 import re
-import time
+import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from hostbackup.model import Message, Stored
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
-from tests.support.cli import Ran, hostbackup
+from tests.support.cli import Ran, command, hostbackup
 from tests.support.dovecot import HOST, Dovecot
 from tests.support.samples import SampleMessage
 
@@ -218,10 +218,11 @@ class Move:
     mail: dict[str, str] = field(default_factory=dict)  # [mail] folders
     security: str = "tls"
     old_lines: tuple[str, ...] = ()  # more of [old.imap]
-    new_port: int = 0  # where a relay stands before the new server
+    old_port: int = 0  # where a relay stands before a server
+    new_port: int = 0
 
     def write(self) -> None:
-        rows = [f'name = "move"\nvault = "vault"\n\n[old.imap]\n{self._section(self.old)}']
+        rows = [f'name = "move"\nvault = "vault"\n\n[old.imap]\n{self._section(self.old, self.old_port)}']
         rows += [*self.old_lines, f"[[old.imap.account]]\n{self._account()}"]
         if self.mail:
             rows.append("[mail]\nfolders = { " + ", ".join(f"{json.dumps(old)} = {json.dumps(new)}" for old, new in self.mail.items()) + " }\n")
@@ -242,10 +243,15 @@ class Move:
         password = self.new.server.users[self.new.user]
         return told + f"new_password = {json.dumps(password, ensure_ascii=False)}\n"
 
-    def run(self, command: str, *options: str, exit: int = 0, timeout: float = 120) -> Ran:
-        ran = hostbackup(command, "move.toml", *options, "--json", cwd=self.folder, timeout=timeout)
+    def run(self, word: str, *options: str, exit: int = 0, timeout: float = 120) -> Ran:
+        ran = hostbackup(word, "move.toml", *options, "--json", cwd=self.folder, timeout=timeout)
         assert ran.exit == exit, (ran.exit, ran.out[-3000:], ran.err[-3000:])
         return ran
+
+    def start(self, word: str) -> subprocess.Popen[bytes]:
+        """A command under way, for `tests.support.moves.ended`."""
+        words = command(word, "move.toml", "--json")
+        return subprocess.Popen(words, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def backup(self, *options: str, exit: int = 0) -> Ran:
         return self.run("backup", *options, exit=exit)
@@ -281,11 +287,3 @@ class Move:
     def vanished(self) -> Counter[str]:
         """Digests of those that are gone from the old server."""
         return Counter(record.digest for record in self.records() if record.vanished)
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"never came: {what}")
-        time.sleep(0.005)

@@ -201,16 +201,19 @@ def throwaway_user(shell: str = "/bin/bash") -> Iterator[User]:
 
 
 class Relay:
-    """Passes TCP on to a port of 127.0.0.1, each direction late by `delay` seconds; can cut the line after so many bytes from the server."""
+    """Passes TCP on to a port of 127.0.0.1, each direction late by `delay` seconds; can cut the line after so many bytes from the server.
 
-    def __init__(self, port: int, *, delay: float = 0.0, cut_after: int | None = None, cuts: int = 1) -> None:
+    It listens on the port `at`, or on a free one.
+    """
+
+    def __init__(self, port: int, *, delay: float = 0.0, cut_after: int | None = None, cuts: int = 1, at: int = 0) -> None:
         import threading
 
         self._target = port
         self._delay = delay
         self._cut_after = cut_after
         self.cuts_left = cuts if cut_after is not None else 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", at))
         self.port = int(self._listener.getsockname()[1])
         self.accepted = 0
         self._open: list[socket.socket] = []
