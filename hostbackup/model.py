@@ -200,6 +200,7 @@ class Write(Generic[Item]):
     size: int = 0
     open: Callable[[], BinaryIO] | None = None
     replace: bool = False  # may an existing file at that path be replaced (trees only)
+    expected: Item | None = None  # with `replace`: only what still is as described here, by kind, size and time
 
 
 @dataclass(frozen=True, slots=True)

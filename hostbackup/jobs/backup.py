@@ -10,16 +10,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, VaultError, WrongMachine
+from hostbackup.errors import ConnectionFailed, Damaged, Exit, PlaceMissing, SecretError, VaultError, WrongMachine
 from hostbackup.jobs.backup_mail import MailBackup
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
+from hostbackup.jobs.history import bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import MailScratch, Scratch
 from hostbackup.jobs.shrink import shrunk
 from hostbackup.model import Entry, Failure, Part
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
+from hostbackup.places.mail import MailAccount
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -48,7 +50,7 @@ class Backup:
     def run(self) -> Result:
         job = self.job
         job.connections.check_old_endpoints(web="web" in self.only and bool(job.profile.old.web), mail="mail" in self.only)
-        self._before = job.vault.snapshots.latest()
+        self._before = newest_readable(job.vault, self.result)
         self._parts = dict(self._before.parts) if self._before else {}
         self._carry_all()
         work = self._work()
@@ -105,47 +107,64 @@ class Backup:
         self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
 
     def _tree(self, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
+        try:
+            for previous in bases(self.job.vault, part, self.result, TreeRoot.open):
+                try:
+                    self._tree_since(previous, part, place, meta, volatile)
+                except Damaged as error:
+                    tell_damage(self.result, part.id, b"manifest", error)
+                else:
+                    return
+        finally:
+            place.close()
+
+    def _tree_since(self, previous: TreeRoot | None, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
         job, before = self.job, self._parts.get(part.id)
         with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
-            previous = TreeRoot.open(job.vault.manifests, before.root) if before else None
             work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
             failed_before = len(self.result.failures)
-            try:
-                job.observer.phase(f"{part}: looking")
-                planned = work.plan()
-                self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
-                if self.dry_run:
-                    self._tell_plan(part, dict(planned))
-                    return
-                job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
-                work.fetch()
-                totals = work.finish(meta)
-            finally:
-                place.close()
+            job.observer.phase(f"{part}: looking")
+            planned = work.plan()
+            self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+            if self.dry_run:
+                self._tell_plan(part, dict(planned))
+                return
+            job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
+            work.fetch()
+            totals = work.finish(meta)
         self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
     def _mail(self, part: Part) -> None:
-        job, before = self.job, self._parts.get(part.id)
+        job = self.job
         account = next(account for account in job.profile.old_accounts() if account.user == part.name)
         place = job.connections.mailbox("old", account, part.name)
+        try:
+            for previous in bases(job.vault, part, self.result, MailRoot.open):
+                try:
+                    self._mail_since(previous, part, place)
+                except Damaged as error:
+                    tell_damage(self.result, part.id, b"manifest", error)
+                else:
+                    return
+        finally:
+            place.close()
+
+    def _mail_since(self, previous: MailRoot | None, part: Part, place: MailAccount) -> None:
+        job, before = self.job, self._parts.get(part.id)
         with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
-            previous = MailRoot.open(job.vault.manifests, before.root) if before else None
             work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
             failed_before = len(self.result.failures)
-            try:
-                job.observer.phase(f"{part}: looking")
-                planned = work.plan()
-                self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
-                if self.dry_run:
-                    self._tell_plan(part, dict(planned))
-                    return
-                job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
-                work.fetch()
-                totals = work.finish()
-            finally:
-                place.close()
+            job.observer.phase(f"{part}: looking")
+            planned = work.plan()
+            self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+            if self.dry_run:
+                self._tell_plan(part, dict(planned))
+                return
+            job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
+            work.fetch()
+            totals = work.finish()
         self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
 
     # -- snapshot -----------------------------------------------------------------------------------------------------------------------

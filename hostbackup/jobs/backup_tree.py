@@ -51,7 +51,7 @@ class TreeBackup:
     _started_ns: int = 0
     _fresh_since_ns: int = 0
     _fresh_read: set[bytes] = field(default_factory=set)
-    _silent_changes: list[Entry] = field(default_factory=list)
+    _silent_changes: dict[bytes, Entry] = field(default_factory=dict)  # by path: changed under an old size and time, not yet read
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class TreeBackup:
             self._find_silent_changes()
         wanted, size = self.scratch.totals()
         self.planned["wanted"] = wanted + len(self._silent_changes)
-        self.planned["wanted_bytes"] = size + sum(entry.size for entry in self._silent_changes)
+        self.planned["wanted_bytes"] = size + sum(entry.size for entry in self._silent_changes.values())
         return self.planned
 
     def _plan_folder(self, listing: Listing[Entry]) -> None:
@@ -157,7 +157,7 @@ class TreeBackup:
         for proof in self.place.prove(self._unchanged_claims()):
             entry = proof.claim.item
             if proof.status in (Status.DIFFERENT, Status.CHANGED):
-                self._silent_changes.append(entry)
+                self._silent_changes[entry.path] = entry
                 self.planned["changed"] += 1
                 self.planned["unchanged"] -= 1
             elif proof.failure is not None and proof.status is not Status.MISSING:
@@ -174,13 +174,13 @@ class TreeBackup:
 
     def fetch(self) -> None:
         """Reads what the plan wants into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
-        wanted = itertools.chain(self.scratch.wanted(), self._silent_changes)
+        wanted = itertools.chain(self.scratch.wanted(), list(self._silent_changes.values()))
         try:
             for read in self.place.read(self._fresh_last(wanted), self.vault.objects):
                 self._took(read)
                 self.result.observer.advance(entries=1, size=read.asked.size)
         except ConnectionFailed as error:
-            for entry in self.scratch.wanted():
+            for entry in itertools.chain(self.scratch.wanted(), list(self._silent_changes.values())):
                 failure = Failure(self.side, self.part.id, entry.path, error.code, error.reason, error.hint)
                 self._failed(Read(entry, entry, failure=failure), failure)
 
@@ -199,6 +199,7 @@ class TreeBackup:
 
     def _took(self, read: Read[Entry]) -> None:
         path = read.asked.path
+        self._silent_changes.pop(path, None)
         if read.failure is None:
             horizon = self._fresh_since_ns if path in self._fresh_read else self._started_ns
             racy = read.item.mtime_ns >= horizon - _FRESH_NS

@@ -90,6 +90,8 @@ class Check:
         if side == "old":
             found = self.connections.addresses(section.host, section.port, section.address)
             self.connections.identity.see_endpoint("old.ssh", section.host, found, section.port)
+        else:
+            self.connections.check_new_endpoints(mail=False)
         kind, fingerprint, key = ssh.scan_host_key(target)
         row["host_key"] = f"{kind} {fingerprint}"
         log_in = self.connections.ssh_factory(side)

@@ -39,6 +39,7 @@ class Connections:
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _secrets: dict[str, Secret] = field(default_factory=dict)
+    _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -102,6 +103,18 @@ class Connections:
                     continue
                 self.identity.see_endpoint(name, section.host, found, section.port)
 
+    def check_new_endpoints(self, *, web: bool = True, mail: bool = True) -> None:
+        """Raises WrongMachine where a new section leads to an old one: before DNS is switched, the new names may still do so."""
+        self.learn_new_endpoints()
+        old, new = self.profile.old, self.profile.new
+        for kind, one, other in (("ssh", old.ssh if web else None, new.ssh), ("imap", old.imap if mail else None, new.imap)):
+            if one is not None and other is not None:
+                try:
+                    found = self.addresses(one.host, one.port, one.address)
+                except NameNotResolved:
+                    continue
+                self.identity.see_new_endpoint(f"new.{kind}", other.host, f"old.{kind}", found, one.port)
+
     # -- SSH ----------------------------------------------------------------------------------------------------------------------------
 
     def ssh_section(self, side: str) -> Ssh:
@@ -123,7 +136,7 @@ class Connections:
             host=section.host,
             port=section.port,
             user=section.user or "",
-            addresses=tuple(section.address),
+            addresses=tuple(section.address) or tuple(filter(None, [self._ssh_addresses.get(side)])),
             password=password,
             key_file=section.key,
             passphrase=passphrase,
@@ -140,24 +153,28 @@ class Connections:
         return ask
 
     def ssh_factory(self, side: str) -> Callable[[], SshSession]:
-        """Logs in each time it is called, always at the same addresses, and checks that an old server still is itself."""
-        target = self.ssh_target(side)
+        """Logs in each time it is called, always at the address of the run's first login, and checks that each server is on its own side."""
+        self.ssh_target(side)  # what is wrong with secrets shows before anything is connected
 
         def connect() -> SshSession:
             from hostbackup.protocols import ssh
 
+            target = self.ssh_target(side)
             try:
                 session = ssh.connect(target)
             except HostKeyChanged as error:
                 if side == "old" and self.identity.known("old.ssh") and not self.identity.accept:
                     raise looks_new(f"old.ssh {target.host}", error.reason) from error
                 raise
-            if side == "old":
-                try:
+            try:
+                if side == "old":
                     self.identity.see_host_key("old.ssh", target.host, session.address, session.host_key_fingerprint)
-                except BaseException:
-                    session.close()
-                    raise
+                else:
+                    self.identity.see_new_host_key(target.host, session.host_key_fingerprint)
+            except BaseException:
+                session.close()
+                raise
+            self._ssh_addresses[side] = session.address
             return session
 
         return connect
@@ -244,7 +261,11 @@ class Connections:
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 
     def store(self, copy: BucketCopy | PathCopy) -> Store:
-        """Raises PlaceMissing for a folder that is not there; a bucket is first asked when it is used."""
+        """Raises PlaceMissing for a folder that is not there, ProfileError for what a copy cannot be yet; a bucket is first asked when it is used."""
+        for key, wanted in (("encrypt_to", bool(copy.encrypt_to)), ('mode = "mirror"', copy.mode == "mirror")):
+            if wanted:  # a copy that is less than asked for, such as one in the clear, would be worse than none
+                hint = f"take {key} out of the profile, or wait for a version that has it"
+                raise ProfileError(f"{key} is not available yet; nothing was copied there", where=f"copy {copy.name}", hint=hint)
         if isinstance(copy, PathCopy):
             from hostbackup.vault.disk import FolderStore
 

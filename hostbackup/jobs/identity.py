@@ -14,11 +14,17 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.vault.state import StateFolder
 
 _HINT = "if it truly is the old server, run `hostbackup check PROFILE --accept-identity`; else set `address` to the old server's IP address"
+_HINT_NEW = "set `address` to the new server's IP address; if both truly are one machine, run `hostbackup check PROFILE --accept-identity`"
 _STATE = "identity"
 
 
 def looks_new(where: str, why: str) -> WrongMachine:
     return WrongMachine(f"this looks like the new server: {why}", where=where, hint=_HINT)
+
+
+def looks_old(where: str, why: str) -> WrongMachine:
+    """The other way round: nothing may ever be written to the old server."""
+    return WrongMachine(f"this looks like the old server: {why}", where=where, hint=_HINT_NEW)
 
 
 @dataclass(slots=True)
@@ -51,13 +57,30 @@ class Identity:
                 if (address, port) not in endpoints:
                     continue
                 endpoint = f"{address} port {port}"
-                if endpoint in self._pins.get(section, {}).get("accepted_endpoints", []):
+                if self._accepted_endpoint(section, endpoint):
                     continue
                 if not self.accept:
                     raise looks_new(f"{section} {host}", f"{endpoint} is also {new_section}")
                 pin = self._pins.setdefault(section, {})
                 pin.setdefault("accepted_endpoints", []).append(endpoint)
                 self._record(section, "endpoint", "", endpoint)
+
+    def see_new_endpoint(self, section: str, host: str, old_section: str, old_addresses: Iterable[str], old_port: int) -> None:
+        """Raises WrongMachine where a new section leads to an old one's address and port."""
+        for address in old_addresses:
+            endpoint = f"{address} port {old_port}"
+            if (address, old_port) in self.new_endpoints.get(section, set()) and not self._accepted_endpoint(old_section, endpoint):
+                raise looks_old(f"{section} {host}", f"{endpoint} is also {old_section}")
+
+    def see_new_host_key(self, host: str, fingerprint: str) -> None:
+        """Raises WrongMachine where the new SSH server shows the host key of the old one."""
+        pin = self._pins.get("old.ssh", {})
+        if pin.get("host_key") != fingerprint or fingerprint in pin.get("shared_host_keys", []) or pin.get("accepted_endpoints"):
+            return
+        if not self.accept:
+            raise looks_old(f"new.ssh {host}", f"it shows the old server's host key {fingerprint}")
+        pin.setdefault("shared_host_keys", []).append(fingerprint)
+        self._record("old.ssh", "shared_host_key", "", fingerprint)
 
     def see_host_key(self, section: str, host: str, address: str, fingerprint: str) -> None:
         """Pins the host key at the first contact; raises WrongMachine where it is another one now."""
@@ -94,6 +117,9 @@ class Identity:
             pin["uidvalidity"] = merged
             pin.setdefault("since", stamp())
             self._save()
+
+    def _accepted_endpoint(self, section: str, endpoint: str) -> bool:
+        return endpoint in self._pins.get(section, {}).get("accepted_endpoints", [])
 
     def _record(self, section: str, what: str, before: object, after: object) -> None:
         line = {"type": "identity-accepted", "section": section, "what": what, "before": before, "after": after, "time": stamp()}

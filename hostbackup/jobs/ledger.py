@@ -8,54 +8,88 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hostbackup.errors import DiskFull, VaultError
+from hostbackup.vault.faults import told
 from hostbackup.vault.state import Journal
 
 Record = dict[str, Any]
+_SYNC_SECONDS = 10.0  # as often as objects are made durable: what a power cut leaves of both belongs together
 
 
 class Ledger:
-    """Last record by key wins. `put` is in the journal at once and durable after `sync`; a key is any JSON value that identifies the record."""
+    """Last record by key wins. `put` is in the journal at once and durable after `sync`; a key is any JSON value that identifies the record.
+
+    Raises DiskFull, or VaultError where the journal or the index fails otherwise.
+    """
 
     def __init__(self, journal: Journal, scratch: Path, *, key: str = "key") -> None:
         self._journal = journal
         self._key = key
-        self._file = tempfile.NamedTemporaryFile(dir=scratch, prefix="ledger-", suffix=".part")  # noqa: SIM115
+        self._synced = time.monotonic()
+        try:
+            self._file = tempfile.NamedTemporaryFile(dir=scratch, prefix="ledger-", suffix=".part")  # noqa: SIM115
+        except OSError as error:
+            raise told(error, scratch) from error
         self._db = sqlite3.connect(self._file.name, isolation_level=None, check_same_thread=False)
-        self._db.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
-            "CREATE TABLE record (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID; BEGIN"
-        )
-        for record in journal:
-            self._index(record)
+        try:
+            with self._watched():
+                self._db.executescript(
+                    "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
+                    "CREATE TABLE record (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID; BEGIN"
+                )
+            for record in journal:
+                self._index(record)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """What SQLite answers, in our words."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            where = str(Path(self._file.name).parent)
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise DiskFull("the disk is full", where=where, hint="make room and run again; what was brought so far is kept") from error
+            raise VaultError(f"the index of a journal failed: {error}", where=where, hint="is the disk sound?") from error
 
     def _index(self, record: Record) -> None:
-        self._db.execute(
-            "INSERT INTO record VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body",
-            (json.dumps(record[self._key]), json.dumps(record)),
-        )
+        with self._watched():
+            self._db.execute(
+                "INSERT INTO record VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body",
+                (json.dumps(record[self._key]), json.dumps(record)),
+            )
 
     def get(self, key: object) -> Record | None:
-        row = self._db.execute("SELECT body FROM record WHERE key = ?", (json.dumps(key),)).fetchone()
+        with self._watched():
+            row = self._db.execute("SELECT body FROM record WHERE key = ?", (json.dumps(key),)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
 
     def put(self, *records: Record) -> None:
         self._journal.append(records)
         for record in records:
             self._index(record)
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.sync()
 
     def sync(self) -> None:
         self._journal.sync()
+        self._synced = time.monotonic()
 
     def __iter__(self) -> Iterator[Record]:
         """The last record of every key. The ledger may be written to meanwhile."""
         last = ""
         while True:
-            rows = self._db.execute("SELECT key, body FROM record WHERE key > ? ORDER BY key LIMIT 1000", (last,)).fetchall()
+            with self._watched():
+                rows = self._db.execute("SELECT key, body FROM record WHERE key > ? ORDER BY key LIMIT 1000", (last,)).fetchall()
             if not rows:
                 return
             for _key, body in rows:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError
+from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
@@ -84,6 +84,7 @@ class Push:
         work = self._work()
         if not work:
             raise UsageError("nothing to push", where=str(job.profile.file), hint="add [new.ssh] with [[new.web]], or [new.imap], to the profile")
+        job.connections.check_new_endpoints(web="web" in self.only and not self.accounts, mail="mail" in self.only)
         if not self.dry_run:
             job.vault.state.write("push", {"snapshot": found.id, "time": job.now})
         for part, push in work:
@@ -94,10 +95,12 @@ class Push:
                 continue
             try:
                 push(state)
-            except (ConnectionFailed, PlaceMissing, SecretError) as error:
+            except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
                 self.result.fail_part(error, side="new", part=part.id)
                 if isinstance(error, SecretError):
                     self.result.codes.discard(Exit.USAGE)
+                if isinstance(error, WrongMachine):
+                    self.result.codes.add(Exit.FAILED)
             else:
                 self.result.done += 1
         if self._evidence:

@@ -40,22 +40,24 @@ class Step:
     source: Stored[Entry]
     there: Entry | None = None
     reason: str = ""
+    killed: bool = False  # an earlier push was killed while it wrote this
 
 
 @dataclass(slots=True)
 class _Pair:
+    """One path: what the snapshot has, what the target has, and what the journal knows. What the bytes tell is noted in the last two."""
+
     source: Stored[Entry]
     there: Entry | None
     written: Record | None
-    equal: bool = False  # proven by bytes
+    killed: bool = False  # the journal knows of a write that may or may not have happened
+    equal: bool = False
+    touched: bool = False  # its bytes are not those the journal tells of, though size and time are
 
     @property
-    def doubtful(self) -> bool:
-        """Whether only the bytes can tell: a file there that is not as the journal left it, of a size that does not rule equality out."""
-        there = self.there
-        if there is None or there.kind is not Kind.FILE or self.source.item.kind is not Kind.FILE or _as_written(there, self.written):
-            return False
-        return there.size == self.source.size or _in_doubt(there, self.written)
+    def ours(self) -> bool:
+        """Whether the target holds what the journal says we left there."""
+        return self.there is not None and not self.touched and _as_written(self.there, self.written)
 
 
 @dataclass(slots=True)
@@ -71,21 +73,36 @@ class Comparer:
     def steps(self, pairs: Iterable[tuple[Stored[Entry], Entry | None]]) -> Iterator[Step]:
         """The plan for these entries, in their order, each with what stands at its path on the target."""
         pairs = iter(pairs)
-        while group := [_Pair(source, there, self.ledger.get(name_key(source.item.path))) for source, there in itertools.islice(pairs, _GROUP)]:
-            self._prove(group)
+        while group := [self._pair(source, there) for source, there in itertools.islice(pairs, _GROUP)]:
+            self._prove([(pair, pair.there) for pair in group if pair.there is not None])
             for pair in group:
-                yield self._decide(pair.source, pair.there, pair.written, equal=pair.equal or _alike(pair.source, pair.there, pair.written))
+                yield self._decide(pair)
 
-    def _prove(self, group: list[_Pair]) -> None:
-        """Where metadata cannot decide, asks the target for the digest: against the source, then against what a killed push was about to write."""
-        doubtful = [(pair, pair.there) for pair in group if pair.there is not None and pair.doubtful]
-        equal = self._proven((there, pair.source.digest, pair.source.size) for pair, there in doubtful if there.size == pair.source.size)
-        intents = ((there, pair.written) for pair, there in doubtful if _in_doubt(there, pair.written))
-        ours = self._proven((there, written["digest"], written["size"]) for there, written in intents if written is not None)
-        for pair, there in doubtful:
+    def _pair(self, source: Stored[Entry], there: Entry | None) -> _Pair:
+        written = self.ledger.get(name_key(source.item.path))
+        return _Pair(source, there, written, killed=written is not None and written["state"] == "intent")
+
+    def _prove(self, pairs: list[tuple[_Pair, Entry]]) -> None:
+        """Where metadata cannot decide, asks the target: is it the source's, what a killed push was about to write, what we are about to replace."""
+        for pair, there in pairs:
+            if there.kind is Kind.LINK and _in_doubt(there, pair.written) and pair.written is not None:
+                pair.written = {**pair.written, "state": "done"}
+            pair.equal = _alike(pair.source, there, pair.written)
+        files = [(pair, there) for pair, there in pairs if there.kind is Kind.FILE and not pair.equal]
+        same_size = [(pair, there) for pair, there in files if pair.source.item.kind is Kind.FILE and pair.source.size == there.size]
+        equal = self._proven((there, pair.source.digest, pair.source.size) for pair, there in same_size)
+        for pair, there in same_size:
             pair.equal = there.path in equal
-            if there.path in ours and pair.written is not None:
-                pair.written = {**pair.written, "state": "done", "mtime_ns": there.mtime_ns}
+        files = [(pair, there) for pair, there in files if not pair.equal]
+        doubted = [(pair, there, written) for pair, there in files if (written := pair.written) is not None and _in_doubt(there, written)]
+        written_by_us = self._proven((there, written["digest"], written["size"]) for _, there, written in doubted)
+        for pair, there, written in doubted:
+            if there.path in written_by_us:
+                pair.written = {**written, "state": "done", "mtime_ns": there.mtime_ns}
+        kept = [(pair, there, last) for pair, there in files if pair.ours and (last := _finished(pair.written)) and there.path not in written_by_us]
+        untouched = self._proven((there, last["digest"], last["size"]) for _, there, last in kept)
+        for pair, there, _ in kept:
+            pair.touched = there.path not in untouched
 
     def _proven(self, claims: Iterable[tuple[Entry, str, int]]) -> set[bytes]:
         asked = [Claim(entry, digest, size) for entry, digest, size in claims]
@@ -94,25 +111,29 @@ class Comparer:
         proofs: Iterator[Proof[Entry]] = self.target.prove(asked)
         return {proof.claim.item.path for proof in proofs if proof.status is Status.VERIFIED}
 
-    def _decide(self, source: Stored[Entry], there: Entry | None, written: Record | None, *, equal: bool) -> Step:
+    def _decide(self, pair: _Pair) -> Step:
+        source, there, written = pair.source, pair.there, pair.written
         path, kind = source.item.path, source.item.kind
         if there is None:
             return Step(Action.CREATE, source)
-        if equal:
-            return Step(Action.EQUAL if _as_written(there, written) else Action.ADOPT, source, there)
+        if pair.equal and pair.killed and kind is Kind.DIR and _finished(written) is None:
+            return Step(Action.CREATE, source, there)  # a push was killed before it gave the folder its mode and time
+        if pair.equal:
+            return Step(Action.ADOPT if pair.killed or not pair.ours else Action.EQUAL, source, there, killed=pair.killed)
         if kind is Kind.DIR or there.kind is Kind.DIR:
             return Step(Action.CONFLICT, source, there, f"a {_word(there.kind)} stands where the old server has a {_word(kind)}")
         if self.adapted.covers(path, False):
             return Step(Action.ADAPTED, source, there, "differs, as expected")
-        if _as_written(there, written):
+        if pair.ours:
             if self.shrunk:
                 return Step(Action.BLOCKED, source, there, "its part shrank suspiciously")
             return Step(Action.UPDATE, source, there)
-        if written and written["state"] == "done" and _source_as_written(source, written):
+        last = _finished(written)
+        if last and written and written["state"] == "done" and _source_as_written(source, written):
             return Step(Action.THEIRS, source, there, "changed on the new server since it was pushed")
         if self.overwrite.covers(path, False):
             return Step(Action.OVERWRITE, source, there)
-        reason = "changed on both servers" if written else "was on the new server before and differs"
+        reason = "changed on both servers" if last else "was on the new server before and differs"
         return Step(Action.CONFLICT, source, there, reason)
 
 
@@ -121,8 +142,6 @@ def journal_record(source: Stored[Entry], there: Entry, state: str, before: Reco
 
     An intent carries the last finished record, which holds as long as the write did not happen.
     """
-    if before is not None and before["state"] == "intent":
-        before = before["before"]
     return {
         "key": name_key(source.item.path),
         "state": state,
@@ -131,14 +150,19 @@ def journal_record(source: Stored[Entry], there: Entry, state: str, before: Reco
         "target": name_key(source.item.target),
         "size": there.size,
         "mtime_ns": there.mtime_ns,
-        "before": before if state == "intent" else None,
+        "before": _finished(before) if state == "intent" else None,
     }
 
 
+def _finished(written: Record | None) -> Record | None:
+    """The last record of a write that is known to have happened."""
+    before: Record | None = written["before"] if written and written["state"] == "intent" else written
+    return before
+
+
 def _as_written(there: Entry, written: Record | None) -> bool:
-    """Whether the target still is as the journal last left it."""
-    if written and written["state"] == "intent":
-        written = written["before"]
+    """Whether the target still is as the journal last left it, as far as metadata tell."""
+    written = _finished(written)
     if not written or written["kind"] != there.kind.value:
         return False
     if there.kind is Kind.LINK:
@@ -147,7 +171,10 @@ def _as_written(there: Entry, written: Record | None) -> bool:
 
 
 def _in_doubt(there: Entry, written: Record | None) -> bool:
-    return bool(written and written["state"] == "intent" and written["kind"] == there.kind.value and written["size"] == there.size)
+    """Whether a push that was killed may have written what is there."""
+    if not written or written["state"] != "intent" or written["kind"] != there.kind.value:
+        return False
+    return bool(written["target"] == name_key(there.target) if there.kind is Kind.LINK else written["size"] == there.size)
 
 
 def _source_as_written(source: Stored[Entry], written: Record) -> bool:
@@ -161,7 +188,8 @@ def _alike(source: Stored[Entry], there: Entry | None, written: Record | None) -
     if there.kind is Kind.LINK:
         return there.target == source.item.target
     if there.kind is Kind.FILE:
-        return written is not None and _as_written(there, written) and _source_as_written(source, written)
+        last = _finished(written)
+        return last is not None and _as_written(there, last) and _source_as_written(source, last)
     return there.kind is Kind.DIR
 
 

@@ -34,14 +34,17 @@ class TreePush:
     source: TreeRoot
     vault: Vault
     ledger: Ledger
-    there: Scratch[Entry]  # what the target holds
-    todo: Scratch[Entry]  # what is to be written; "wanted" means: replaces what is there
+    there: Scratch[Entry]  # what the target holds; "wanted" means: to be kept before it is overwritten
+    todo: Scratch[Entry]  # what is to be written
     result: Result
     adapted: Excludes = field(default_factory=Excludes)
     overwrite: Excludes = field(default_factory=Excludes)
     shrunk: bool = False
     dry_run: bool = False
     planned: Counter[str] = field(default_factory=Counter)
+    _made: set[bytes] = field(default_factory=set)  # folders that are made
+    _filled: set[bytes] = field(default_factory=set)  # folders that something is written to, now or by a push that was killed
+    _unsaved: set[bytes] = field(default_factory=set)  # what was to be overwritten and could not be kept: it stays
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -53,19 +56,26 @@ class TreePush:
         current = b""
         blocked: set[bytes] = set()
         for step in comparer.steps(self._pairs(unlisted)):
+            if _below(step.source.item.path, blocked):
+                self.planned["blocked"] += 1
+                continue
             self.planned[step.action.value] += 1
             self._tell(step, blocked)
-            if step.action is Action.ADOPT and step.there is not None:
-                if not self.dry_run:
-                    self.ledger.put(journal_record(step.source, step.there, "done"))
-            elif step.action is Action.OVERWRITE and step.there is not None and not self.dry_run and not self._save(step.there):
-                continue
-            if step.action not in _WRITES or _below(step.source.item.path, blocked):
+            if step.action is Action.ADOPT and step.there is not None and not self.dry_run:
+                if step.killed:
+                    self._filled.add(step.source.item.path if step.there.kind is Kind.DIR else step.source.item.parent)
+                self.ledger.put(journal_record(step.source, step.there, "done"))
+            elif step.action is Action.OVERWRITE and step.there is not None:
+                self.there.put(step.there.parent, [(Stored(step.there), True)])
+            if step.action not in _WRITES:
                 continue
             if step.source.item.parent != current:
                 self._queue(current, rows)
                 current, rows = step.source.item.parent, []
-            rows.append((step.source, step.there is not None))
+            rows.append((step.source, False))
+            self._filled.add(current)
+            if step.source.item.kind is Kind.DIR:
+                self._made.add(step.source.item.path)
             self.planned["write"] += 1
             self.planned["write_bytes"] += step.source.size
         self._queue(current, rows)
@@ -95,7 +105,11 @@ class TreePush:
                 continue
             there = {record.item.name: record.item for record in self.there.records(folder)}
             for record in self.source.records(folder):
-                if record.vanished or record.failed or record.item.kind is Kind.OTHER:
+                if record.vanished or record.item.kind is Kind.OTHER:
+                    continue
+                if record.failed:
+                    reason = f"it never came whole from the old server: {record.failed}"
+                    self.result.fail(Failure("vault", self.part.id, record.item.path, "failed", reason, "run `backup` again, then `push`"))
                     continue
                 yield record, there.get(record.item.name)
 
@@ -118,27 +132,39 @@ class TreePush:
             row = {"part": self.part.id, **name_json(path), "action": step.action.value, "kind": step.source.item.kind.value}
             self.result.details.setdefault("plan", []).append(row)
 
-    def _save(self, there: Entry) -> bool:
-        """Keeps the target's bytes in the vault before they are overwritten. False where that failed: then they stay."""
-        if there.kind is not Kind.FILE:
-            return True
-        for read in self.target.read([there], self.vault.objects):
+    # -- apply --------------------------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Keeps in the vault what is to be overwritten on the target: bytes durably first, then the journal `saved` that finds them."""
+        links: list[Entry] = []
+        kept: list[tuple[Entry, str, int]] = []
+
+        def files() -> Iterator[Entry]:
+            for entry in self.there.wanted():
+                if entry.kind is Kind.FILE:
+                    yield entry
+                else:
+                    links.append(entry)
+
+        for read in self.target.read(files(), self.vault.objects):
             if read.failure is not None:
                 self.result.fail(read.failure)
-                return False
-            self.vault.objects.flush()
-            journal = self.vault.state.journal("saved")
-            facts = {"time": stamp(), "part": self.part.id, "digest": read.digest, "size": read.size, "mtime_ns": there.mtime_ns}
-            journal.append([{"key": name_key(there.path), **facts}])
+                self._unsaved.add(read.asked.path)
+            else:
+                kept.append((read.asked, read.digest, read.size))
+        self.vault.objects.flush()
+        with self.vault.state.journal("saved") as journal:
+            for entry, digest, size in [*kept, *((link, "", 0) for link in links)]:
+                facts = {"time": stamp(), "part": self.part.id, "kind": entry.kind.value, "digest": digest, "size": size, "mtime_ns": entry.mtime_ns}
+                journal.append([{"key": name_key(entry.path), "target": name_key(entry.target), **facts}])
+                row = {**name_json(entry.path), "part": self.part.id, "digest": digest, **(name_json(entry.target, "target") if not digest else {})}
+                self.result.details.setdefault("saved", []).append(row)
             journal.sync()
-            journal.close()
-            self.result.details.setdefault("saved", []).append({**name_json(there.path), "part": self.part.id, "digest": read.digest})
-        return True
-
-    # -- apply --------------------------------------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
         """Writes what the plan says. Each entry is whole or not at all; each is in the journal before and after."""
+        if self.planned[Action.OVERWRITE.value]:
+            self._save()
         for written in self.target.write(self._writes()):
             self._wrote(written)
         self.ledger.sync()
@@ -146,19 +172,31 @@ class TreePush:
     def _writes(self) -> Iterator[Write[Entry]]:
         if self.planned["make_root"]:
             yield Write(Entry(b"", Kind.DIR, mode=0o755))
+        folders = [write for folder in sorted(self._filled - self._made - {b""}) for write in self._redated(folder)]
+        self.ledger.put(*(journal_record(Stored(w.item), w.item, "intent", self.ledger.get(name_key(w.item.path))) for w in folders))
         for group in _groups(self._todo(), _GROUP):
             intents = [journal_record(record, record.item, "intent", self.ledger.get(name_key(record.item.path))) for record, _ in group]
             self.ledger.put(*intents)
             self.ledger.sync()
-            for record, replace in group:
+            for record, there in group:
                 opener = functools.partial(self.vault.objects.read, record.digest) if record.item.kind is Kind.FILE else None
-                yield Write(record.item, record.digest, record.size, opener, replace)
+                yield Write(record.item, record.digest, record.size, opener, there is not None, there)
+        yield from folders
 
-    def _todo(self) -> Iterator[tuple[Stored[Entry], bool]]:
+    def _redated(self, folder: bytes) -> Iterator[Write[Entry]]:
+        """A folder's time changed with what was put into it: it gets the old server's again, and keeps the mode it has."""
+        source, name = self.source.find(folder), folder.rpartition(b"/")[2]
+        for record in self.there.records(folder.rpartition(b"/")[0]):
+            if source is not None and record.item.name == name and record.item.kind is Kind.DIR:
+                yield Write(Entry(folder, Kind.DIR, 0, source.item.mtime_ns, record.item.mode))
+
+    def _todo(self) -> Iterator[tuple[Stored[Entry], Entry | None]]:
+        """What is to be written, each with what it replaces."""
         for folder in self.todo.folders():
-            there = {record.item.name for record in self.there.records(folder)}
+            there = {record.item.name: record.item for record in self.there.records(folder)}
             for record in self.todo.records(folder):
-                yield record, record.item.name in there
+                if record.item.path not in self._unsaved:
+                    yield record, there.get(record.item.name)
 
     def _wrote(self, written: Written[Entry]) -> None:
         record, path = written.asked, written.asked.item.path
@@ -169,6 +207,8 @@ class TreePush:
         if not path:
             return
         self.ledger.put(journal_record(Stored(record.item, record.digest, record.size), written.item, "done"))
+        if path in self._filled and path not in self._made:
+            return
         self.result.counts["written"] += 1
         self.result.counts["written_bytes"] += record.size
 
@@ -182,7 +222,7 @@ class TreePush:
         return tally
 
     def _claims(self) -> Iterator[Claim[Entry]]:
-        for record, _replace in self._todo():
+        for record, _there in self._todo():
             claim = pushed_claim(self.ledger, record)
             if claim is not None:
                 yield claim
@@ -206,7 +246,7 @@ def _below(path: bytes, folders: set[bytes]) -> bool:
     return False
 
 
-def _groups(rows: Iterable[tuple[Stored[Entry], bool]], size: int) -> Iterator[list[tuple[Stored[Entry], bool]]]:
+def _groups(rows: Iterable[tuple[Stored[Entry], Entry | None]], size: int) -> Iterator[list[tuple[Stored[Entry], Entry | None]]]:
     rows = iter(rows)
     while group := list(itertools.islice(rows, size)):
         yield group

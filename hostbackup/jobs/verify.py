@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError
+from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push import mail_target, web_target
 from hostbackup.jobs.result import Result
@@ -39,7 +40,8 @@ class Verify:
     def run(self) -> Result:
         job = self.job
         self._refuse_what_cannot_be()
-        self._snapshot = job.vault.snapshots.get("latest")
+        # A newer snapshot that is damaged is told among all others, below.
+        self._snapshot = newest_readable(job.vault, Result()) or job.vault.snapshots.get("latest")
         self.result.details["snapshot"] = self._snapshot.id
         self._evidence += VaultCheck(job, self._snapshot, self.result).run()
         self.result.done += 1
@@ -72,10 +74,12 @@ class Verify:
     def _guarded(self, state: PartState, side: str, check: Any) -> None:
         try:
             tally = check()
-        except (ConnectionFailed, PlaceMissing, SecretError) as error:
+        except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
             self.result.fail_part(error, side=side, part=state.part.id)
             if isinstance(error, SecretError):
                 self.result.codes.discard(Exit.USAGE)
+            if isinstance(error, WrongMachine):
+                self.result.codes.add(Exit.FAILED)
             failed: Tally[Any] = Tally(side, state.part.id)
             failed.counts["unverified"] = state.entries
             self._record(failed, state)
@@ -86,13 +90,12 @@ class Verify:
     # -- old ----------------------------------------------------------------------------------------------------------------------------
 
     def _old(self) -> None:
-        job = self.job
-        job.connections.check_old_endpoints()
         for state in self._parts(("web", "local", "mail")):
             self._guarded(state, "old", lambda state=state: self._old_part(state))
 
     def _old_part(self, state: PartState) -> Tally[Any] | None:
         job, part = self.job, state.part
+        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind == "mail")
         job.observer.phase(f"{part}: proving against the old server", state.entries, state.bytes)
         if part.kind == "mail":
             account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
@@ -130,6 +133,7 @@ class Verify:
 
     def _new_part(self, state: PartState, web: Any, account: Any) -> Tally[Any]:
         job, part = self.job, state.part
+        job.connections.check_new_endpoints(web=part.kind == "web", mail=part.kind == "mail")
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         if web is not None:
             with job.ledger(push_journal(part, web_target(job, web))) as ledger:

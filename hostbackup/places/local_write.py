@@ -144,7 +144,7 @@ class LocalWriter:
             there = self._folders.entry(entry.path)
             if there.kind is Kind.LINK and there.target == entry.target:
                 return there
-            if not item.replace or there.kind is Kind.DIR:
+            if not item.replace or there.kind is Kind.DIR or not _as_expected(item, there):
                 raise _Unfit(self._in_the_way(item, there)) from None
             temporary = _temporary(entry.path)
             os.symlink(entry.target, self._folders.at(temporary)[0], dir_fd=self._folders.at(temporary)[1])
@@ -245,7 +245,7 @@ class LocalWriter:
     def _place(self, staged: _Staged) -> Written[Entry]:
         item, path = staged.write, staged.write.item.path
         try:
-            if item.replace:
+            if item.replace and self._unchanged(item):
                 self._rename(staged.temporary, path)
             else:
                 self._link(staged.temporary, path)
@@ -256,6 +256,13 @@ class LocalWriter:
         except OSError as error:
             self._discard(staged.temporary)
             return self._failed(item, self._explain(item, error))
+
+    def _unchanged(self, item: Write[Entry]) -> bool:
+        """Whether what is to be replaced still is what the caller looked at."""
+        try:
+            return item.expected is None or _as_expected(item, self._folders.entry(item.item.path))
+        except FileNotFoundError:
+            return True
 
     def _keep_equal(self, item: Write[Entry]) -> Entry:
         """What is there, if it has the very bytes that were to be written."""
@@ -335,6 +342,11 @@ def _open(item: Write[Entry]) -> BinaryIO:
     if item.open is None:
         raise ValueError(f"no contents given for {item.item.path!r}")
     return item.open()
+
+
+def _as_expected(item: Write[Entry], there: Entry) -> bool:
+    said = item.expected
+    return said is None or (there.kind, there.size, there.mtime_ns // 1_000_000_000) == (said.kind, said.size, said.mtime_ns // 1_000_000_000)
 
 
 def _temporary(path: bytes) -> bytes:

@@ -47,6 +47,15 @@ class Refused(Exception):
         self.failure = failure
 
 
+def _as_expected(item: Write[Entry], there: Attrs) -> bool:
+    """Whether what is to be replaced still is what the caller looked at, as far as version 3 tells."""
+    said = item.expected
+    if said is None:
+        return True
+    size = there.size if there.kind is Kind.FILE else 0
+    return (there.kind, size, there.mtime) == (said.kind, said.size, said.mtime_ns // 1_000_000_000)
+
+
 class Put:
     """How entries get their places. `orphans` are temporary names that may still stand on the server."""
 
@@ -97,7 +106,7 @@ class Put:
     def _in_the_way(self, connection: Connection, item: Write[Entry], there: Attrs) -> Steps[Entry | None]:
         """What to do with what is there already: the entry to be content with, or None to go on. Raises Refused."""
         path = item.item.path
-        if item.replace and there.kind in (Kind.FILE, Kind.LINK):
+        if item.replace and there.kind in (Kind.FILE, Kind.LINK) and _as_expected(item, there):
             return None
         if there.kind is Kind.FILE and item.digest and there.size == item.size:
             seen = hashlib.sha256()
@@ -235,7 +244,7 @@ class Put:
                 names = yield from ask_one(on_path(Type.READLINK, full))
                 if isinstance(names, list) and names and names[0].name == target:
                     return entry(path, there, target)
-            if not item.replace or there.kind not in (Kind.FILE, Kind.LINK):
+            if not item.replace or there.kind not in (Kind.FILE, Kind.LINK) or not _as_expected(item, there):
                 what = {Kind.DIR: "a folder", Kind.LINK: "another symlink", Kind.FILE: "a file"}.get(there.kind or Kind.OTHER, "something else")
                 raise Refused(self._tree.tell(path, "exists", f"{what} is there, and is left as it is"))
             temporary = self._temporary(path)

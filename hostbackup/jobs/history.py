@@ -1,0 +1,51 @@
+"""What earlier runs left to compare with, also where the disk damaged some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hostbackup.errors import Damaged, Exit
+from hostbackup.jobs.result import Result
+from hostbackup.model import Failure, Part
+from hostbackup.vault.manifests import Manifests
+from hostbackup.vault.snapshots import Snapshot
+from hostbackup.vault.vault import Vault
+
+_HINT = "`copy --repair` may bring it back from a copy"
+
+Root = TypeVar("Root")
+
+
+def newest_readable(vault: Vault, result: Result) -> Snapshot | None:
+    """The newest snapshot that is whole; newer ones that are not are told as damage. None in a vault without any."""
+    for name in reversed(vault.snapshots.list()):
+        try:
+            return vault.snapshots.get(name)
+        except Damaged as error:
+            tell_damage(result, "", f"snapshot {name}".encode(), error)
+    return None
+
+
+def bases(vault: Vault, part: Part, result: Result, open_root: Callable[[Manifests, str], Root]) -> Iterator[Root | None]:
+    """What a backup of the part can be compared with: its newest manifest, and where the caller finds that damaged, older ones, at last nothing."""
+    tried = set()
+    for name in reversed(vault.snapshots.list()):
+        try:
+            state = vault.snapshots.get(name).parts.get(part.id)
+        except Damaged:
+            continue  # told by `newest_readable`
+        if state is None or not state.root or state.root in tried:
+            continue
+        tried.add(state.root)
+        try:
+            yield open_root(vault.manifests, state.root)
+        except Damaged as error:
+            tell_damage(result, part.id, f"manifest of snapshot {name}".encode(), error)
+    yield None
+
+
+def tell_damage(result: Result, part: str, name: bytes, error: Damaged) -> None:
+    """Damage of what earlier runs left: this run goes on without it."""
+    reason = f"{error.where}: {error.reason}" if error.where else error.reason
+    result.fail(Failure("vault", part, name, error.code, reason, error.hint or _HINT), Exit.DAMAGE)
