@@ -40,6 +40,7 @@ class Connections:
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _secrets: dict[str, Secret] = field(default_factory=dict)
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
+    _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -159,9 +160,14 @@ class Connections:
         def connect() -> SshSession:
             from hostbackup.protocols import ssh
 
+            if side in self._ssh_refused:
+                raise self._ssh_refused[side]
             target = self.ssh_target(side)
             try:
                 session = ssh.connect(target)
+            except LoginRefused as error:
+                self._ssh_refused[side] = error
+                raise
             except HostKeyChanged as error:
                 if side == "old" and self.identity.known("old.ssh") and not self.identity.accept:
                     raise looks_new(f"old.ssh {target.host}", error.reason) from error
