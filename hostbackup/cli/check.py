@@ -26,7 +26,8 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
     profile = session.load("old", "new", "copy")
     mode: Mode = "write" if accept_identity else "read"
     there = (profile.vault / "format.json").exists()
-    with Vault.open(profile.vault, mode, command="check") if there else nullcontext() as vault:
+    # What is accepted has to be kept somewhere: the vault is made for it.
+    with Vault.open(profile.vault, mode, create=accept_identity, command="check") if there or accept_identity else nullcontext() as vault:
         identity = Identity(vault.state if vault and accept_identity else None, accept=accept_identity)
         if vault and not accept_identity:
             identity = Identity.reading(vault.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +146,14 @@ class Connections:
             known_hosts=section.known_hosts,
             shell=section.shell,
             ask=self._ssh_ask(where) if self.ask else None,
+            on_host_key=functools.partial(self._check_host_key, side, section.host),
         )
+
+    def _check_host_key(self, side: str, host: str, fingerprint: str) -> None:
+        if side == "old":
+            self.identity.check_host_key("old.ssh", host, fingerprint)
+        else:
+            self.identity.see_new_host_key(host, fingerprint)
 
     def _ssh_ask(self, where: str) -> Ask:
         def ask(question: str) -> str:
@@ -172,14 +180,8 @@ class Connections:
                 if side == "old" and self.identity.known("old.ssh") and not self.identity.accept:
                     raise looks_new(f"old.ssh {target.host}", error.reason) from error
                 raise
-            try:
-                if side == "old":
-                    self.identity.see_host_key("old.ssh", target.host, session.address, session.host_key_fingerprint)
-                else:
-                    self.identity.see_new_host_key(target.host, session.host_key_fingerprint)
-            except BaseException:
-                session.close()
-                raise
+            if side == "old":
+                self.identity.see_host_key("old.ssh", target.host, session.address, session.host_key_fingerprint)
             self._ssh_addresses[side] = session.address
             return session
 

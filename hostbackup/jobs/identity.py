@@ -82,13 +82,18 @@ class Identity:
         pin.setdefault("shared_host_keys", []).append(fingerprint)
         self._record("old.ssh", "shared_host_key", "", fingerprint)
 
+    def check_host_key(self, section: str, host: str, fingerprint: str) -> None:
+        """Raises WrongMachine where the host key is not the one pinned: before the login, so that no password goes to another machine."""
+        before = self._pins.get(section, {}).get("host_key")
+        if before and before != fingerprint and not self.accept:
+            raise looks_new(f"{section} {host}", f"its host key is {fingerprint}, it was {before}")
+
     def see_host_key(self, section: str, host: str, address: str, fingerprint: str) -> None:
-        """Pins the host key at the first contact; raises WrongMachine where it is another one now."""
+        """Pins the host key at the first good contact; raises WrongMachine where it is another one now."""
+        self.check_host_key(section, host, fingerprint)
         pin = self._pins.setdefault(section, {})
         before = pin.get("host_key")
         if before and before != fingerprint:
-            if not self.accept:
-                raise looks_new(f"{section} {host}", f"its host key is {fingerprint}, it was {before}")
             self._record(section, "host_key", before, fingerprint)
         if before != fingerprint:
             pin["host_key"] = fingerprint

@@ -44,6 +44,7 @@ class SshTarget:
     shell: str = "auto"  # auto | never
     timeout: float = 30.0  # seconds: a TCP connection, the key exchange, the login, an answer
     ask: Callable[[str], str] | None = field(default=None, repr=False)  # asks a person for a secret
+    on_host_key: Callable[[str], None] | None = field(default=None, repr=False)  # hears the fingerprint before any secret is sent; may raise
 
 
 def connect(target: SshTarget) -> SshSession:
@@ -131,7 +132,7 @@ class _Attempt:
         self.address = ""
         files = (target.known_hosts.expanduser(),) if target.known_hosts else (Path.home() / ".ssh" / "known_hosts", SYSTEM_KNOWN_HOSTS)
         self.rules = HostKeyRules(files, self.name, target.host_key or "")
-        self._policy = _policy(paramiko.MissingHostKeyPolicy, self.rules)
+        self._policy = _policy(paramiko.MissingHostKeyPolicy, self.rules, self.name, target.on_host_key)
         self._transports: list[paramiko.Transport] = []
 
     @property
@@ -241,15 +242,23 @@ class _Attempt:
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[None]:
-        """Turns what paramiko, fabric and sockets raise while connecting into the project's errors."""
+        """Turns what paramiko, fabric and sockets raise while connecting into the project's errors.
+
+        paramiko raises again whatever its reading thread met: a malformed key or packet also as one of Python's or cryptography's own errors.
+        """
+        import struct
+
         import paramiko
+        from cryptography.exceptions import InvalidKey, InvalidSignature, InvalidTag, UnsupportedAlgorithm
+
+        odd = (ValueError, LookupError, TypeError, struct.error, InvalidKey, InvalidSignature, InvalidTag, UnsupportedAlgorithm)
 
         try:
             yield
         except ConnectionFailed as error:
             error.where = error.where or self.where
             raise
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except (paramiko.SSHException, OSError, EOFError, *odd) as error:
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> ConnectionFailed:
@@ -282,7 +291,7 @@ class _Attempt:
             )
         if isinstance(error, OSError):
             return LineCut(f"the line was cut during the login: {said}", where=where)
-        return ProtocolBroken(f"the SSH connection failed: {said}", where=where)
+        return ProtocolBroken(f"the SSH connection failed: {said or type(error).__name__}", where=where)
 
     def close(self) -> None:
         self.connection.client.close()
@@ -296,12 +305,14 @@ def _refused(error: Exception) -> bool:
     return isinstance(error, paramiko.AuthenticationException) and "timeout" not in str(error).lower()
 
 
-def _policy(base: type, rules: HostKeyRules) -> Any:
+def _policy(base: type, rules: HostKeyRules, name: str, hears: Callable[[str], None] | None) -> Any:
     """A paramiko policy that knows no mercy: with no key loaded into the client itself, every key comes here."""
 
     class Strict(base):  # type: ignore[misc]
         def missing_host_key(self, _client: object, hostname: str, key: paramiko.PKey) -> None:
             rules.check(hostname.lower(), key)
+            if hears is not None and hostname.lower() == name:  # else it is a jump host's
+                hears(fingerprint(key))
 
     return Strict()
 
@@ -309,6 +320,8 @@ def _policy(base: type, rules: HostKeyRules) -> Any:
 def load_key(file: Path, passphrase: str | None, ask: Callable[[str], str] | None) -> paramiko.PKey:
     """The private key in a file. Raises SecretError where it is missing, unreadable or locked."""
     import paramiko
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from paramiko.ber import BERException
 
     path = file.expanduser()
     # Releases differ in whether they take text or bytes here, and the stubs say text.
@@ -319,7 +332,7 @@ def load_key(file: Path, passphrase: str | None, ask: Callable[[str], str] | Non
         raise SecretError("the private key file does not exist", where=str(file)) from error
     except OSError as error:
         raise SecretError(f"the private key file cannot be read: {error.strerror}", where=str(file)) from error
-    except (paramiko.SSHException, ValueError, TypeError) as error:
+    except (paramiko.SSHException, ValueError, TypeError, LookupError, EOFError, BERException, UnsupportedAlgorithm) as error:
         if passphrase is None and ask is not None:
             return load_key(file, ask(f"Passphrase for {path.name}: "), None)
         hint = "set `passphrase`" if passphrase is None else "check `passphrase`"

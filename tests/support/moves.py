@@ -22,6 +22,14 @@ from tests.support.sshd import Sshd
 PAST = 1_700_000_000  # a time long ago: nothing dated so is fresh
 DEADLINE = 60.0
 State = dict[bytes, tuple[object, ...]]
+_IMPATIENT = """
+from hostbackup.cli.main import main
+from hostbackup.places.sftp import SftpTree
+from hostbackup.protocols.ssh import SshTarget
+SftpTree.__init__.__kwdefaults__["silence"] = {patience}
+SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)
+main()
+"""
 
 
 @dataclass
@@ -83,30 +91,14 @@ class Move:
         assert ran.exit == exit, f"{word} ended in {ran.exit}: {ran.err}\n{ran.out}"
         return ran
 
-    def start(self, word: str, *options: str) -> subprocess.Popen[bytes]:
-        """The same, under way. Give it to `ended` sooner or later."""
+    def start(self, word: str, *options: str, patience: float | None = None) -> subprocess.Popen[bytes]:
+        """The same, under way. Give it to `ended` sooner or later. Servers get `patience` seconds to answer, where given, instead of a minute."""
+        line = command(word, "move.toml", "--json", *options)
+        if patience is not None:
+            line = [sys.executable, "-c", _IMPATIENT.format(patience=patience), *line[3:]]
         return subprocess.Popen(
-            command(word, "move.toml", "--json", *options),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
+            line, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
-
-    def hurried(self, word: str, *options: str, patience: float, exit: int) -> Ran:
-        """As `run`, with servers given `patience` seconds to answer instead of a minute."""
-        text = (
-            "import sys\nfrom hostbackup.places.sftp import SftpTree\nfrom hostbackup.protocols.ssh import SshTarget\n"
-            "from hostbackup.cli import main\n"
-            f"SftpTree.__init__.__kwdefaults__['silence'] = {patience}\n"
-            f"SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)\n"
-            f"sys.argv = ['hostbackup', *{[word, 'move.toml', '--json', *options]!r}]\nmain.main()"
-        )
-        done = subprocess.run([sys.executable, "-c", text], cwd=self.folder, capture_output=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
-        ran = Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
-        assert (ran.exit, "Traceback" in ran.err) == (exit, False), ran.err
-        return ran
 
     @property
     def brought(self) -> int:

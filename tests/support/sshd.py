@@ -287,6 +287,17 @@ class Relay:
         """From now on nothing passes, and nobody is told."""
         self._frozen.set()
 
+    def lead_to(self, port: int) -> None:
+        """New connections go to another port from now on."""
+        self._target = port
+
+    def drop(self) -> None:
+        """Cuts every line; new ones are taken."""
+        lines, self._open = self._open, []
+        for one in lines:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         for one in (self._listener, *self._open):
             with contextlib.suppress(OSError):
