@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.cli import Ran, hostbackup
 from tests.support.dovecot import HOST, INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
+from tests.support.imap_script import FakeImap, Talk
 from tests.support.mail_move import Hands, digest, letter
 from tests.support.sshd import free_port
 
@@ -132,6 +133,22 @@ def test_accounts_map_to_other_names_at_the_new_server(tmp_path: Path, server: D
         assert "no account" in run(tmp_path, "push", "--account", "nobody", exit=2).reasons
 
 
+def test_a_server_that_repeats_the_password_tells_nobody(tmp_path: Path, server: Dovecot) -> None:
+    def refuse(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "LOGIN" or b"hanako" not in rest:
+            return False
+        talk.send(tag + b" NO you said " + rest + b"\r\n")
+        return True
+
+    fake = FakeImap(hook=refuse)
+    with fake.running():
+        rows = "user,password\ntaro,secret\nhanako,geheim-9\n"
+        profile(tmp_path, server, accounts=rows, security="plain", port=fake.port, ca_file=None)
+        assert "refused the login of hanako" in one_line(run(tmp_path, "backup", "--log-file", "log", exit=3))
+    for path in [tmp_path / "log", *(tmp_path / "vault").rglob("*")]:
+        assert path.is_dir() or b"geheim-9" not in path.read_bytes()
+
+
 def test_a_self_signed_or_foreign_certificate_is_refused(tmp_path: Path, server: Dovecot) -> None:
     profile(tmp_path, server, ca_file=None)
     assert "certificate" in one_line(run(tmp_path, "backup", exit=1))
@@ -163,6 +180,8 @@ def test_a_closed_port_and_a_name_that_does_not_resolve_fail_in_one_line(tmp_pat
     profile(tmp_path, server, host=TOO_LONG, address=None)
     assert "leads to no address" in one_line(run(tmp_path, "backup", exit=1))
     assert "leads to no address" in one_line(run(tmp_path, "check", exit=1))
+    profile(tmp_path, server, host=TOO_LONG)
+    assert "no certificate can be for the name" in one_line(run(tmp_path, "backup", exit=1))
     profile(tmp_path, server, port=server.ports["plain"])  # TLS to a port that speaks plain IMAP
     assert "TLS" in one_line(run(tmp_path, "backup", exit=1))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hostbackup.errors import ConnectionFailed, HostKeyChanged, LineCut, LoginRefused, ProtocolBroken, SecretError, Unreachable
+from hostbackup.errors import ConnectionFailed, HostKeyChanged, LineCut, LoginRefused, ProtocolBroken, SecretError, Unreachable, UsageError
 from hostbackup.protocols.net import connect_tcp
 from hostbackup.protocols.ssh_hostkeys import SYSTEM_KNOWN_HOSTS, HostKeyRules, append_host_key, fingerprint, lookup_name
 
@@ -121,12 +121,15 @@ class _Attempt:
         logging.getLogger("paramiko").addHandler(logging.NullHandler())
         self.target = target
         config = fabric.Config(overrides={"load_ssh_configs": target.use_ssh_config}, lazy=True)
-        if target.use_ssh_config:
-            config.load_ssh_config()
-        connection = fabric.Connection(target.host, user=target.user or None, port=target.port if target.port != 22 else None, config=config)
+        try:
+            if target.use_ssh_config:
+                config.load_ssh_config()
+            connection = fabric.Connection(target.host, user=target.user or None, port=target.port if target.port != 22 else None, config=config)
+            self.port: int = int(connection.port)
+        except (paramiko.SSHException, OSError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"your settings for ssh cannot be used: {error}", where="~/.ssh/config", hint="does `ssh` itself take them?") from error
         self.connection = connection
         self.host: str = connection.host
-        self.port: int = int(connection.port)
         self.user: str = connection.user or getpass.getuser()
         self.name = lookup_name(self.host, self.port)
         self.address = ""
@@ -322,6 +325,7 @@ def load_key(file: Path, passphrase: str | None, ask: Callable[[str], str] | Non
     import paramiko
     from cryptography.exceptions import UnsupportedAlgorithm
     from paramiko.ber import BERException
+    from paramiko.pkey import UnknownKeyType
 
     path = file.expanduser()
     # Releases differ in whether they take text or bytes here, and the stubs say text.
@@ -332,7 +336,7 @@ def load_key(file: Path, passphrase: str | None, ask: Callable[[str], str] | Non
         raise SecretError("the private key file does not exist", where=str(file)) from error
     except OSError as error:
         raise SecretError(f"the private key file cannot be read: {error.strerror}", where=str(file)) from error
-    except (paramiko.SSHException, ValueError, TypeError, LookupError, EOFError, BERException, UnsupportedAlgorithm) as error:
+    except (paramiko.SSHException, ValueError, TypeError, LookupError, EOFError, BERException, UnknownKeyType, UnsupportedAlgorithm) as error:
         if passphrase is None and ask is not None:
             return load_key(file, ask(f"Passphrase for {path.name}: "), None)
         hint = "set `passphrase`" if passphrase is None else "check `passphrase`"

@@ -137,6 +137,8 @@ def _astring(text: str) -> Argument:
 
 
 def _refused(text: str, wire: Wire, target: ImapTarget) -> ConnectionFailed:
+    if len(target.password) > 3:  # some servers repeat what they were given; hiding a shorter one would show it
+        text = text.replace(target.password, "********")
     if any(f"[{code}" in text.upper() for code in _FOR_NOW):
         return Unreachable(f"the server takes no login of {target.user} at the moment: {text}", where=wire.where, hint="try again later")
     return LoginRefused(f"the server refused the login of {target.user}: {text}", where=wire.where, hint="check the user name and the password")
@@ -150,7 +152,7 @@ def _refusal(wire: Wire, target: ImapTarget) -> Iterator[None]:
     except IMAPClientError as error:
         text = plain(str(error).encode("utf-8", "replace"))
         if isinstance(error.__context__, imaplib.IMAP4.abort):
-            raise LineCut(f"the server ended the session during the login: {text}", where=wire.where) from None
+            raise LineCut("the server ended the session during the login", where=wire.where) from None
         raise _refused(text, wire, target) from None
 
 
@@ -161,7 +163,7 @@ def _imapclient_errors(wire: Wire) -> Iterator[None]:
         yield
     except imaplib.IMAP4.abort as error:
         raise LineCut(f"the server ended the session: {_said(error)}", where=wire.where) from None
-    except imaplib.IMAP4.error as error:
+    except (imaplib.IMAP4.error, ValueError) as error:  # imaplib takes what it reads for ASCII
         raise ProtocolBroken(f"this does not look like an IMAP server: {_said(error)}", where=wire.where, hint="check host and port") from None
 
 

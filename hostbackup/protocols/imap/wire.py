@@ -49,10 +49,15 @@ class Wire:
             raise LineCut(f"no answer to the TLS handshake within {self._timeout:g} s", where=self.where) from None
         except ssl.SSLError as error:
             raise ProtocolBroken(
-                f"no TLS connection could be agreed on: {error.reason or error}", where=self.where, hint="is this port one for TLS from the start?"
+                f"no TLS connection could be agreed on: {getattr(error, 'reason', None) or error}",
+                where=self.where,
+                hint="is this port one for TLS from the start?",
             ) from None
         except OSError as error:
             raise LineCut(f"the line was cut during the TLS handshake: {error.strerror or error}", where=self.where) from None
+        except ValueError as error:  # UnicodeError among them: no name of DNS, so no certificate can be for it
+            hint = "`host` must be a name that the certificate holds"
+            raise CertificateRefused(f"no certificate can be for the name {host}: {error}", where=self.where, hint=hint) from None
 
     def certificate(self) -> bytes:
         """The server's certificate in DER, b"" on a plain connection."""
