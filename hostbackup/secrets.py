@@ -11,6 +11,7 @@ import difflib
 import hmac
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ from hostbackup.errors import SecretError
 COMMAND_SECONDS = 60.0
 KEYRING_SERVICE = "hostbackup"
 _HIDDEN = "********"
+_SHORT = 4  # characters
 _KINDS = ("env", "file", "command", "keyring")
 _FORMS = "{ env = … }, { file = … }, { command = … }, { keyring = … } or the text itself"
 
@@ -260,5 +262,7 @@ def redact(text: str, secrets: Iterable[Secret]) -> str:
         encoded = base64.b64encode(plain.encode()).decode("ascii")
         forms |= {plain, urllib.parse.quote(plain, safe=""), json.dumps(plain)[1:-1], repr(plain)[1:-1], encoded}
     for form in sorted(filter(None, forms), key=len, reverse=True):
-        text = text.replace(form, _HIDDEN)
+        # inside other words a short one is chance, and the gaps would spell it out
+        pattern = rf"(?<!\w){re.escape(form)}(?!\w)" if len(form) < _SHORT else re.escape(form)
+        text = re.sub(pattern, _HIDDEN, text)
     return text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostbackup.osal import FileLock
-from tests.support.cli import hostbackup, write_profile
+from tests.support.cli import command, hostbackup, write_profile
 
 PROFILE = 'name = "move"\nvault = "vault"\n[[local]]\npath = "site"\n'
 
@@ -220,3 +220,75 @@ def test_a_log_file_gets_what_happened(move: Path) -> None:
     hostbackup("backup", "move.toml", "--log-file", "run.log", cwd=move)
     text = (move / "run.log").read_text()
     assert "local/site" in text
+
+
+def test_the_schema_is_the_schema_and_with_json_a_document(move: Path) -> None:
+    assert hostbackup("schema", cwd=move).out == json.dumps(hostbackup("schema", "--json", cwd=move).json["schema"], indent=2) + "\n"
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_output_that_cannot_be_written_does_not_decide_how_a_backup_ends(move: Path, full: bool) -> None:
+    with Path("/dev/full").open("w") as nowhere:
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command("backup", "move.toml")] if not full else command("backup", "move.toml"),
+            cwd=move,
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(move: Path) -> None:
+    hostbackup("backup", "move.toml", cwd=move)
+    ran = hostbackup("ls", "move.toml", "local/site", cwd=move, env={"PYTHONIOENCODING": "cp1252"})
+    assert (ran.exit, "\\u753b\\u50cf/a b.txt" in ran.out) == (0, True)
+
+
+def test_special_files_are_told(move: Path) -> None:
+    os.mkfifo(move / "site/pipe")
+    ran = hostbackup("backup", "move.toml", cwd=move)
+    assert (ran.exit, "1 socket, pipe or device listed and not backed up" in ran.out) == (0, True)
+
+
+def test_a_profile_that_names_nothing_to_back_up_is_wrong_usage(tmp_path: Path) -> None:
+    write_profile(tmp_path, 'vault = "vault"\n')
+    assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 2
+
+
+def test_a_snapshot_that_there_is_not_is_wrong_usage(move: Path) -> None:
+    hostbackup("backup", "move.toml", cwd=move)
+    assert [hostbackup(*words, cwd=move).exit for words in (("ls", "move.toml", "--snapshot", "99"), ("diff", "move.toml", "1", "99"))] == [2, 2]
+
+
+def test_sync_refuses_a_step_that_there_is_not_before_it_does_any(move: Path) -> None:
+    write_profile(move, PROFILE + '[sync]\nsteps = ["backup", "dns"]\n')
+    ran = hostbackup("sync", "move.toml", cwd=move)
+    assert (ran.exit, "dns" in ran.err) == (2, True)
+    assert not list((move / "vault").glob("snapshots/*"))
+
+
+def test_sync_goes_on_when_a_copy_fails_and_ends_incomplete(move: Path) -> None:
+    write_profile(move, PROFILE + '[[copy]]\npath = "usb"\n[sync]\nsteps = ["check", "backup", "copy", "verify"]\n')
+    ran = hostbackup("sync", "move.toml", "--json", cwd=move)
+    assert ran.exit == 3
+    assert [(step["step"], step["exit"]) for step in ran.json["steps"]] == [("check", 3), ("backup", 0), ("copy", 1), ("verify", 0)]
+
+
+def test_a_damaged_snapshot_is_listed_as_damage(move: Path) -> None:
+    for _ in range(2):
+        hostbackup("backup", "move.toml", cwd=move)
+    first = sorted((move / "vault/snapshots").iterdir())[0]
+    first.chmod(0o600)
+    first.write_text("{")
+    ran = hostbackup("snapshots", "move.toml", "--json", cwd=move)
+    assert (ran.exit, len(ran.json["snapshots"]), ran.json["counts"]["snapshots"]) == (4, 2, 2)
+    assert hostbackup("ls", "move.toml", cwd=move).exit == 0
+
+
+def test_a_copy_that_would_be_less_than_asked_for_is_refused(move: Path) -> None:
+    (move / "usb").mkdir()
+    write_profile(move, PROFILE + '[[copy]]\npath = "usb"\nmode = "mirror"\n')
+    hostbackup("backup", "move.toml", cwd=move)
+    ran = hostbackup("copy", "move.toml", "--json", cwd=move)
+    assert (ran.exit, "not available yet" in ran.reasons, list((move / "usb").iterdir())) == (2, True, [])

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostbackup import osal
-from hostbackup.errors import Damaged, Locked, VaultError, VaultTooNew
+from hostbackup.errors import Damaged, Locked, UsageError, VaultError, VaultTooNew
 from hostbackup.model import Failure, Part
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -264,18 +264,18 @@ def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
 
 def test_a_snapshot_is_found_by_number_id_or_beginning(tmp_path: Path) -> None:
     with create(tmp_path / "v") as vault:
-        with pytest.raises(VaultError, match="there is none yet"):
+        with pytest.raises(VaultError, match="there is no snapshot yet"):
             vault.snapshots.get("latest")
         snapshots = [write(vault, minute=number) for number in range(12)]
         assert vault.snapshots.list() == [snapshot.id for snapshot in snapshots]
         for which in ("latest", "12", 12, "000012", "000012-2026", snapshots[11].id):
             assert vault.snapshots.get(which) == snapshots[11]
         assert vault.snapshots.get(1) == snapshots[0]
-        with pytest.raises(VaultError, match=r"no snapshot '99'.*there are 000001-20261125T031500Z … 000009-"):
+        with pytest.raises(UsageError, match=r"no snapshot '99'.*there are 000001-20261125T031500Z … 000009-"):
             vault.snapshots.get("99")
-        with pytest.raises(VaultError, match="beginning of 12 snapshots"):
+        with pytest.raises(UsageError, match="beginning of 12 snapshots"):
             vault.snapshots.get("0000")
-        with pytest.raises(VaultError, match="no snapshot ''"):
+        with pytest.raises(UsageError, match="no snapshot ''"):
             vault.snapshots.get("")
 
 

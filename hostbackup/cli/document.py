@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
+from hostbackup.cli.streams import say
 from hostbackup.errors import Exit, HostbackupError
 from hostbackup.model import Failure
 from hostbackup.report.words import printable
@@ -47,8 +45,7 @@ def moment(when: datetime.datetime) -> str:
 
 def emit(document: Mapping[str, Any]) -> None:
     """One JSON document on stdout, in ASCII: a name with odd characters harms no terminal and no pipe."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(document, indent=2, default=str))
 
 
 def failure_of(error: HostbackupError) -> Failure:
@@ -64,7 +61,7 @@ def refuse(arguments: Sequence[str], text: str, help_of: str, error: HostbackupE
         now = datetime.datetime.now(datetime.UTC)
         emit(told(command=command, profile="", exit_code=code, started=now, counts={}, failures=[failure], details={}))
     hint = f"\nTry `{help_of} --help`." if help_of else ""
-    click.echo(f"hostbackup: {printable(text)}{hint}", err=True)
+    say(f"hostbackup: {printable(text)}{hint}", error=True)
     return code
 
 
@@ -74,5 +71,5 @@ def interrupted(arguments: Sequence[str]) -> int:
         now = datetime.datetime.now(datetime.UTC)
         failure = Failure("", "", b"", "interrupted", "interrupted")
         emit(told(command=command, profile="", exit_code=Exit.INTERRUPTED, started=now, counts={}, failures=[failure], details={}))
-    click.echo("hostbackup: interrupted", err=True)
+    say("hostbackup: interrupted", error=True)
     return Exit.INTERRUPTED

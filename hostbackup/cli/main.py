@@ -11,8 +11,8 @@ from types import FrameType
 import click
 
 import hostbackup
-from hostbackup.cli import document
-from hostbackup.errors import Exit, HostbackupError
+from hostbackup.cli import document, streams
+from hostbackup.errors import Exit, HostbackupError, VaultError
 
 COMMANDS = ("check", "backup", "verify", "push", "copy", "sync", "snapshots", "ls", "diff", "restore", "prune", "schema")
 
@@ -63,14 +63,17 @@ def main() -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _stop)
     logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing of their own; errors come back as exceptions
-    sys.exit(_run(sys.argv[1:]))
+    streams.prepare()
+    code = _run(sys.argv[1:])
+    streams.finish()
+    sys.exit(int(code))
 
 
 def _run(arguments: list[str]) -> int:
     try:
         cli.main(args=arguments, prog_name="hostbackup", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        streams.say(error.format_message(), error=True)
         return Exit.USAGE
     except click.UsageError as error:
         return document.refuse(arguments, error.format_message(), error.ctx.command_path if error.ctx else "")
@@ -80,9 +83,8 @@ def _run(arguments: list[str]) -> int:
         return document.interrupted(arguments)
     except HostbackupError as error:
         return document.refuse(arguments, str(error), "", error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return Exit.FAILED
+    except OSError as error:
+        return document.refuse(arguments, f"{error.filename or 'output'}: {error.strerror}", "", VaultError(str(error)))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else Exit.FAILED
     return Exit.OK

@@ -6,6 +6,7 @@ import sys
 import threading
 from typing import Any
 
+from hostbackup.cli.streams import say
 from hostbackup.model import Failure, Observer
 from hostbackup.report.words import number, one_line
 
@@ -58,7 +59,7 @@ class Progress(Observer):
     def _above(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        print(text, file=sys.stderr, flush=True)
+        say(text, error=True)
 
     def close(self) -> None:
         with self._lock:
@@ -79,15 +80,15 @@ class Plain(Observer):
 
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         if self._verbose:
-            print(one_line(title), file=sys.stderr, flush=True)
+            say(one_line(title), error=True)
 
     def note(self, text: str) -> None:
         if self._verbose:
-            print(one_line(text), file=sys.stderr, flush=True)
+            say(one_line(text), error=True)
 
     def warn(self, text: str) -> None:
         if not self._quiet:
-            print(f"warning: {one_line(text)}", file=sys.stderr, flush=True)
+            say(f"warning: {one_line(text)}", error=True)
 
 
 class Chorus(Observer):

@@ -8,7 +8,7 @@ import getpass
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from hostbackup.cli import document
 from hostbackup.cli.progress import Chorus, Plain, Progress
+from hostbackup.cli.streams import say
 from hostbackup.errors import Exit, HostbackupError, SecretError, UsageError, worst
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.result import Result
@@ -133,17 +134,17 @@ class Session:
             self._progress.close()
         return getpass.getpass(f"{printable(question)}: ", stream=sys.stderr)
 
-    def end(self, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]] | None = None) -> NoReturn:
-        """Prints what came of it and exits."""
+    def end(self, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]], *, bare: bool = False) -> NoReturn:
+        """Prints what came of it and exits. `bare`: nothing but that, for output that other programs read."""
         code = result.exit
         self._close()
         if self.output.json:
             self._emit(code, result.counts, result.failures, result.details)
         elif not self.output.quiet:
-            for line in show(result.details, result) if show else []:
-                print(redact(printable(line), self.secrets))
-            sys.stdout.flush()
-        self._tell_failures(code, result)
+            for line in show(result.details, result):
+                say(printable(line))
+        if not bare:
+            self._tell_failures(code, result)
         sys.exit(int(code))
 
     def stream(self, result: Result, key: str, rows: Iterable[Mapping[str, Any]], line: Callable[[Mapping[str, Any]], str]) -> NoReturn:
@@ -154,8 +155,7 @@ class Session:
         else:
             for row in rows:
                 result.counts[key] += 1
-                print(line(row))
-            sys.stdout.flush()
+                say(line(row))
         code = result.exit
         self._close()
         if self.output.json:
@@ -164,16 +164,17 @@ class Session:
 
     def _tell_failures(self, code: Exit, result: Result) -> None:
         for line in terminal.failure_lines(result.failures, everything=self.output.verbose):
-            print(redact(printable(line), self.secrets), file=sys.stderr)
+            say(redact(printable(line), self.secrets), error=True)
         if code or not (self.output.quiet or self.output.json):
-            print(redact(terminal.closing(self.command, code), self.secrets), file=sys.stderr if code else sys.stdout)
+            say(terminal.closing(self.command, code), error=bool(code))
 
     def _emit(self, code: int, counts: Mapping[str, int], failures: list[Failure], details: Mapping[str, Any]) -> None:
         profile = self.profile.name if self.profile else self.profile_name
+        clean = [replace(one, reason=redact(one.reason, self.secrets), hint=redact(one.hint, self.secrets)) for one in failures]
         told = document.told(
-            command=self.command, profile=profile, exit_code=code, started=self.started, counts=counts, failures=failures, details=details
+            command=self.command, profile=profile, exit_code=code, started=self.started, counts=counts, failures=clean, details=details
         )
-        document.emit(_redacted(told, self.secrets))
+        document.emit(told)
 
     def _close(self) -> None:
         if self._progress is not None:
@@ -188,7 +189,7 @@ class Session:
         if self.output.json:
             self._emit(code, {}, [document.failure_of(error)], {})
         for line in str(error).splitlines():
-            print(f"hostbackup {self.command}: {redact(printable(line), self.secrets)}", file=sys.stderr)
+            say(f"hostbackup {self.command}: {redact(printable(line), self.secrets)}", error=True)
         sys.exit(int(code))
 
     def interrupted(self) -> NoReturn:
@@ -196,20 +197,8 @@ class Session:
         if self.output.json:
             reason = "interrupted; what was brought so far is kept, the next run goes on from there"
             self._emit(Exit.INTERRUPTED, {}, [Failure("", "", b"", "interrupted", reason)], {})
-        print(f"hostbackup {self.command}: interrupted; what was brought so far is kept, run it again to go on", file=sys.stderr)
+        say(f"hostbackup {self.command}: interrupted; what was brought so far is kept, run it again to go on", error=True)
         sys.exit(int(Exit.INTERRUPTED))
-
-
-def _redacted(value: Any, secrets: list[Secret]) -> Any:
-    if not secrets:
-        return value
-    if isinstance(value, str):
-        return redact(value, secrets)
-    if isinstance(value, Mapping):
-        return {key: _redacted(inner, secrets) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted(inner, secrets) for inner in value]
-    return value
 
 
 def _complete_profile(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

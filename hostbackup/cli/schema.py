@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-import click
+from hostbackup.cli.run import Session
+from hostbackup.cli.run import command as made
+from hostbackup.jobs.result import Result
 
 
-@click.command("schema", short_help="The JSON Schema of a profile, for editors.")
-@click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity: the output is JSON in any case.")
-def command(as_json: bool) -> None:
-    """Print the JSON Schema of a profile, for editors that complete and check TOML."""
+@made("schema", "The JSON Schema of a profile, for editors.", profile=False)
+def command(session: Session) -> None:
+    """Print the JSON Schema of a profile, for editors that complete and check TOML. With --json it is the document's key `schema`."""
     from hostbackup.profile import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    result = Result(session.observer)
+    result.details["schema"] = json_schema()
+    session.end(result, _lines, bare=True)
+
+
+def _lines(details: Mapping[str, Any], result: Result) -> list[str]:
+    return [json.dumps(details["schema"], indent=2)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, Damaged, Exit, PlaceMissing, SecretError, VaultError, WrongMachine
+from hostbackup.errors import ConnectionFailed, Damaged, PlaceMissing, ProfileError, SecretError, VaultError, WrongMachine
 from hostbackup.jobs.backup_mail import MailBackup
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
@@ -18,10 +18,11 @@ from hostbackup.jobs.history import bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import MailScratch, Scratch
 from hostbackup.jobs.shrink import shrunk
-from hostbackup.model import Entry, Failure, Part
-from hostbackup.places.base import Place
+from hostbackup.model import Failure, Part
+from hostbackup.places.base import TreePlace
 from hostbackup.places.exclude import Excludes
 from hostbackup.places.mail import MailAccount
+from hostbackup.vault.layout import tree_meta
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -55,12 +56,15 @@ class Backup:
         self._carry_all()
         work = self._work()
         if not work:
-            raise PlaceMissing("the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap] or [[local]]")
+            raise ProfileError("the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap] or [[local]]")
         for part, back_up in work:
             self._part(part, back_up)
-        if self.dry_run or not self.result.done:
+        if self.dry_run:
             return self.result
-        self._commit()
+        if self.result.done:
+            self._commit()
+        elif self._before is not None:
+            self._lay_out(self._before)
         return self.result
 
     def _work(self) -> list[tuple[Part, Callable[[Part], None]]]:
@@ -86,10 +90,6 @@ class Backup:
             raise
         except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError) as error:
             self.result.fail_part(error, side="old", part=part.id)
-            if isinstance(error, SecretError):
-                self.result.codes.discard(Exit.USAGE)  # an account without a password is not covered; the others are
-            if isinstance(error, WrongMachine):
-                self.result.codes.add(Exit.FAILED)
             if part.id in self._parts:
                 self._parts[part.id] = dataclasses.replace(self._parts[part.id], reason=str(error))
         else:
@@ -106,7 +106,7 @@ class Backup:
         local = next(local for local in self.job.profile.local if local.name == part.name)
         self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
 
-    def _tree(self, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
+    def _tree(self, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes) -> None:
         try:
             for previous in bases(self.job.vault, part, self.result, TreeRoot.open):
                 try:
@@ -118,7 +118,7 @@ class Backup:
         finally:
             place.close()
 
-    def _tree_since(self, previous: TreeRoot | None, part: Part, place: Place[Entry], meta: dict[str, Any], volatile: Excludes) -> None:
+    def _tree_since(self, previous: TreeRoot | None, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes) -> None:
         job, before = self.job, self._parts.get(part.id)
         with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
             work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
@@ -131,7 +131,7 @@ class Backup:
                 return
             job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
             work.fetch()
-            totals = work.finish(meta)
+            totals = work.finish({**meta, **tree_meta(place.root_entry)})
         self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
@@ -188,13 +188,18 @@ class Backup:
         snapshot = vault.snapshots.write(
             self._parts, self.result.failures, command=self.command, exit=self.result.exit, profile=job.profile.name, now=job.started
         )
-        job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
-        for failure in build_view(vault, snapshot, self._before, job.profile.view, job.observer):
-            self.result.fail(failure)
+        self._lay_out(snapshot)
         vault.evidence.write(self.command, self._evidence(snapshot))
         for part in self._finished:
             vault.state.journal(resume_journal(part)).replace(())
         self._tell(snapshot)
+
+    def _lay_out(self, snapshot: Snapshot) -> None:
+        """Makes `latest/` equal the snapshot, also where nothing could be read: what somebody did to it is put right from the vault."""
+        job = self.job
+        job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
+        for failure in build_view(job.vault, snapshot, self._before, job.profile.view, job.observer):
+            self.result.fail(failure)
 
     def _evidence(self, snapshot: Snapshot) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = [

@@ -103,6 +103,8 @@ class TreeBackup:
             self.scratch.put(folder, rows)
 
     def _compare(self, entry: Entry, old: Stored[Entry] | None) -> Row:
+        if entry.kind is Kind.OTHER:
+            self.result.counts["special"] += 1
         if entry.kind is not Kind.FILE:
             self._planned("unchanged" if old and old.item == entry else "changed" if old else "new", entry)
             return Stored(entry), False

@@ -15,7 +15,7 @@ from typing import Any
 
 from hostbackup import osal
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, Damaged, Exit, HostKeyUnknown, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.result import Result
 from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
@@ -71,10 +71,6 @@ class Check:
             work()
         except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError, Damaged) as error:
             self.result.fail_part(error, side=side, part=part)
-            if isinstance(error, SecretError):
-                self.result.codes.discard(Exit.USAGE)
-            if isinstance(error, WrongMachine):
-                self.result.codes.add(Exit.FAILED)
         else:
             self.result.done += 1
 
@@ -159,7 +155,6 @@ class Check:
                 self.connections.identity.see_endpoint("old.imap", section.host, found, section.port)
             except (ConnectionFailed, WrongMachine) as error:
                 self.result.fail_part(error, side=side, part="old.imap")
-                self.result.codes.add(Exit.FAILED if isinstance(error, WrongMachine) else Exit.INCOMPLETE)
                 return
         for account in self.profile.old_accounts():
             part = Part("mail", account.user)

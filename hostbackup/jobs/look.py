@@ -25,7 +25,7 @@ def summaries(snapshots: Snapshots) -> Iterator[Row]:
             yield {
                 "id": name,
                 "time": "",
-                "command": "damaged",
+                "command": "(damaged)",
                 "exit": 4,
                 "entries": 0,
                 "bytes": 0,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
@@ -97,10 +97,6 @@ class Push:
                 push(state)
             except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
                 self.result.fail_part(error, side="new", part=part.id)
-                if isinstance(error, SecretError):
-                    self.result.codes.discard(Exit.USAGE)
-                if isinstance(error, WrongMachine):
-                    self.result.codes.add(Exit.FAILED)
             else:
                 self.result.done += 1
         if self._evidence:

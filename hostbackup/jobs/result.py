@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import Exit, HostbackupError, worst
+from hostbackup.errors import Exit, HostbackupError, WrongMachine, worst
 from hostbackup.model import Failure, Observer
 
 
@@ -21,6 +21,7 @@ class Result:
     codes: set[Exit] = field(default_factory=set)
     done: int = 0  # parts or steps that could be worked on
     undone: int = 0  # those that could not be touched at all
+    _alone: set[Exit] = field(default_factory=set)  # how the command would end for those alone
 
     def fail(self, failure: Failure, exit_code: Exit = Exit.INCOMPLETE) -> None:
         """One entry, account or server failed; everything else goes on."""
@@ -29,15 +30,20 @@ class Result:
         self.observer.failure(failure)
 
     def fail_part(self, error: HostbackupError, *, side: str, part: str) -> None:
-        """A whole part could not be worked on. Alone it makes the command fail (1), among others it leaves it incomplete (3)."""
+        """A whole part could not be worked on.
+
+        Where that is all of them the command fails (1, or 2 where it could be known beforehand); among others that were worked on it leaves the
+        command incomplete (3). A machine that is not the one meant always fails it.
+        """
         reason = f"{error.where}: {error.reason}" if error.where else error.reason
         self.fail(Failure(side, part, b"", error.code, reason, error.hint))
-        if error.exit is not Exit.FAILED:
+        if isinstance(error, WrongMachine) or error.exit not in (Exit.FAILED, Exit.USAGE):
             self.codes.add(error.exit)
         self.undone += 1
+        self._alone.add(error.exit)
 
     @property
     def exit(self) -> Exit:
         if self.undone and not self.done:
-            return worst({*self.codes, Exit.FAILED})
+            return worst({*self.codes, *(self._alone or {Exit.FAILED})})
         return worst(self.codes)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.proofs import Tally
@@ -76,10 +76,6 @@ class Verify:
             tally = check()
         except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
             self.result.fail_part(error, side=side, part=state.part.id)
-            if isinstance(error, SecretError):
-                self.result.codes.discard(Exit.USAGE)
-            if isinstance(error, WrongMachine):
-                self.result.codes.add(Exit.FAILED)
             failed: Tally[Any] = Tally(side, state.part.id)
             failed.counts["unverified"] = state.entries
             self._record(failed, state)

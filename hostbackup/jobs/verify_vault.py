@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import Damaged, Exit
+from hostbackup.errors import Damaged, Exit, VaultError
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.result import Result
@@ -14,7 +14,7 @@ from hostbackup.model import Failure, Method, Status
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
-from hostbackup.vault.view import verify_view
+from hostbackup.vault.view import build_view, needs_building, verify_view
 
 
 @dataclass(slots=True)
@@ -125,6 +125,9 @@ class VaultCheck:
 
     def _view(self) -> dict[str, Any]:
         tally: Tally[Any] = Tally("view", "")
+        writable = self.job.vault.mode == "write"
+        if writable and needs_building(self.job.vault):
+            self._lay_out()
         self.job.observer.phase("re-reading latest/")
         for path, good, reason in verify_view(self.job.vault, self.job.observer):
             if good:
@@ -133,9 +136,23 @@ class VaultCheck:
                 continue
             tally.counts["different"] += 1
             tally.exception(path, Status.DIFFERENT, reason)
-            self.result.fail(Failure("view", "", path, "different", reason, "the next `backup` lays latest/ out anew"), Exit.DAMAGE)
+            self.result.fail(Failure("view", "", path, "different", reason, "latest/ is laid out anew from the vault"), Exit.DAMAGE)
         self.result.counts["view_verified"] = tally.counts["verified"]
+        if tally.exceptions and writable and self._lay_out():
+            self.job.observer.note("latest/ was not as it should be and has been laid out anew; verify again to prove it")
         return tally.evidence(snapshot=self.snapshot.id, manifest="")
+
+    def _lay_out(self) -> bool:
+        """Makes `latest/` anew from the newest snapshot: for that no other machine is needed. Whether all of it could be put there."""
+        try:
+            failures = build_view(self.job.vault, self.snapshot, None, self.job.profile.view, self.job.observer)
+        except VaultError as error:
+            failures = [Failure("view", "", b"latest", error.code, f"it could not be laid out anew: {error.reason}", error.hint)]
+        known = {(failure.part, failure.name) for failure in self.result.failures if failure.side == "vault"}
+        for failure in failures:
+            if (failure.part, failure.name) not in known:
+                self.result.fail(failure)
+        return not failures
 
 
 def _contents(job: Job, state: PartState) -> Iterator[tuple[bytes, str, int, str]]:

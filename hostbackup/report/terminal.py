@@ -67,6 +67,9 @@ def backup(details: Mapping[str, Any], result: Any) -> list[str]:
     if "snapshot" in details:
         new = f"{number(counts['new'])} new, {number(counts['changed'])} changed, {number(counts['vanished'])} vanished"
         lines.append(f"snapshot {details['snapshot']}: {new}; read {plural(counts['read'], 'entry', 'entries')}, {size(counts['read_bytes'])}")
+        if counts["special"]:
+            special = plural(counts["special"], "socket, pipe or device", "sockets, pipes or devices")
+            lines.append(f"{special} listed and not backed up: there are no bytes in them")
         if counts["resumed"]:
             lines.append(f"{plural(counts['resumed'], 'entry', 'entries')} had been brought by an interrupted run and were not read again")
     return lines
@@ -207,7 +210,6 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
         lines.append(f"{one_line(row['part'])}: {told}")
     for row in details.get("mailboxes", []):
         lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}")
-        lines.append(f"         offers {one_line(' '.join(row['capabilities']))}")
     for row in details.get("copies", []):
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
@@ -215,6 +217,8 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
     lines += [f"adapt on the new server: {row['part']}/{name_of(row)} names {one_line(row['names'])}" for row in details.get("to_adapt", [])[:_SHOWN]]
     vault, estimate = details["vault"], details["estimate"]
     lines.append(f"vault {one_line(vault['path'])}: {size(vault['free_bytes'])} free")
+    if vault["exists"] or not details.get("parts"):
+        return lines
     return [
         *lines,
         f"estimate for a first backup: {size(estimate['bytes'])} of web and local files, about {_duration(estimate['seconds'])} and the mail",

@@ -13,7 +13,7 @@ from typing import Any
 
 import hostbackup
 from hostbackup import osal
-from hostbackup.errors import Damaged, VaultError, VaultTooNew
+from hostbackup.errors import Damaged, UsageError, VaultError, VaultTooNew
 from hostbackup.model import Failure, Part, name_from_json
 from hostbackup.vault.faults import told
 from hostbackup.vault.manifests import Manifests
@@ -171,7 +171,10 @@ class Snapshots:
         return self._load(ids[-1]) if ids else None
 
     def get(self, which: str | int) -> Snapshot:
-        """By `latest`, number, id, or the beginning of an id that only one has. Raises VaultError where there is none."""
+        """By `latest`, number, id, or the beginning of an id that only one has.
+
+        Raises UsageError where there is none such, VaultError where there is none at all.
+        """
         ids = self.list()
         text = str(which)
         if text == "latest":
@@ -185,11 +188,12 @@ class Snapshots:
         if len(found) == 1:
             return self._load(found[0])
         if found:
-            raise VaultError(
+            raise UsageError(
                 f"{text!r} is the beginning of {len(found)} snapshots: {_some(found)}", where=str(self.folder), hint="give more of the id"
             )
-        there = f"there are {_some(ids)}" if ids else "there is none yet: run backup first"
-        raise VaultError(f"no snapshot {text!r}", where=str(self.folder), hint=there)
+        if not ids:
+            raise VaultError("there is no snapshot yet", where=str(self.folder), hint="run backup first")
+        raise UsageError(f"no snapshot {text!r}", where=str(self.folder), hint=f"there are {_some(ids)}")
 
     def _load(self, snapshot_id: str) -> Snapshot:
         path = self.path(snapshot_id)
