@@ -63,6 +63,8 @@ def parse_accounts(data: bytes, name: str = "accounts.csv") -> list[Account]:
     lines: dict[str, int] = {}
     for line, row in rows:
         where = f"{name}:{line}"
+        while len(row) > len(columns) and not row[-1]:  # spreadsheets save empty columns at the end
+            row.pop()
         if len(row) != len(columns):
             raise AccountsError(f"{len(row)} fields where the header names {len(columns)}", where=where, hint='a field with a comma needs "quotes"')
         account = _account(dict(zip(columns, row, strict=True)), where)
@@ -119,6 +121,8 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 def _header(row: list[str], where: str) -> list[str]:
     columns = [value.strip().lower() for value in row]
+    while columns and not columns[-1]:
+        columns.pop()
     if "user" not in columns:
         # A file without a header begins with a row of secrets: not a word of it is told.
         raise AccountsError("the first line does not name the column user", where=where, hint=_EXPECTED)

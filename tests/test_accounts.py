@@ -143,3 +143,9 @@ def test_any_bytes_are_accounts_or_one_clear_error(data: bytes) -> None:
             parse_accounts(prefix + data)
         except AccountsError as error:
             assert error.where.startswith("accounts.csv")
+
+
+def test_empty_columns_at_the_end_as_a_spreadsheet_saves_them_are_nothing() -> None:
+    assert [account.user for account in parse_accounts(b"user,password,,\ntaro,x,,\nhana,y\n")] == ["taro", "hana"]
+    with pytest.raises(AccountsError):
+        parse_accounts(b"user,password,,\ntaro,x,,stray\n")

@@ -127,8 +127,16 @@ def test_a_dry_run_shows_the_plan_and_writes_no_snapshot(move: Path) -> None:
     ran = hostbackup("backup", "move.toml", "--dry-run", "--json", cwd=move)
     assert ran.exit == 0
     assert "index.html" in {row.get("name") for row in ran.json["plan"]}
-    assert not list((move / "vault/snapshots").iterdir())
-    assert not list((move / "vault/objects").iterdir())
+    assert not (move / "vault").exists()
+    hostbackup("backup", "move.toml", cwd=move)
+    (move / "site/index.html").write_text("newer")
+    before = sorted(str(path) for path in (move / "vault").rglob("*"))
+    lock = FileLock.take(move / "vault/lock", exclusive=True)
+    assert lock is not None
+    again = hostbackup("backup", "move.toml", "--dry-run", "--json", cwd=move)
+    lock.release()
+    assert (again.exit, [row["name"] for row in again.json["plan"]]) == (0, ["index.html"])
+    assert sorted(str(path) for path in (move / "vault").rglob("*")) == before
 
 
 def test_another_run_is_refused_while_one_holds_the_lock(move: Path) -> None:

@@ -22,7 +22,7 @@ def command(session: Session, only: tuple[str, ...], checksum: bool, dry_run: bo
     from hostbackup.jobs.backup import Backup
 
     session.load("old")
-    with session.job("write", create=True) as job:
+    with session.preview() if dry_run else session.job("write", create=True) as job:
         accepted = [job.find_part(text).id for text in accept_shrink]
         result = Backup(job, only or ("web", "mail", "local"), checksum=checksum, dry_run=dry_run, accept_shrink=accepted).run()
     session.end(result, terminal.backup)

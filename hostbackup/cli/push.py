@@ -32,7 +32,7 @@ def command(
     from hostbackup.jobs.push import Push
 
     session.load("new", "old.imap.account")
-    with session.job("write") as job:
+    with session.preview() if dry_run else session.job("write") as job:
         day = since.date() if since else None
         result = Push(job, only or ("web", "mail"), account, day, snapshot, overwrite, dry_run).run()
     session.end(result, terminal.push)

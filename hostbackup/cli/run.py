@@ -6,6 +6,7 @@ import datetime
 import functools
 import getpass
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from hostbackup.profile import Profile, load
 from hostbackup.report import terminal
 from hostbackup.report.words import one_line, printable
 from hostbackup.secrets import Secret, redact
-from hostbackup.vault.vault import Mode, Vault
+from hostbackup.vault.vault import FORMAT_FILE, Mode, Vault
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -80,7 +81,7 @@ class Session:
     observer: Observer = field(default_factory=Observer)
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     secrets: list[Secret] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    new_vault: bool = False  # whether this run began one
     _progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -112,10 +113,27 @@ class Session:
         return self.profile
 
     @contextmanager
+    def preview(self) -> Iterator[Job]:
+        """As `job`, for a dry run: the vault is only read, whoever else is at work; where there is none yet, an empty one that does not last."""
+        if (self.load().vault / FORMAT_FILE).exists():
+            with self.job("read") as job:
+                yield job
+            return
+        with tempfile.TemporaryDirectory(prefix="hostbackup-") as folder, self._open(Path(folder) / "vault", "write", create=True) as job:
+            yield job
+
+    @contextmanager
     def job(self, mode: Mode, *, create: bool = False) -> Iterator[Job]:
         """The vault open and locked, and the connections ready."""
+        vault = self.load().vault
+        self.new_vault = create and not (vault / FORMAT_FILE).exists()
+        with self._open(vault, mode, create=create) as job:
+            yield job
+
+    @contextmanager
+    def _open(self, folder: Path, mode: Mode, *, create: bool) -> Iterator[Job]:
         profile = self.load()
-        with Vault.open(profile.vault, mode, create=create, command=self.command) as vault:
+        with Vault.open(folder, mode, create=create, command=self.command) as vault:
             job = Job.of(profile, vault, self.observer, self.ask if self.can_ask else None)
             job.connections.on_secret = self.secrets.append
             try:
@@ -138,6 +156,8 @@ class Session:
         """Prints what came of it and exits. `bare`: nothing but that, for output that other programs read."""
         code = result.exit
         self._close()
+        if self.new_vault and self.profile is not None:
+            result.details["new_vault"] = str(self.profile.vault)
         if self.output.json:
             self._emit(code, result.counts, result.failures, result.details)
         elif not self.output.quiet:

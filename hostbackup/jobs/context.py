@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class Job:
 
     @classmethod
     def of(cls, profile: Profile, vault: Vault, observer: Observer, ask: Ask | None = None) -> Job:
-        return cls(profile, vault, Connections(profile, Identity(vault.state), observer, ask), observer)
+        identity = Identity(vault.state) if vault.mode != "read" else Identity.reading(vault.state)
+        return cls(profile, vault, Connections(profile, identity, observer, ask), observer)
 
     @property
     def now(self) -> str:
@@ -38,8 +40,8 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """Where a run's temporary files go: the vault's disk, tidied by the next run if this one dies."""
-        return self.vault.root / "incoming"
+        """Where a run's temporary files go: the vault's disk, tidied by the next run if this one dies; elsewhere if the vault is only read."""
+        return self.vault.incoming if self.vault.mode != "read" else Path(tempfile.gettempdir())
 
     @property
     def web_parts(self) -> list[Part]:

@@ -63,7 +63,8 @@ def backup(details: Mapping[str, Any], result: Any) -> list[str]:
         notes = [part["state"]] if part["state"] != "complete" else ["complete"]
         notes += [f"{number(part[key])} {key}" for key in ("failed", "stale", "vanished") if part[key]]
         rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes)])
-    lines = table(rows, ["part", "entries", "bytes", "state"]) if rows else []
+    lines = [f"a new vault was begun at {one_line(details['new_vault'])}"] if "new_vault" in details else []
+    lines += table(rows, ["part", "entries", "bytes", "state"]) if rows else []
     if "snapshot" in details:
         new = f"{number(counts['new'])} new, {number(counts['changed'])} changed, {number(counts['vanished'])} vanished"
         lines.append(f"snapshot {details['snapshot']}: {new}; read {plural(counts['read'], 'entry', 'entries')}, {size(counts['read_bytes'])}")
