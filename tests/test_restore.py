@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import dataclasses
 import errno
 import hashlib
 import imaplib
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hostbackup import osal
-from hostbackup.errors import DiskFull, Exit, Locked, UsageError, VaultError
+from hostbackup.errors import DiskFull, Exit, Locked, UsageError
 from hostbackup.jobs.copy import copy_vault
 from hostbackup.jobs.copy_source import CopySource, Source, object_key, open_copy
 from hostbackup.jobs.restore import FORMATS, Format, restore
@@ -151,6 +152,49 @@ def test_nothing_that_stands_there_is_overwritten(vault: Vault, tmp_path: Path) 
     assert result.exit is Exit.INCOMPLETE
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("planted", ["file", "symlink"])
+def test_what_stands_where_a_part_should_keeps_back_that_part_only(vault: Vault, tmp_path: Path, format: Format, planted: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for part in (WEB, MAIL):
+        there = tmp_path / "out" / part.id
+        there.parent.mkdir(parents=True)
+        if planted == "file":
+            there.write_bytes(b"mine")
+        else:
+            there.symlink_to(outside)
+    _, result = bring(vault, tmp_path / "out", format=format)
+    told = sorted((failure.part, failure.name, failure.code) for failure in result.failures)
+    assert told == [(MAIL.id, b"", "exists"), (WEB.id, b"", "exists")]
+    assert result.exit is Exit.INCOMPLETE
+    assert (tmp_path / "out" / LOCAL.id / "dump.sql").read_bytes() == BY_HAND[b"dump.sql"].data
+    assert list(outside.iterdir()) == []
+    if planted == "file":
+        assert (tmp_path / "out" / WEB.id).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("asked", [(), ("web/public_html/img/logo.png",)], ids=["whole", "one file"])
+def test_the_top_folder_of_a_tree_comes_back_with_mode_and_time(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    with Vault.open(tmp_path / "vault", "write", create=True) as vault:
+        snapshot(vault, (WEB, write_tree(vault, WEB, SITE, File(mode=0o555, mtime_ns=1_500_000_000_987_654_321))))
+        bring(vault, tmp_path / "out", *asked)
+    found = (tmp_path / "out" / WEB.id).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (0o555, 1_500_000_000_987_654_321)
+
+
+@pytest.mark.parametrize("root", [None, "0755", {}, {"mode": "rwx"}, {"mode": 0, "mtime_ns": 0}, {"mode": True}, {"mtime_ns": None}])
+def test_a_top_folder_of_which_nothing_is_told_is_for_its_owner(tmp_path: Path, root: object) -> None:
+    with Vault.open(tmp_path / "vault", "write", create=True) as vault:
+        totals = write_tree(vault, WEB, {b"a": File(b"a")})
+        header, *refs = vault.manifests.get(totals.root)
+        odd = vault.manifests.put([{**header, "meta": {"root": root}}, *refs])
+        snapshot(vault, (WEB, dataclasses.replace(totals, root=odd)))
+        _, result = bring(vault, tmp_path / "out")
+    assert result.exit is Exit.OK
+    assert stat.S_IMODE((tmp_path / "out" / WEB.id).stat().st_mode) == 0o700
+
+
 def test_a_planted_symlink_leads_nowhere(vault: Vault, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -267,7 +311,7 @@ def test_any_snapshot_can_be_asked_for(vault: Vault, tmp_path: Path) -> None:
     bring(vault, tmp_path / "old", "web", snapshot=first)
     assert (tmp_path / "new" / "web" / "public_html" / "index.html").read_bytes() == b"new"
     assert (tmp_path / "old" / "web" / "public_html" / "index.html").read_bytes() == SITE[b"index.html"].data
-    with pytest.raises(VaultError, match="no snapshot"):
+    with pytest.raises(UsageError, match="no snapshot"):
         bring(vault, tmp_path / "none", snapshot="77")
 
 
@@ -607,11 +651,19 @@ def test_a_part_that_was_never_read_is_told(tmp_path: Path) -> None:
 
 
 def test_setuid_does_not_make_programs_of_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Observer, "warn", lambda _, text: warnings.append(text))
     with Vault.open(tmp_path / "vault", "write", create=True) as vault:
-        snapshot(vault, (WEB, write_tree(vault, WEB, {b"tool": File(b"x", mode=0o6755)})))
-        bring(vault, tmp_path / "out")
-    assert stat.S_IMODE((tmp_path / "out" / "web" / "public_html" / "tool").stat().st_mode) == 0o755
+        snapshot(vault, (WEB, write_tree(vault, WEB, {b"bin/tool": File(b"x", mode=0o6755), b"plain": File(b"y", mode=0o755)})))
+        _, result = bring(vault, tmp_path / "out")
+        _, again = bring(vault, tmp_path / "out")
+    assert result.details["without_setuid"] == [{"name": "web/public_html/bin/tool"}]
+    [warning] = warnings
+    assert warning.startswith("1 file was restored without setuid")
+    assert warning.endswith(": web/public_html/bin/tool")
+    assert again.details["without_setuid"] == [], "what stood there already lost nothing"
+    assert stat.S_IMODE((tmp_path / "out" / "web" / "public_html" / "bin" / "tool").stat().st_mode) == 0o755
 
 
 def test_a_file_system_without_links_is_written_to_all_the_same(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

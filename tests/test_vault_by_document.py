@@ -94,7 +94,7 @@ WRITE = textwrap.dedent(
     root = pathlib.Path(sys.argv[1])
     with sample.make_vault(root) as vault:
         many = {b"many/%05d.txt" % n: sample.File(b"%d" % (n % 7)) for n in range(6000)} | {b"d%04d/f" % n: sample.File(b"x") for n in range(900)}
-        parts = [(sample.WEB, sample.write_tree(vault, sample.WEB, sample.SITE)),
+        parts = [(sample.WEB, sample.write_tree(vault, sample.WEB, sample.SITE, sample.File(mode=0o751, mtime_ns=1_500_000_000_987_654_321))),
                  (sample.MAIL, sample.write_mail(vault, sample.MAIL, sample.MAILBOX, b"INBOX.")),
                  (sample.LOCAL, sample.write_tree(vault, sample.LOCAL, many))]
         snapshot = sample.snapshot(vault, *parts, minute=1, failures=[sample.Failure("old", "", b"caf\\xe9", "permission", "why")])
@@ -133,6 +133,14 @@ def test_a_tree_is_read_by_the_document(vault: Path) -> None:
     assert records[b"gone.html"]["vanished"] == "20261125T031500Z"
     assert part["entries"] == sum(1 for record in live.values() if "digest" in record)
     assert part["bytes"] == sum(record.get("stored", record.get("size", 0)) for record in live.values() if "digest" in record)
+
+
+def test_the_top_folder_of_a_tree_is_read_by_the_document(vault: Path) -> None:
+    header, *_ = manifest(vault, newest(vault)["parts"]["web/public_html"]["root"])
+    assert header["meta"]["root"] == {"mode": 0o751, "mtime_ns": 1_500_000_000_987_654_321}
+    assert abs((vault / "latest" / "web" / "public_html").stat().st_mtime_ns - header["meta"]["root"]["mtime_ns"]) < 1_000_000_000
+    header, *_ = manifest(vault, newest(vault)["parts"]["local/by-hand"]["root"])
+    assert "root" not in header["meta"]
 
 
 def test_a_large_tree_is_read_by_the_document(vault: Path) -> None:

@@ -18,6 +18,7 @@ from hostbackup.jobs.scratch import Scratch
 from hostbackup.model import Claim, Entry, Failure, Kind, Part, Stored, Write, Written, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
+from hostbackup.vault.layout import tree_top
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
 
@@ -171,7 +172,7 @@ class TreePush:
 
     def _writes(self) -> Iterator[Write[Entry]]:
         if self.planned["make_root"]:
-            yield Write(Entry(b"", Kind.DIR, mode=0o755))
+            yield Write(self._top())
         folders = [write for folder in sorted(self._filled - self._made - {b""}) for write in self._redated(folder)]
         self.ledger.put(*(journal_record(Stored(w.item), w.item, "intent", self.ledger.get(name_key(w.item.path))) for w in folders))
         for group in _groups(self._todo(), _GROUP):
@@ -182,6 +183,12 @@ class TreePush:
                 opener = functools.partial(self.vault.objects.read, record.digest) if record.item.kind is Kind.FILE else None
                 yield Write(record.item, record.digest, record.size, opener, there is not None, there)
         yield from folders
+
+    def _top(self) -> Entry:
+        """The target folder where it has to be made: as the source's own. One that stands there is left as it is."""
+        top = tree_top(self.source.meta)
+        mode = top.mode & 0o777 if top is not None else 0
+        return Entry(b"", Kind.DIR, 0, top.mtime_ns if top is not None else 0, mode or 0o755)
 
     def _redated(self, folder: bytes) -> Iterator[Write[Entry]]:
         """A folder's time changed with what was put into it: it gets the old server's again, and keeps the mode it has."""

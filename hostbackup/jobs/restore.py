@@ -15,11 +15,13 @@ from hostbackup.jobs.restore_select import Choice, select
 from hostbackup.jobs.restore_tree import TreeRestore
 from hostbackup.jobs.restore_write import Target
 from hostbackup.jobs.result import Result
+from hostbackup.model import name_json
 from hostbackup.vault.disk import FolderStore
 from hostbackup.vault.vault import Vault
 
 Format = Literal["tree", "mbox", "eml"]
 FORMATS: tuple[Format, ...] = ("tree", "mbox", "eml")
+_SHOWN = 5
 _MAIL = {"tree": MaildirRestore, "mbox": MboxRestore, "eml": EmlRestore}
 
 
@@ -37,7 +39,8 @@ def restore(
     """Writes files below `to`, which is made where it is not there. Nothing that stands there is changed: equal files stay, others are told.
 
     `selection`: parts, paths or mail folders, see `restore_select`; everything without. `format` concerns mail; trees are trees. `vanished`: with
-    what had vanished from the source. `names`: what the file system takes, found out where it is None. Entries that fail are in `result`.
+    what had vanished from the source. `names`: what the file system takes, found out where it is None. Entries that fail are in `result`, and
+    in its details `without_setuid` the files that lost setuid or setgid.
     Raises UsageError for a selection that is not there, VaultError, Damaged where the snapshot is, DiskFull, Locked, and what ends a store.
     """
     to = to.expanduser()
@@ -56,7 +59,16 @@ def restore(
         finally:
             target.write_names()
             done.mapped = target.mapped
+            _tell_without_setuid(result, sorted(target.without_setuid))
     return done
+
+
+def _tell_without_setuid(result: Result, paths: list[bytes]) -> None:
+    result.details["without_setuid"] = [name_json(path) for path in paths]
+    if paths:
+        shown = ", ".join(path.decode("utf-8", "backslashreplace") for path in paths[:_SHOWN]) + (", …" if len(paths) > _SHOWN else "")
+        few = "1 file was" if len(paths) == 1 else f"{len(paths)} files were"
+        result.observer.warn(f"{few} restored without setuid or setgid, as what root restores belongs to root: {shown}")
 
 
 def _part(run: Run, choice: Choice, format: Format) -> None:

@@ -111,6 +111,8 @@ class MaildirRestore(_MailRestore):
             places[folder.name] = (*self._base, fitting) if name else self._base
             if name and folder in folders:
                 target.note(self._base, fitting, name)
+        if not self._make(self._base, b""):
+            return
         for where in {self._base, *(places[folder.name] for folder in folders)}:
             for name in MAILDIR:
                 self._make((*where, name), where[-1])
@@ -146,7 +148,8 @@ class _Exported(_MailRestore):
 
     def run(self) -> None:
         target = self._run.target
-        self._make(self._base, b"")
+        if not self._make(self._base, b""):
+            return
         part, self._notes = target.arrive()
         try:
             try:

@@ -13,7 +13,7 @@ from hostbackup.jobs.restore_run import FileJob, Run
 from hostbackup.jobs.restore_select import Choice
 from hostbackup.jobs.restore_write import Content, Exists, Meta, Where, refuses_name
 from hostbackup.model import Entry, Kind, Stored
-from hostbackup.vault.layout import part_path
+from hostbackup.vault.layout import part_path, tree_top
 from hostbackup.vault.tree import SegmentRef, TreeRoot
 
 
@@ -40,7 +40,13 @@ class TreeRestore:
         manifests = self._run.source.manifests
         root = open_root(manifests, self._choice.state)
         assert isinstance(root, TreeRoot)
-        self._run.target.folder(self._base)
+        try:
+            self._run.target.folder(self._base)
+        except (Exists, OSError) as error:
+            self._run.fail(error, self._part.id, b"")
+            return
+        if (top := tree_top(root.meta)) is not None:
+            self._made.append(_Folder(b"", Meta(top.mtime_ns or None, top.mode or 0o700)))
         chosen = (segment for segment in segments(root) if self._choice.wants_folder(segment.container))
         self._run.files(self._jobs(root, warmed(manifests, chosen)))
         for folder in reversed(self._made):

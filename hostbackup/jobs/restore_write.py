@@ -82,6 +82,7 @@ class Target:
             self._lock_file.release()
             raise disk_error(error, root) from error
         self.mapped: dict[str, str] = {}  # path as it stands in the folder, and as it was
+        self.without_setuid: list[bytes] = []  # paths of files made without the setuid or setgid they had, since they are root's now
         self._numbers = itertools.count()
         self._token = secrets.token_hex(6)
         self._guard = threading.Lock()
@@ -217,10 +218,14 @@ class Target:
                     _pour(content, fd)
                 finally:
                     os.close(fd)
-                return self._place(part, inner, name, content, meta)
+                name, made = self._place(part, inner, name, content, meta)
             except BaseException:
                 self.forget(part)
                 raise
+        if made and _harmless(meta.mode) != meta.mode:
+            with self._guard:
+                self.without_setuid.append(b"/".join((*folder, name)))
+        return name, made
 
     def put_arrived(self, part: bytes, folder: Where, name: bytes, content: Content) -> tuple[bytes, bool]:
         """The same, of a temporary file that is written already."""
@@ -256,14 +261,11 @@ class Target:
     def _place(self, part: bytes, inner: SafeFolder, name: bytes, content: Content, meta: Meta) -> tuple[bytes, bool]:
         """Gives a temporary file its mode, its mtime and its name, or another where the file system refuses that one."""
         own = part if self._arriving.fd is not None else os.fsencode(self._arriving.path / os.fsdecode(part))
-        mode = meta.mode & ~0o6000 if os.name == "posix" and os.geteuid() == 0 else meta.mode
         with self._as_far_as_it_goes():
             if meta.mtime_ns is not None:
                 self._arriving.set_mtime(part, _bounded(meta.mtime_ns))
         with self._as_far_as_it_goes():
-            os.chmod(own, mode, dir_fd=self._arriving.fd)
-        if mode != meta.mode:
-            self._result.observer.note(f"{os.fsdecode(name)}: restored without setuid or setgid, as it belongs to root now")
+            os.chmod(own, _harmless(meta.mode), dir_fd=self._arriving.fd)
         try:
             self._rename(part, inner, name)
         except OSError as error:
@@ -382,6 +384,11 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _harmless(mode: int) -> int:
+    """The mode a file gets: what root restores belongs to root, and must not run as root for whoever starts it."""
+    return mode & ~0o6000 if os.name == "posix" and os.geteuid() == 0 else mode
 
 
 def _bounded(mtime_ns: int) -> int:

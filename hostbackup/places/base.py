@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol
 
-from hostbackup.model import Claim, Item, Listing, Proof, Read, Sink, Write, Written
+from hostbackup.model import Claim, Entry, Item, Listing, Proof, Read, Sink, Write, Written
 
 
 class Place(Protocol, Generic[Item]):
@@ -35,4 +35,13 @@ class Place(Protocol, Generic[Item]):
 
     def close(self) -> None:
         """Ends connections. May be called twice."""
+        ...
+
+
+class TreePlace(Place[Entry], Protocol):
+    """A place that is a tree."""
+
+    @property
+    def root_entry(self) -> Entry | None:
+        """The root itself as the last scan saw it, from its first listing on. Mode and time are 0 where the place does not tell them."""
         ...

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from hostbackup.model import Folder, Message, Part, Stored, name_from_json, name_json
+from hostbackup.model import Entry, Folder, Kind, Message, Part, Stored, name_from_json, name_json
 
 MAILDIR = (b"cur", b"new", b"tmp")
 KEYWORDS_FILE = b"dovecot-keywords"
@@ -28,6 +28,24 @@ def part_path(part: Part) -> tuple[bytes, bytes]:
     """The two folders that lead to a part: its kind, and its name as one portable component."""
     kind, _, name = part.id.partition("/")
     return kind.encode("ascii"), name.encode("ascii")
+
+
+# ------------------------------------------------------------ trees
+
+
+def tree_meta(root: Entry | None) -> dict[str, Any]:
+    """What the header of a tree's manifest tells of its top folder, where the place told it: `{"root": {"mode": …, "mtime_ns": …}}`."""
+    return {"root": {"mode": root.mode, "mtime_ns": root.mtime_ns}} if root is not None and (root.mode or root.mtime_ns) else {}
+
+
+def tree_top(meta: dict[str, Any]) -> Entry | None:
+    """A tree's top folder with the mode and time that `meta` tells (0 where it tells one of them only); None where it tells neither."""
+    told = meta.get("root")
+    facts = [told.get("mode", 0), told.get("mtime_ns", 0)] if isinstance(told, dict) else []
+    if not any(facts) or any(type(fact) is not int for fact in facts):
+        return None
+    mode, mtime_ns = facts
+    return Entry(b"", Kind.DIR, 0, mtime_ns, mode & 0o7777)
 
 
 # ------------------------------------------------------------ mail folders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hostbackup.errors import Damaged
 from hostbackup.model import Entry, Failure, Kind, Stored
 from hostbackup.vault.fill import Content
-from hostbackup.vault.layout import part_path
+from hostbackup.vault.layout import part_path, tree_top
 from hostbackup.vault.safe import SafeFolder
 from hostbackup.vault.tree import SegmentRef, TreeRoot
 from hostbackup.vault.view_build import Build, refused
@@ -21,7 +21,8 @@ class TreeView:
 
     def build(self, base: SafeFolder) -> None:
         tree = self._tree
-        pending: dict[bytes, int | None] = {b"": None}  # folders made and not yet filled, with their mtimes
+        top = tree_top(tree.meta)
+        pending: dict[bytes, int | None] = {b"": top.mtime_ns or None if top else None}  # folders made and not yet filled, with their mtimes
         for folder, refs in tree.by_folder():
             if folder in pending:
                 self._folder(base, folder, refs, pending)

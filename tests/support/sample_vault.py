@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostbackup.model import Entry, Failure, Folder, Kind, Message, Part, Stored
-from hostbackup.vault.layout import mail_meta
+from hostbackup.vault.layout import mail_meta, tree_meta
 from hostbackup.vault.mailbox import RANGE, MailWriter
 from hostbackup.vault.records import PartTotals, order
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -50,8 +50,8 @@ def keep(vault: Vault, data: bytes) -> tuple[str, int]:
     return receiver.commit()
 
 
-def write_tree(vault: Vault, part: Part, files: Mapping[bytes, File]) -> PartTotals:
-    """The manifest of a tree. Folders in between need not be named: they are 0755 then."""
+def write_tree(vault: Vault, part: Part, files: Mapping[bytes, File], root: File | None = None) -> PartTotals:
+    """The manifest of a tree. Folders in between need not be named: they are 0755 then. `root`: mode and time of the top folder, else not told."""
     whole = dict(files)
     for path in files:
         while path := path.rpartition(b"/")[0]:
@@ -61,7 +61,8 @@ def write_tree(vault: Vault, part: Part, files: Mapping[bytes, File]) -> PartTot
         if file.data is None and not file.target:
             by_folder.setdefault(path, [])
         by_folder.setdefault(path.rpartition(b"/")[0], []).append(_entry(vault, path, file))
-    writer = TreeWriter(vault.manifests, part, {})
+    meta = tree_meta(Entry(b"", Kind.DIR, 0, root.mtime_ns, root.mode) if root is not None else None)
+    writer = TreeWriter(vault.manifests, part, meta)
     for folder in sorted(by_folder, key=order):
         writer.add(folder, sorted(by_folder[folder], key=lambda record: record.item.name))
     return writer.finish()
