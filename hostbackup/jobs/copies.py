@@ -12,11 +12,13 @@ from hostbackup.jobs.copy import copy_evidence, copy_vault
 from hostbackup.jobs.copy_fetch import fetch_missing
 from hostbackup.jobs.copy_source import CopySource
 from hostbackup.jobs.copy_verify import verify_copy
+from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.profile import BucketCopy, PathCopy
 from hostbackup.vault.snapshots import Snapshot
 from hostbackup.vault.vault import FORMAT_FILE
+from hostbackup.vault.view import build_view
 
 Copy = BucketCopy | PathCopy
 
@@ -35,8 +37,9 @@ def chosen(job: Job, names: Collection[str]) -> list[Copy]:
 def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> Result:
     """The vault to its copies. `repair`: damaged objects there are replaced, and what the vault lost is brought back from there."""
     result = Result(job.observer)
-    latest = job.vault.snapshots.get("latest")
-    result.details["snapshot"] = latest.id
+    whole = newest_readable(job.vault, Result() if repair else result)  # a repair tells what it cannot mend
+    if whole is None and not (repair and job.vault.snapshots.list()):
+        job.vault.snapshots.get("latest")  # raises: there is none, or none is whole
     for copy in chosen(job, names):
         try:
             _copy(job, copy, result, repair=repair)
@@ -44,7 +47,19 @@ def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> 
             result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
             result.done += 1
+    newest = newest_readable(job.vault, Result())
+    result.details["snapshot"] = newest.id if newest else ""
+    if newest is not None and any(fetched["objects"] or fetched["manifests"] or fetched["snapshots"] for fetched in _fetched(result)):
+        job.observer.phase("laying out latest/", sum(part.entries for part in newest.parts.values()))
+        for failure in build_view(job.vault, newest, None, job.profile.view, job.observer):
+            result.fail(failure)
     return result
+
+
+def _fetched(result: Result) -> Collection[dict[str, int]]:
+    """What came back from each copy."""
+    found: dict[str, dict[str, int]] = result.details.get("fetched", {})
+    return found.values()
 
 
 def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:

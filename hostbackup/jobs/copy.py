@@ -246,7 +246,8 @@ class _Copy:
         try:
             snapshot = self._vault.snapshots.get(snapshot_id)
         except Damaged as error:
-            self._result.fail(Failure("vault", "", name, "damaged", error.reason, error.hint), Exit.DAMAGE)
+            if not any(failure.side == "vault" and failure.name.endswith(snapshot_id.encode()) for failure in self._result.failures):
+                self._result.fail(Failure("vault", "", name, "damaged", error.reason, error.hint), Exit.DAMAGE)
             return False
         lacking = 0
         for state in snapshot.parts.values():

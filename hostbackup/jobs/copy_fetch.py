@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, HostbackupError
-from hostbackup.jobs.copy_source import CopySource
+from hostbackup.jobs.copy_source import CopySource, read_small
 from hostbackup.jobs.references import Broken, is_needed, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault import pool
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.records import Line
-from hostbackup.vault.snapshots import PartState
+from hostbackup.vault.snapshots import PartState, Snapshot, parse_snapshot
 from hostbackup.vault.stores import CHUNK
 from hostbackup.vault.vault import Vault
 
@@ -27,6 +27,7 @@ class Fetched:
 
     objects: int = 0
     manifests: int = 0
+    snapshots: int = 0  # that stood damaged here
     bytes: int = 0
 
 
@@ -58,7 +59,7 @@ class _HealingManifests(Manifests):
 def fetch_missing(vault: Vault, source: CopySource, result: Result, *, name: str) -> Fetched:
     """Puts back the objects and manifests that any snapshot of the vault needs, and that are missing in it or have another length.
 
-    The vault must be open for writing. What the copy has not got either is told in `result`, with an entry that needs it.
+    Snapshots that are damaged here come back whole too, the damaged files are kept in `damaged/`. The vault must be open for writing. What the copy has not got either is told in `result`, with an entry that needs it.
     """
     return _Fetch(vault, source, result, name).run()
 
@@ -88,8 +89,11 @@ class _Fetch:
             try:
                 snapshot = self._vault.snapshots.get(snapshot_id)
             except Damaged as error:
-                self._result.fail(Failure("vault", "", f"snapshots/{snapshot_id}".encode(), "damaged", error.reason, error.hint), Exit.DAMAGE)
-                continue
+                found = self._snapshot(snapshot_id, error)
+                if found is None:
+                    continue
+                snapshot = found
+                done.snapshots += 1
             states = [state for state in snapshot.parts.values() if state.root]
             wanted = (found for state in states for found in self._wanted(state, history=snapshot_id == ids[-1]))
             for fetched in pool.each(self._fetch, wanted, workers=_WORKERS):
@@ -103,6 +107,23 @@ class _Fetch:
         self._vault.flush()
         done.manifests = self._manifests.fetched
         return done
+
+    def _snapshot(self, snapshot_id: str, broken: Damaged) -> Snapshot | None:
+        """The snapshot as the copy has it, put back in the vault; None, told, where the copy has it no better."""
+        key = f"snapshots/{snapshot_id}.json"
+        where = f"{self._source.store.label}/{key}"
+        try:
+            data = read_small(self._source.store, key)
+            snapshot = parse_snapshot(data, where)
+            if snapshot.id != snapshot_id:
+                raise Damaged(f"this file says it is snapshot {snapshot.id}", where=where)
+        except Damaged as error:
+            reason = f"{broken.reason}, and copy {self._name} cannot give it: {error.reason}"
+            self._result.fail(Failure("vault", "", f"snapshots/{snapshot_id}".encode(), "damaged", reason, "try another copy"), Exit.DAMAGE)
+            return None
+        self._vault.snapshots.put_back(snapshot_id, data, self._vault.root / "damaged", broken.reason)
+        self._result.observer.note(f"snapshot {snapshot_id} was damaged and came back from copy {self._name}")
+        return snapshot
 
     def _wanted(self, state: PartState, *, history: bool) -> Iterator[_Wanted]:
         for record in walk(self._manifests, state, self._known):

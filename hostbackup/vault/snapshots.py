@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -255,6 +257,20 @@ class Snapshots:
         except OSError as error:
             raise told(error, path, len(text)) from error
         return snapshot
+
+    def put_back(self, snapshot_id: str, data: bytes, damaged: Path, reason: str) -> None:
+        """Replaces a damaged snapshot by its own bytes from elsewhere, which the caller has checked. What stood there goes to `damaged`."""
+        path = self.path(snapshot_id)
+        try:
+            damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target = next(aside for n in itertools.count(1) if not os.path.lexists(aside := damaged / f"{path.name}.{n}"))
+            osal.write_durably(target, path.read_bytes(), mode=0o400)
+            when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            text = f"what: snapshots/{path.name}\nwhen: {when}\nwhy: {reason}\n"
+            osal.write_durably(target.with_name(f"{target.name}.txt"), text.encode("utf-8", "backslashreplace"), mode=0o400)
+            osal.write_durably(path, data, mode=0o400)  # last: until then the damaged one stands in both places
+        except OSError as error:
+            raise told(error, path, len(data)) from error
 
     def remove(self, snapshot_id: str) -> None:
         """For prune alone, which also syncs the folder."""

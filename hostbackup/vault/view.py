@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hostbackup import osal
 from hostbackup.errors import Damaged, VaultError
@@ -59,7 +59,7 @@ class _View:
         self._vault = vault
         self._method = method
         self._observer = observer
-        self._state = vault.state.read(STATE) or {}
+        self._state = _known(vault) or {}
         abilities = Abilities.probe(vault.incoming)
         trust = bool(self._state.get("trusted"))
         self._copied = False
@@ -126,12 +126,25 @@ class _View:
             self._build.failures.append(Failure("vault", part.id, b"", "damaged", f"{error.where}: {error.reason}", error.hint))
 
 
+def _known(vault: Vault) -> dict[str, Any] | None:
+    """What the last build left to know about the view, None where that cannot be read: a build then takes nothing on trust."""
+    try:
+        return vault.state.read(STATE)
+    except VaultError:
+        return None
+
+
+def needs_building(vault: Vault) -> bool:
+    """Whether there is a view of which nothing is known any more, so that only a build can tell what is right in it."""
+    return _known(vault) is None and ((vault.root / FOLDER).is_dir() or (vault.state.folder / f"{STATE}.json").exists())
+
+
 def verify_view(vault: Vault, observer: Observer) -> Iterator[tuple[bytes, bool, str]]:
     """Reads every file of `latest/` again: path, whether it is what SHA256SUMS says, and if not, why. A vault without a view gives nothing.
 
     Where something is wrong, the next build trusts no file by its size and date.
     """
-    state = vault.state.read(STATE)
+    state = _known(vault)
     if state is None:
         return
     wrong = False

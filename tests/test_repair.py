@@ -1,0 +1,108 @@
+"""What was lost or damaged on this side is brought back from what is left: the vault, or a copy of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import hostbackup, write_profile
+
+PROFILE = 'vault = "vault"\n[[local]]\npath = "site"\n[[copy]]\nname = "usb"\npath = "usb"\n'
+
+
+@pytest.fixture
+def move(tmp_path: Path) -> Path:
+    """A folder with a profile, a vault with one snapshot of two files, and a copy of it."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "usb").mkdir()
+    (tmp_path / "site/a").write_text("hello")
+    (tmp_path / "site/b").write_text("there")
+    write_profile(tmp_path, PROFILE)
+    assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 0
+    assert hostbackup("copy", "move.toml", cwd=tmp_path).exit == 0
+    return tmp_path
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def snapshots(root: Path) -> list[Path]:
+    return sorted((root / "snapshots").iterdir())
+
+
+# ---------------------------------------------------------------- latest/
+
+
+def test_verify_lays_a_wrong_view_out_anew_although_the_source_is_gone(move: Path) -> None:
+    shutil.rmtree(move / "site")
+    (move / "vault/latest/local/site/a").unlink()
+    found = hostbackup("verify", "move.toml", "--json", cwd=move)
+    assert found.exit == 4
+    assert (move / "vault/latest/local/site/a").read_text() == "hello"
+    assert hostbackup("verify", "move.toml", cwd=move).exit == 0
+
+
+def test_a_backup_that_can_read_nothing_still_puts_the_view_right(move: Path) -> None:
+    shutil.rmtree(move / "site")
+    (move / "vault/latest/local/site/a").unlink()
+    assert hostbackup("backup", "move.toml", cwd=move).exit == 1
+    assert (move / "vault/latest/local/site/a").read_text() == "hello"
+    assert len(snapshots(move / "vault")) == 1
+
+
+def test_copy_repair_lays_the_view_out_with_what_it_brought_back(move: Path) -> None:
+    shutil.rmtree(move / "site")
+    state = json.loads((move / "vault/state/view.json").read_text())
+    [lost] = [path for path in (move / "vault/objects").rglob("*") if path.is_file() and path.read_bytes() == b"hello"]
+    lost.unlink()
+    (move / "vault/latest/local/site/a").unlink()
+    assert state["trusted"]
+    ran = hostbackup("copy", "move.toml", "--repair", "--json", cwd=move)
+    assert ran.exit == 0, ran.out
+    assert (move / "vault/latest/local/site/a").read_text() == "hello"
+    assert hostbackup("verify", "move.toml", cwd=move).exit == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+@pytest.mark.parametrize("command", ["verify", "backup"])
+def test_what_is_known_of_the_view_may_be_lost(move: Path, text: str, command: str) -> None:
+    (move / "vault/state/view.json").write_text(text)
+    (move / "vault/latest/local/site/a").unlink()
+    assert hostbackup(command, "move.toml", cwd=move).exit == 0
+    assert (move / "vault/latest/local/site/a").read_text() == "hello"
+    assert hostbackup("verify", "move.toml", cwd=move).exit == 0
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+def test_copy_repair_brings_a_damaged_snapshot_back(move: Path) -> None:
+    (move / "site/c").write_text("new")
+    hostbackup("backup", "move.toml", cwd=move)
+    hostbackup("copy", "move.toml", cwd=move)
+    newest = snapshots(move / "vault")[-1]
+    whole = newest.read_bytes()
+    overwrite(newest, whole[:50])
+    ran = hostbackup("copy", "move.toml", "--repair", "--json", cwd=move)
+    assert (ran.exit, ran.json["failures"]) == (0, [])
+    assert newest.read_bytes() == whole
+    assert (move / "vault/damaged" / f"{newest.name}.1").read_bytes() == whole[:50]
+    assert hostbackup("verify", "move.toml", cwd=move).exit == 0
+
+
+def test_a_damaged_snapshot_that_no_copy_has_whole_is_told_once(move: Path) -> None:
+    (move / "site/c").write_text("new")
+    hostbackup("backup", "move.toml", cwd=move)
+    newest = snapshots(move / "vault")[-1]
+    overwrite(newest, b"{")
+    for options in ([], ["--repair"]):
+        ran = hostbackup("copy", "move.toml", "--json", *options, cwd=move)
+        told = [row for row in ran.json["failures"] if newest.stem in row["name"]]
+        assert (ran.exit, len(told)) == (4, 1), ran.out
+        assert newest.read_bytes() == b"{"
+        assert ran.json["snapshot"] == snapshots(move / "vault")[0].stem
