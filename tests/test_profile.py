@@ -538,3 +538,31 @@ def test_any_value_anywhere_is_accepted_or_refused_in_words(path: tuple[str | in
             assert sentence.isprintable()
             assert "Input" not in sentence
             assert "instance of" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("local", "copy", "expected"),
+    [
+        ("loc", "vault", "[[copy]] 'vault'"),
+        ("loc", "vault/sub", "[[copy]] 'vault/sub'"),
+        ("loc", ".", "[[copy]] '.'"),
+        ("loc", "loc/../link", "[[copy]] 'loc/../link'"),
+        (".", "cp", "[[local]] 'all'"),
+        ("vault", "cp", "[[local]] 'all'"),
+        ("vault/latest", "cp", "[[local]] 'all'"),
+        ("cp/sub", "cp", "[[local]] 'all'"),
+    ],
+)
+def test_vault_copies_and_sources_do_not_lie_in_one_another(tmp_path: Path, local: str, copy: str, expected: str) -> None:
+    (tmp_path / "link").symlink_to("vault")
+    path = tmp_path / "p.toml"
+    path.write_text(f'vault = "vault"\n[[local]]\nname = "all"\npath = "{local}"\n[[copy]]\npath = "{copy}"\n')
+    with pytest.raises(ProfileError, match="lie in one another") as caught:
+        profile.load(path)
+    assert expected in str(caught.value)
+
+
+def test_neighbours_with_a_common_beginning_are_apart(tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text('vault = "vault"\n[[local]]\npath = "vault-by-hand"\n[[copy]]\npath = "vault2"\n')
+    assert profile.load(path).copies

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from hostbackup import secrets
 from hostbackup.accounts import Account, read_accounts
 from hostbackup.errors import ProfileError, SecretError
 from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
-from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, Sync
+from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, PathCopy, Sync
 from hostbackup.secrets import SecretSource
 
 
@@ -54,6 +55,7 @@ class Profile(Section):
     def _consistent(self) -> Profile:
         _once([local.name for local in self.local], "local", "folders")
         _once([copy.name for copy in self.copies], "copy", "copies")
+        _apart(self.vault, self.local, self.copies)
         known = [web.name for web in self.old.web]
         for web in self.new.web:
             if web.source not in known:
@@ -144,6 +146,26 @@ def _once(names: list[str], section: str, what: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise wrong(f"two [[{section}]] {what} named {name!r}; give one of them a name = …")
+
+
+def _apart(vault: Path, local: Iterable[Local], copies: Iterable[Copy]) -> None:
+    """Sources, vault and copies on this machine must not lie in one another: a backup would read itself, a copy would go down with the vault."""
+    ours = [("the vault", vault)]
+    for copy in copies:
+        if isinstance(copy, PathCopy):
+            if _overlap(copy.path, vault):
+                raise wrong(f"[[copy]] {copy.name!r}: {copy.path} and the vault {vault} lie in one another; a copy belongs on another disk")
+            ours.append((f"[[copy]] {copy.name!r}", copy.path))
+    for folder in local:
+        for what, path in ours:
+            if _overlap(folder.path, path):
+                raise wrong(f"[[local]] {folder.name!r}: {folder.path} and {what} ({path}) lie in one another; a backup would back up itself")
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one contains the other; symlinks are followed."""
+    first, second = (Path(os.path.realpath(path)) for path in (one, other))
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 def _secrets(value: object, key: str) -> Iterator[tuple[str, SecretSource]]:
