@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def move(tmp_path: Path) -> Path:
     (tmp_path / "usb").mkdir()
     (tmp_path / "site/a").write_text("hello")
     (tmp_path / "site/b").write_text("there")
+    for path in (tmp_path / "site/a", tmp_path / "site/b", tmp_path / "site"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
     write_profile(tmp_path, PROFILE)
     assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 0
     assert hostbackup("copy", "move.toml", cwd=tmp_path).exit == 0
@@ -106,3 +109,52 @@ def test_a_damaged_snapshot_that_no_copy_has_whole_is_told_once(move: Path) -> N
         assert (ran.exit, len(told)) == (4, 1), ran.out
         assert newest.read_bytes() == b"{"
         assert ran.json["snapshot"] == snapshots(move / "vault")[0].stem
+
+
+# ---------------------------------------------------------------- manifests and evidence
+
+
+def test_a_backup_writes_a_damaged_manifest_again_although_its_digest_is_the_same(move: Path) -> None:
+    state = json.loads(snapshots(move / "vault")[0].read_text())["parts"]["local/site"]
+    root = move / "vault/manifests" / state["root"][:2] / state["root"]
+    whole = root.read_bytes()
+    overwrite(root, whole.replace(b"site", b"sits"))
+    assert hostbackup("backup", "move.toml", cwd=move).exit == 4
+    assert root.read_bytes() == whole
+    assert len(list((move / "vault/damaged/manifests").glob(f"{state['root']}*"))) == 2
+    assert hostbackup("verify", "move.toml", cwd=move).exit == 0
+
+
+def test_torn_evidence_is_found_and_nothing_is_pruned_on_its_word(move: Path) -> None:
+    newest = sorted((move / "vault/evidence").iterdir())[-1]
+    overwrite(newest, newest.read_bytes()[:-20])
+    for options in ([], ["--apply"]):
+        pruned = hostbackup("prune", "move.toml", "--json", "--keep-last", "1", *options, cwd=move)
+        assert pruned.exit == 4
+        assert [row["name"] for row in pruned.json["failures"]] == [f"evidence/{newest.name}"]
+        assert pruned.json["frozen"]
+    verified = hostbackup("verify", "move.toml", "--json", cwd=move)
+    assert verified.exit == 4
+    assert newest.name in verified.reasons
+
+
+# ---------------------------------------------------------------- copies
+
+
+def test_what_only_an_older_snapshot_needs_is_proven_in_the_copy_too(move: Path) -> None:
+    old = snapshots(move / "vault")[0].stem
+    (move / "site/a").write_text("changed since")
+    hostbackup("backup", "move.toml", cwd=move)
+    hostbackup("copy", "move.toml", cwd=move)
+    assert hostbackup("verify", "move.toml", "--against", "copy", cwd=move).exit == 0
+    [lost] = [path for path in (move / "usb/objects").rglob("*") if path.is_file() and path.read_bytes() == b"hello"]
+    overwrite(lost, b"jello")
+    ran = hostbackup("verify", "move.toml", "--against", "copy", "--json", cwd=move)
+    assert ran.exit == 4
+    [failure] = ran.json["failures"]
+    assert (failure["side"], failure["part"], failure["name"]) == ("copy:usb", "local/site", "a")
+    assert old in failure["reason"]
+
+
+def test_a_copy_on_the_disk_of_the_vault_is_said_not_to_be_off_machine(move: Path) -> None:
+    assert "same disk" in hostbackup("copy", "move.toml", cwd=move).err

@@ -65,13 +65,16 @@ def _fetched(result: Result) -> Collection[dict[str, int]]:
 def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
     store = job.connections.store(copy)
     try:
+        off_machine = _off_machine(job, copy)
+        if not off_machine:
+            job.observer.warn(f"copy {copy.name} is on the same disk as the vault: it is lost with it, and does not count as off-machine")
         if repair and any(True for _ in store.list(FORMAT_FILE)):  # else nothing was ever copied there
             fetched = fetch_missing(job.vault, CopySource(store), result, name=copy.name)
             result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)
         done = copy_vault(job.vault, store, result, name=copy.name, repair=repair)
         line = {"type": "copy", "side": f"copy:{copy.name}", "target": store.label, "snapshot": done.snapshot, "time": stamp()}
         counts = {"uploaded": done.uploaded, "skipped": done.skipped, "repaired": done.repaired}
-        job.vault.evidence.write("copy", [{**line, "counts": counts, "bytes": done.bytes, "off_machine": _off_machine(job, copy)}])
+        job.vault.evidence.write("copy", [{**line, "counts": counts, "bytes": done.bytes, "off_machine": off_machine}])
         copy_evidence(job.vault, store, result, name=copy.name)
         result.details.setdefault("copies", {})[copy.name] = {"target": store.label, "snapshot": done.snapshot, **counts, "bytes": done.bytes}
         result.counts.update({**counts, "uploaded_bytes": done.bytes})

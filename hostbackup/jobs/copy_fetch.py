@@ -59,7 +59,8 @@ class _HealingManifests(Manifests):
 def fetch_missing(vault: Vault, source: CopySource, result: Result, *, name: str) -> Fetched:
     """Puts back the objects and manifests that any snapshot of the vault needs, and that are missing in it or have another length.
 
-    Snapshots that are damaged here come back whole too, the damaged files are kept in `damaged/`. The vault must be open for writing. What the copy has not got either is told in `result`, with an entry that needs it.
+    Snapshots that are damaged here come back whole too; the damaged files are kept in `damaged/`. The vault must be open for writing. What the
+    copy has not got either is told in `result`, with an entry that needs it.
     """
     return _Fetch(vault, source, result, name).run()
 

@@ -1,13 +1,16 @@
-"""Proves a snapshot from the copy alone: its manifests read there, every object it names proven there."""
+"""Proves snapshots from the copy alone: their manifests read there, every object they name proven there."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from hostbackup.errors import Damaged, Exit
 from hostbackup.jobs.copy_source import CopySource, object_key
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
-from hostbackup.jobs.references import AnyStored, Broken, is_needed, walk
+from hostbackup.jobs.references import AnyStored, Broken, Segment, is_needed, open_root, records, segments, warmed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Method, Proof, Status
 from hostbackup.vault.snapshots import PartState, Snapshot
@@ -17,6 +20,7 @@ from hostbackup.vault.stores import Wanted
 def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str = "latest", read: bool = False) -> list[dict[str, Any]]:
     """The lines of evidence, one a part. `read`: objects are read back also where the store offers checksums.
 
+    All other snapshots in the copy are proven too, each object once; what is wrong with them is told, with the snapshot and the entry.
     Where the copy lacks the snapshot, that is told and its newest one proven instead. Raises VaultError where the copy has none, and what ends
     the store as a whole.
     """
@@ -29,7 +33,31 @@ def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str 
         wanted = found.id
     chosen = source.snapshots.get(wanted)
     prover = CopyProver(source, read=read, history=chosen.id == source.snapshots.list()[-1])
-    return [_part(prover, chosen, state, side, result) for state in chosen.parts.values() if state.root]
+    lines = [_part(prover, chosen, state, side, result) for state in chosen.parts.values() if state.root]
+    for other in reversed(source.snapshots.list()):
+        if other != chosen.id:
+            _older(prover, source, other, side, result)
+    return lines
+
+
+def _older(prover: CopyProver, source: CopySource, snapshot_id: str, side: str, result: Result) -> None:
+    """Tells what is wrong with a snapshot, as far as no other had it too."""
+    try:
+        snapshot = source.snapshots.get(snapshot_id)
+    except Damaged as error:
+        name = f"snapshots/{snapshot_id}".encode()
+        result.fail(Failure(side, "", name, "damaged", error.reason, "run `copy --repair`"), Exit.DAMAGE)
+        return
+    result.observer.phase(f"snapshot {snapshot_id}: proving in {side}")
+    for state in snapshot.parts.values():
+        for proof in prover.prove(state, side) if state.root else ():
+            if isinstance(proof, Broken):
+                reason = f"snapshot {snapshot_id} needs its manifest: {proof.error.reason}"
+                result.fail(Failure(side, state.part.id, proof.label, "damaged", reason, "run `copy --repair`"), Exit.DAMAGE)
+            elif proof.failure is not None:
+                reason = f"snapshot {snapshot_id} needs it: {proof.failure.reason}"
+                code = Exit.INCOMPLETE if proof.status is Status.FAILED else Exit.DAMAGE
+                result.fail(replace(proof.failure, reason=reason), code)
 
 
 def _part(prover: CopyProver, snapshot: Snapshot, state: PartState, side: str, result: Result) -> dict[str, Any]:
@@ -45,7 +73,7 @@ def _part(prover: CopyProver, snapshot: Snapshot, state: PartState, side: str, r
 
 
 class CopyProver:
-    """Proves parts of one copy. An object that several entries or parts share is proven once.
+    """Proves parts of one copy. An object that several entries or parts share is proven once, and so is a segment that several snapshots share.
 
     `history`: vanished entries are looked at too; only those that are not whole are told, so that counts are those of what is there now.
     """
@@ -56,16 +84,20 @@ class CopyProver:
         self._history = history
         self._good: dict[Method, set[bytes]] = {}  # digests, by how they were proven
         self._bad: dict[bytes, tuple[Status, Method, str]] = {}
+        self._seen: set[bytes] = set()  # segments, by a digest of those of their manifests
 
     def prove(self, state: PartState, side: str) -> Iterator[Proof[Any] | Broken]:
-        """One proof for every entry of the part that has contents now; what a broken manifest lists cannot be proven."""
+        """One proof for every entry of the part that has contents now; what a broken manifest lists cannot be proven.
+
+        Segments that were met before, in another snapshot, are left out.
+        """
         for proven in self._source.store.prove(self._unproven(state), read=self._read):
             digest = bytes.fromhex(proven.wanted.digest)
             if proven.status is Status.VERIFIED:
                 self._good.setdefault(proven.method, set()).add(digest)
             else:
                 self._bad[digest] = proven.status, proven.method, proven.reason
-        for record in walk(self._source.manifests, state):
+        for record in self._walk(state, last=True):
             if isinstance(record, Broken):
                 yield record
             elif is_needed(record, history=self._history):
@@ -73,9 +105,25 @@ class CopyProver:
                 if not record.vanished or proof.status is not Status.VERIFIED:
                     yield proof
 
+    def _walk(self, state: PartState, *, last: bool = False) -> Iterator[AnyStored | Broken]:
+        """The records of all segments that are new here. `last`: they are not after this."""
+        met: set[bytes] = set()
+        try:
+            root = open_root(self._source.manifests, state)
+            for segment in warmed(self._source.manifests, (one for one in segments(root) if _key(one) not in self._seen)):
+                met.add(_key(segment))
+                try:
+                    yield from list(records(root, segment))
+                except Damaged as error:
+                    yield Broken(segment.container, segment.digests[0], error)
+        except Damaged as error:
+            yield Broken(b"", state.root, error)
+        if last:
+            self._seen |= met
+
     def _unproven(self, state: PartState) -> Iterator[Wanted]:
         asked: set[bytes] = set()
-        for record in walk(self._source.manifests, state):
+        for record in self._walk(state):
             if isinstance(record, Broken) or not is_needed(record, history=self._history):
                 continue
             digest = bytes.fromhex(record.digest)
@@ -92,3 +140,8 @@ class CopyProver:
         status, method, reason = self._bad.get(digest, (Status.UNVERIFIED, Method.NONE, "it was not proven"))
         failure = Failure(side, state.part.id, record.item.label, status.value, reason, "run `copy --repair`")
         return Proof(claim, status, method, failure)
+
+
+def _key(segment: Segment) -> bytes:
+    """Stands for a segment where many are remembered."""
+    return hashlib.sha256("".join(segment.digests).encode() + segment.container).digest()

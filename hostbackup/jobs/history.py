@@ -28,7 +28,10 @@ def newest_readable(vault: Vault, result: Result) -> Snapshot | None:
 
 
 def bases(vault: Vault, part: Part, result: Result, open_root: Callable[[Manifests, str], Root]) -> Iterator[Root | None]:
-    """What a backup of the part can be compared with: its newest manifest, and where the caller finds that damaged, older ones, at last nothing."""
+    """What a backup of the part can be compared with: its newest manifest, and where the caller finds that damaged, older ones, at last nothing.
+
+    Damaged manifests are set aside before the next is given: else a new one with the same contents would be taken to stand already.
+    """
     tried = set()
     for name in reversed(vault.snapshots.list()):
         try:
@@ -42,7 +45,17 @@ def bases(vault: Vault, part: Part, result: Result, open_root: Callable[[Manifes
             yield open_root(vault.manifests, state.root)
         except Damaged as error:
             tell_damage(result, part.id, f"manifest of snapshot {name}".encode(), error)
+        set_aside_damaged(vault)  # the caller comes back here only where it found some
     yield None
+
+
+def set_aside_damaged(vault: Vault) -> None:
+    """Re-reads all manifests, and makes room for those that are not what was written. Nothing, in a vault that is only read."""
+    if vault.mode != "write":
+        return
+    for digest, good, reason in vault.manifests.prove(digest for digest, _ in vault.manifests.list()):
+        if not good and reason != "missing":
+            vault.manifests.set_aside(digest, reason)
 
 
 def tell_damage(result: Result, part: str, name: bytes, error: Damaged) -> None:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hostbackup.errors import ConnectionFailed, PlaceMissing, VaultError
+from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, VaultError
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copy_source import check_copy, listed_digests, object_key
 from hostbackup.jobs.keys import stamp
@@ -31,7 +31,7 @@ def prune(job: Job, policy: Policy, *, apply: bool, copies: bool) -> Result:
     """Plans, and with `apply` carries out (the vault then has to be open for pruning)."""
     result = Result(job.observer)
     job.observer.phase("finding out what is still needed")
-    frozen = _frozen(job)
+    frozen = _frozen(job) or _unreadable(job, result)
     plan = plan_prune(
         job.vault,
         keep_last=policy.last,
@@ -69,10 +69,21 @@ def _frozen(job: Job) -> str:
     contract = job.profile.contract
     if contract is None or not (contract.notice_posted or contract.notice_accepted):
         return ""
-    for _, lines in job.vault.evidence.read():
-        if any(line.get("type") == "gate" and line.get("gate") == "delete" and line.get("verdict") == "yes" for line in lines):
+    for _, lines in job.vault.evidence.read_whole():
+        if lines and any(line.get("type") == "gate" and line.get("gate") == "delete" and line.get("verdict") == "yes" for line in lines):
             return ""
     return "notice was given and the gate `delete` has not been passed"
+
+
+def _unreadable(job: Job, result: Result) -> str:
+    """What damaged evidence spoke of is unknown, so nothing may go; each such file is told."""
+    names = [name for name, lines in job.vault.evidence.read_whole() if lines is None]
+    for name in names:
+        reason = "this evidence is damaged, so nobody knows which snapshots it relies on"
+        result.fail(
+            Failure("vault", "", f"evidence/{name}".encode(), "damaged", reason, "run `verify`; a copy may have this file whole"), Exit.DAMAGE
+        )
+    return f"evidence/{names[0]} is damaged" if names else ""
 
 
 def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:

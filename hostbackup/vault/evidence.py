@@ -75,6 +75,12 @@ class EvidenceLog:
         for name in self.names():
             yield name, [parse_line(line, str(self.folder / name)) for line in self._bytes(name).split(b"\n") if line]
 
+    def read_whole(self) -> Iterator[tuple[str, list[Line] | None]]:
+        """The same, but with None for a file that cannot be read to its end."""
+        for name in self.names():
+            data = self._bytes(name)
+            yield name, None if _torn(name, data, header=True) else [parse_line(line, name) for line in data.split(b"\n") if line]
+
     def check_chain(self) -> list[str]:
         """What is wrong with the chain, in words; nothing where it is whole."""
         problems: list[str] = []
@@ -96,6 +102,22 @@ class EvidenceLog:
                     problems.append(
                         f"evidence/{name}: it does not follow {previous_name or 'the beginning'} as that stands now; one of them was changed"
                     )
+            problems += _torn(name, data)
             previous_name, previous = name, hashlib.sha256(data).hexdigest()
             expected = number + 1
         return problems
+
+
+def _torn(name: str, data: bytes, *, header: bool = False) -> list[str]:
+    """What is wrong with the lines of a file, in words; the first one is looked at where `header` says so."""
+    problems = []
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        if number == 1 and not header:
+            continue
+        try:
+            parse_line(line, name)
+        except Damaged as error:
+            problems.append(f"evidence/{name}: line {number} cannot be read: {error.reason}")
+    if not data.endswith(b"\n"):
+        problems.append(f"evidence/{name}: its end is missing")
+    return problems

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from hostbackup import osal
-from hostbackup.errors import VaultError
+from hostbackup.errors import Damaged, VaultError
 from hostbackup.model import Entry, Kind, Message, Stored
 from hostbackup.vault.faults import told
 from hostbackup.vault.mailbox import MailRoot, MailWriter
@@ -180,7 +180,10 @@ def _keep_newest_of_parts(plan: PrunePlan, snapshots: list[Snapshot]) -> None:
 def _evidence(vault: Vault) -> tuple[list[tuple[str, bool]], list[tuple[str, str]]]:
     """Of each part and side, what the newest evidence speaks of: root manifests (and whether of mail), and snapshots with the reason."""
     newest: dict[tuple[str, str], tuple[str, str]] = {}
-    for _, lines in vault.evidence.read():
+    for name, lines in vault.evidence.read_whole():
+        if lines is None:
+            hint = "run `verify`; a copy may have this file whole"
+            raise Damaged("this evidence is damaged, so nobody knows what it relies on", where=f"evidence/{name}", hint=hint)
         for line in lines[1:]:
             if line.get("part") and (line.get("manifest") or line.get("snapshot")):
                 newest[str(line["part"]), str(line.get("side", ""))] = str(line.get("manifest", "")), str(line.get("snapshot", ""))
