@@ -15,7 +15,7 @@ from tests.support.mail_move import Hands, digest, letter
 from tests.support.sshd import free_port
 
 TARO, HANAKO, INFO = "taro@example.test", "hanako@example.test", "info@example.test"
-USERS = {TARO: "secret", HANAKO: 'ひみつ, "秘" パスワード ', INFO: "geheim-9"}
+USERS = {TARO: "kirin-77", HANAKO: 'ひみつ, "秘" パスワード ', INFO: "geheim-9"}
 TOO_LONG = "x" * 64 + ".example.test"  # no resolver is asked about a name that cannot be
 
 
@@ -48,7 +48,7 @@ def run(folder: Path, *words: str, exit: int) -> Ran:
     ran = hostbackup(words[0], "move.toml", *words[1:], "--json", cwd=folder)
     assert ran.exit == exit, (ran.exit, ran.out[-2000:], ran.err)
     for password in ("not the password", *USERS.values()):
-        assert len(password) < 2 or password not in ran.out + ran.err
+        assert password not in ran.out + ran.err
     return ran
 
 
@@ -122,7 +122,7 @@ def test_accounts_map_to_other_names_at_the_new_server(tmp_path: Path, server: D
     new_users = {"t.yamada@new.test": "neu", TARO: USERS[TARO]}
     with dovecot(PLAIN_SLASH, users=new_users) as new:
         section = f'[new.imap]\nhost = "{HOST}"\naddress = "127.0.0.1"\nport = {new.ports["tls"]}\nca_file = "{new.authority}"\n'
-        rows = f"user,password,new_user,new_password\n{TARO},secret,t.yamada@new.test,neu\n{INFO},geheim-9,,\n"
+        rows = f"user,password,new_user,new_password\n{TARO},kirin-77,t.yamada@new.test,neu\n{INFO},geheim-9,,\n"
         profile(tmp_path, server, accounts=rows, more=section)
         run(tmp_path, "backup", exit=0)
         ran = run(tmp_path, "push", exit=3)  # info is not there yet
@@ -142,7 +142,7 @@ def test_a_server_that_repeats_the_password_tells_nobody(tmp_path: Path, server:
 
     fake = FakeImap(hook=refuse)
     with fake.running():
-        rows = "user,password\ntaro,secret\nhanako,geheim-9\n"
+        rows = "user,password\ntaro,kirin-77\nhanako,geheim-9\n"
         profile(tmp_path, server, accounts=rows, security="plain", port=fake.port, ca_file=None)
         assert "refused the login of hanako" in one_line(run(tmp_path, "backup", "--log-file", "log", exit=3))
     for path in [tmp_path / "log", *(tmp_path / "vault").rglob("*")]:

@@ -21,6 +21,7 @@ from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 from tests.support.cli import Ran, command, hostbackup
 from tests.support.dovecot import HOST, Dovecot
+from tests.support.json_doc import undocumented
 from tests.support.samples import SampleMessage
 
 DATE = datetime.datetime(2026, 7, 1, 2, 44, 25, tzinfo=datetime.timezone(datetime.timedelta(hours=9)))
@@ -246,6 +247,7 @@ class Move:
     def run(self, word: str, *options: str, exit: int = 0, timeout: float = 120) -> Ran:
         ran = hostbackup(word, "move.toml", *options, "--json", cwd=self.folder, timeout=timeout)
         assert ran.exit == exit, (ran.exit, ran.out[-3000:], ran.err[-3000:])
+        assert undocumented(ran.json) == set(), "docs/json.md does not tell of these"
         return ran
 
     def start(self, word: str) -> subprocess.Popen[bytes]:
