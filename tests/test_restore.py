@@ -195,6 +195,17 @@ def test_a_top_folder_of_which_nothing_is_told_is_for_its_owner(tmp_path: Path, 
     assert stat.S_IMODE((tmp_path / "out" / WEB.id).stat().st_mode) == 0o700
 
 
+def test_a_top_folder_from_beyond_time_is_restored_and_shown(tmp_path: Path) -> None:
+    from hostbackup.vault.view import build_view
+
+    with Vault.open(tmp_path / "vault", "write", create=True) as vault:
+        made = snapshot(vault, (WEB, write_tree(vault, WEB, {b"a": File(b"a")}, File(mtime_ns=10**30))))
+        assert build_view(vault, made, None, "copy", Observer()) == []
+        _, result = bring(vault, tmp_path / "out")
+    assert result.exit is Exit.OK
+    assert (tmp_path / "out" / WEB.id / "a").read_bytes() == b"a"
+
+
 def test_a_planted_symlink_leads_nowhere(vault: Vault, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -16,6 +16,7 @@ from hostbackup.model import Entry, Folder, Kind, Message, Part, Stored, name_fr
 MAILDIR = (b"cur", b"new", b"tmp")
 KEYWORDS_FILE = b"dovecot-keywords"
 SUBSCRIPTIONS_FILE = b"subscriptions"
+_WIDEST_NS = 2**63 - 1  # either way: what fits a file system's call
 _LETTERS = {"\\draft": "D", "\\flagged": "F", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
 _FORWARDED = "$forwarded"
 _UNSAFE = re.compile(rb"[./\\\x00-\x1f\x7f]")
@@ -45,7 +46,7 @@ def tree_top(meta: dict[str, Any]) -> Entry | None:
     if not any(facts) or any(type(fact) is not int for fact in facts):
         return None
     mode, mtime_ns = facts
-    return Entry(b"", Kind.DIR, 0, mtime_ns, mode & 0o7777)
+    return Entry(b"", Kind.DIR, 0, max(-_WIDEST_NS, min(_WIDEST_NS, mtime_ns)), mode & 0o7777)
 
 
 # ------------------------------------------------------------ mail folders
