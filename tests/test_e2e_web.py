@@ -63,9 +63,9 @@ def test_a_site_goes_from_server_to_server_and_every_byte_is_proven(move: Move, 
     whole_vault(move.vault)
 
 
-def test_a_second_run_reads_nothing_and_adds_little(move: Move, pair: Pair) -> None:
+def test_a_second_run_reads_nothing_and_adds_little(move: Move, server: Sshd) -> None:
     odd_site(move.site)
-    move.profile(move.ssh("old", pair.old), move.old_web())
+    move.profile(move.ssh("old", server), move.old_web())
     move.run("backup")
     before = size_of(move.vault)
     second = move.run("backup")
@@ -115,9 +115,8 @@ def test_two_trees_of_one_server_are_two_parts(move: Move, server: Sshd) -> None
     same_tree(move.site, move.vault / "latest/web/public_html")
 
 
-@pytest.mark.parametrize("shell", [True, False], ids=["shell", "sftp-only"])
-def test_what_may_not_be_read_is_listed_everywhere_and_keeps_its_last_good_bytes(move: Move, shell: bool) -> None:
-    with throwaway_user() as user, sshd(user=user.name, shell=shell) as server:
+def test_what_may_not_be_read_is_listed_everywhere_and_keeps_its_last_good_bytes(move: Move) -> None:
+    with throwaway_user() as user, sshd(user=user.name, shell=False) as server:
         site = user.home / "public_html"
         fill(site, {b"index.html": b"page", b"secret.php": b"first", b"private/a": b"A", b"private/deep/b": b"B", b"\xff": b"odd"})
         for path in [site, *site.rglob("*")]:

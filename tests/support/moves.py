@@ -24,10 +24,12 @@ DEADLINE = 60.0
 State = dict[bytes, tuple[object, ...]]
 _IMPATIENT = """
 from hostbackup.cli.main import main
+from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols.ssh import SshTarget
 SftpTree.__init__.__kwdefaults__["silence"] = {patience}
 SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)
+sftp_tree.BACK_OFF = (0.1, 0.2, 0.4)
 main()
 """
 
@@ -85,14 +87,18 @@ class Move:
 
     # -- runs ---------------------------------------------------------------------------------------------------------------------------
 
-    def run(self, word: str, *options: str, exit: int = 0) -> Ran:
-        """Runs a command on the profile with --json, and holds it to its exit code."""
-        ran = hostbackup(word, "move.toml", "--json", *options, cwd=self.folder)
+    def run(self, word: str, *options: str, exit: int = 0, patience: float | None = None) -> Ran:
+        """Runs a command on the profile with --json, and holds it to its exit code. `patience` as for `start`."""
+        if patience is None:
+            ran = hostbackup(word, "move.toml", "--json", *options, cwd=self.folder)
+        else:
+            ran = ended(self.start(word, *options, patience=patience))
         assert ran.exit == exit, f"{word} ended in {ran.exit}: {ran.err}\n{ran.out}"
         return ran
 
     def start(self, word: str, *options: str, patience: float | None = None) -> subprocess.Popen[bytes]:
-        """The same, under way. Give it to `ended` sooner or later. Servers get `patience` seconds to answer, where given, instead of a minute."""
+        """The same, under way. Give it to `ended` sooner or later. Servers get `patience` seconds to answer, where given, instead of a minute, and
+        new logins follow a cut line sooner."""
         line = command(word, "move.toml", "--json", *options)
         if patience is not None:
             line = [sys.executable, "-c", _IMPATIENT.format(patience=patience), *line[3:]]
