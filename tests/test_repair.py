@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from hostbackup.errors import Damaged
+from hostbackup.vault.records import entry_record, nonsense
+from hostbackup.vault.snapshots import parse_snapshot
 from tests.support.cli import hostbackup, write_profile
 
 PROFILE = 'vault = "vault"\n[[local]]\npath = "site"\n[[copy]]\nname = "usb"\npath = "usb"\n'
@@ -158,3 +162,45 @@ def test_what_only_an_older_snapshot_needs_is_proven_in_the_copy_too(move: Path)
 
 def test_a_copy_on_the_disk_of_the_vault_is_said_not_to_be_off_machine(move: Path) -> None:
     assert "same disk" in hostbackup("copy", "move.toml", cwd=move).err
+
+
+def test_a_copy_that_lost_its_format_file_says_so_and_gets_it_back(move: Path) -> None:
+    lost = move / "usb/format.json"
+    whole = lost.read_bytes()
+    lost.unlink()
+    for arguments in (["restore", "--from", str(move / "usb"), "--to", "out"], ["copy", "move.toml"]):
+        ran = hostbackup(*arguments, cwd=move)
+        assert ran.exit == 1
+        assert "format.json of this copy is missing" in ran.err
+        assert "copy --repair" in ran.err
+    assert hostbackup("copy", "move.toml", "--repair", cwd=move).exit == 0
+    assert lost.read_bytes() == whole
+    assert hostbackup("verify", "move.toml", "--against", "copy", cwd=move).exit == 0
+
+
+def test_a_folder_of_other_files_is_not_taken_for_a_copy_by_a_repair(move: Path) -> None:
+    shutil.rmtree(move / "usb")
+    (move / "usb").mkdir()
+    (move / "usb/holiday.jpg").touch()
+    assert hostbackup("copy", "move.toml", "--repair", cwd=move).exit == 1
+    assert [path.name for path in (move / "usb").iterdir() if path.name != "incoming"] == ["holiday.jpg"]
+
+
+def test_a_copy_without_a_snapshot_is_named_with_what_to_do(move: Path) -> None:
+    shutil.rmtree(move / "usb/snapshots")
+    ran = hostbackup("restore", "--from", str(move / "usb"), "--to", "out", cwd=move)
+    assert (ran.exit, str(move / "usb") in ran.err, "run `copy`" in ran.err, "backup first" in ran.err) == (1, True, True, False)
+    assert "/tmp/hostbackup-copy" not in ran.err
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"sha256": 1}', b"\xff\xfe", b'{"parts": 3}'])
+def test_what_is_damaged_is_told_without_the_words_of_python(data: bytes) -> None:
+    with pytest.raises(Damaged) as snapshot:
+        parse_snapshot(data, "here")
+    assert not re.search(r"Error|codec|b'|object|subscript", str(snapshot.value))
+    with pytest.raises(Damaged) as entry:
+        try:
+            entry_record({"name": "..", "kind": "file"}, b"")
+        except ValueError as error:
+            raise Damaged(nonsense(error)) from error
+    assert str(entry.value) == "not a name: .."

@@ -8,7 +8,7 @@ from typing import Any
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.context import Job
-from hostbackup.jobs.copy import copy_evidence, copy_vault
+from hostbackup.jobs.copy import copy_evidence, copy_vault, restore_format
 from hostbackup.jobs.copy_fetch import fetch_missing
 from hostbackup.jobs.copy_source import CopySource
 from hostbackup.jobs.copy_verify import verify_copy
@@ -68,6 +68,8 @@ def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
         off_machine = _off_machine(job, copy)
         if not off_machine:
             job.observer.warn(f"copy {copy.name} is on the same disk as the vault: it is lost with it, and does not count as off-machine")
+        if repair:
+            restore_format(job.vault, store, result, name=copy.name)
         if repair and any(True for _ in store.list(FORMAT_FILE)):  # else nothing was ever copied there
             fetched = fetch_missing(job.vault, CopySource(store), result, name=copy.name)
             result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)

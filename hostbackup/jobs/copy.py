@@ -78,6 +78,20 @@ def copy_vault(vault: Vault, store: Store, result: Result, *, name: str, repair:
     return _Copy(vault, store, result, name, repair=repair, read=read).run()
 
 
+def restore_format(vault: Vault, store: Store, result: Result, *, name: str) -> None:
+    """Writes `format.json` again in a copy of this vault that lost only that. Does nothing where it stands, or where this is no such copy."""
+    if any(True for _ in store.list(FORMAT_FILE)):
+        return
+    there = [listed.key.removeprefix("snapshots/").removesuffix(".json") for listed in store.list("snapshots/")]
+    if not set(there) & set(vault.snapshots.list()):
+        return
+    _refuse_another_vault(vault.snapshots.list(), there, store.label)
+    for outcome in store.put([_small(FORMAT_FILE, format_document())]):
+        if not outcome.ok:
+            raise VaultError(f"{FORMAT_FILE} is missing and could not be written: {outcome.reason}", where=store.label, hint=outcome.hint)
+    result.observer.note(f"copy:{name}: {FORMAT_FILE} was missing and was written again")
+
+
 def copy_evidence(vault: Vault, store: Store, result: Result, *, name: str) -> int:
     """Brings evidence there that it lacks, such as that of the copy itself. How many files."""
     return _Copy(vault, store, result, name).evidence()
@@ -123,6 +137,8 @@ class _Copy:
     def _begin(self, label: str, *, known: bool) -> None:
         foreign = next((listed for listed in self._store.list() if listed.key not in _LEFT_BY_A_KILLED_BEGINNING), None)
         if foreign is not None:
+            if set(self._vault.snapshots.list()) & {listed.key[len("snapshots/") : -len(".json")] for listed in self._store.list("snapshots/")}:
+                raise VaultError(f"{FORMAT_FILE} of this copy is missing", where=label, hint="run `copy --repair`")
             hint = "give the copy an empty folder, or a prefix of its own"
             raise VaultError(f"this holds other files ({foreign.key[:100]!r}) and no copy", where=label, hint=hint)
         if known:

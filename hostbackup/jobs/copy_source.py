@@ -24,7 +24,7 @@ from hostbackup.vault.objects import is_digest
 from hostbackup.vault.snapshots import Snapshot, Snapshots, parse_snapshot
 from hostbackup.vault.state import StateFolder
 from hostbackup.vault.stores import Absent, Store, checked
-from hostbackup.vault.vault import FORMAT_FILE, check_format
+from hostbackup.vault.vault import FORMAT_FILE, check_format, format_document
 
 if TYPE_CHECKING:
     from hostbackup.protocols.s3 import S3Target
@@ -148,6 +148,17 @@ class CopySnapshots(Snapshots):
         super().__init__(cache / "snapshots", StateFolder(cache / "state"), manifests, lambda: None)
         self._store = store
 
+    def get(self, which: str | int) -> Snapshot:
+        label = self._store.label
+        if not self.list():
+            raise VaultError("this copy has no snapshot yet: it was begun and never finished", where=label, hint="run `copy`")
+        try:
+            return super().get(which)
+        except VaultError as error:
+            if error.where == str(self.folder):  # a folder of this machine that nobody knows
+                error.where = label
+            raise
+
     def list(self) -> list[str]:
         names = [listed.key.removeprefix("snapshots/").removesuffix(".json") for listed in self._store.list("snapshots/")]
         return sorted((name for name in names if name.partition("-")[0].isdecimal()), key=lambda name: (int(name.partition("-")[0]), name))
@@ -190,6 +201,9 @@ def check_copy(store: Store) -> None:
     try:
         data = read_small(store, FORMAT_FILE)
     except Absent as error:
+        if next(store.list("snapshots/"), None) is not None:
+            hint = f"run `copy --repair`; or put a file {FORMAT_FILE} there that holds {format_document().decode().strip()}"
+            raise VaultError(f"{FORMAT_FILE} of this copy is missing", where=store.label, hint=hint) from error
         hint = "nothing was copied there yet: run `copy`" if next(store.list(), None) is None else "check the bucket's prefix, or the path"
         raise VaultError("there is no copy of a vault here", where=store.label, hint=hint) from error
     check_format(data, f"{store.label}/{FORMAT_FILE}")

@@ -23,6 +23,7 @@ from hostbackup.vault.records import (
     folder_line,
     message_line,
     message_record,
+    nonsense,
 )
 from hostbackup.vault.tree import VERSION, parts_totals, read_root
 
@@ -80,7 +81,7 @@ class MailRoot:
                     raise ValueError(f"unexpected {line['type']!r}")
             return cls(manifests, digest, header, folders)
         except (KeyError, ValueError, TypeError) as error:
-            raise Damaged(f"a line of this manifest makes no sense: {error!r}", where=manifests.where(digest)) from error
+            raise Damaged(f"a line of this manifest makes no sense: {nonsense(error)}", where=manifests.where(digest)) from error
 
     def folders(self) -> list[Folder]:
         """In the order they were written."""
@@ -122,7 +123,7 @@ class MailRoot:
             for line in self._manifests.get(ref.messages):
                 yield message_record(line, folder, ref.uidvalidity, flags.get(int(line["uid"]), ()))
         except (KeyError, ValueError, TypeError) as error:
-            raise Damaged(f"a message of this manifest makes no sense: {error!r}", where=where) from error
+            raise Damaged(f"a message of this manifest makes no sense: {nonsense(error)}", where=where) from error
 
     def range_segments(self, folder: bytes) -> Iterator[Iterator[Stored[Message]]]:
         """The records of a folder, range by range, those left out of which all vanished."""

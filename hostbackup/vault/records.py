@@ -28,16 +28,31 @@ def parse_line(line: bytes, where: str) -> Line:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise Damaged(f"not a line of JSON: {error}", where=where) from error
+        raise Damaged("a line that is no JSON", where=where) from error
     if not isinstance(value, dict):
         raise Damaged("a line that is no JSON object", where=where)
     return value
 
 
+class NotAName(ValueError):
+    """What cannot be one component of a path. Its text is in words."""
+
+
+def nonsense(error: Exception) -> str:
+    """Why a document, or a line of it, makes no sense, in words; `error` is what came of reading it."""
+    if isinstance(error, NotAName):
+        return str(error)
+    if isinstance(error, json.JSONDecodeError | UnicodeError):
+        return "it is no JSON"
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}" if error.args and isinstance(error.args[0], str) else "it lacks something"
+    return "a value in it is of the wrong kind"
+
+
 def check_component(name: bytes) -> bytes:
     """`name`, if it can be one component of a path. Raises ValueError: a manifest may be anybody's, and must not lead out of its folder."""
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
-        raise ValueError(f"not a name: {name!r}")
+        raise NotAName(f"not a name: {name.decode('utf-8', 'backslashreplace')}")
     return name
 
 

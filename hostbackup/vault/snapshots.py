@@ -19,7 +19,7 @@ from hostbackup.errors import Damaged, UsageError, VaultError, VaultTooNew
 from hostbackup.model import Failure, Part, name_from_json
 from hostbackup.vault.faults import told
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.records import PartTotals, canonical
+from hostbackup.vault.records import PartTotals, canonical, nonsense
 from hostbackup.vault.state import StateFolder
 
 FORMAT = 1
@@ -142,7 +142,7 @@ def parse_snapshot(data: bytes, where: str) -> Snapshot:
             raise Damaged("this snapshot is not what was written", where=where, hint=hint)
         return Snapshot.from_json(value)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Damaged(f"this snapshot cannot be read: {error!r}", where=where, hint=hint) from error
+        raise Damaged(f"this snapshot cannot be read: {nonsense(error)}", where=where, hint=hint) from error
 
 
 class Snapshots:

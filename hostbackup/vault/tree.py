@@ -16,7 +16,7 @@ from typing import Any
 from hostbackup.errors import Damaged, VaultTooNew
 from hostbackup.model import Entry, Part, Stored, name_from_json, name_json
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.records import Line, PartTotals, Totals, canonical, check_path, count, entry_line, entry_record, order
+from hostbackup.vault.records import Line, PartTotals, Totals, canonical, check_path, count, entry_line, entry_record, nonsense, order
 
 VERSION = 1
 SEGMENT_NAMES = 4096  # a folder up to here, and up to SEGMENT_BYTES, is one segment
@@ -84,7 +84,7 @@ def _ref(line: Line, where: str) -> Ref:
         if line["type"] == "index":
             return IndexRef(*totals, str(line["digest"]), check_path(name_from_json(line, "begin")), check_path(name_from_json(line, "end")))
     except (KeyError, ValueError, TypeError) as error:
-        raise Damaged(f"a line of this manifest makes no sense: {error!r}", where=where) from error
+        raise Damaged(f"a line of this manifest makes no sense: {nonsense(error)}", where=where) from error
     raise Damaged(f"a line of an unknown type: {line['type']!r}", where=where)
 
 
@@ -128,7 +128,7 @@ class TreeRoot:
         try:
             return cls(manifests, digest, header, refs)
         except (KeyError, ValueError, TypeError) as error:
-            raise Damaged(f"the header of this manifest makes no sense: {error!r}", where=where) from error
+            raise Damaged(f"the header of this manifest makes no sense: {nonsense(error)}", where=where) from error
 
     def _below(self, refs: Iterable[Ref]) -> Iterator[SegmentRef]:
         for ref in refs:
@@ -209,7 +209,7 @@ class TreeRoot:
             for line in self._manifests.get(ref.digest):
                 yield entry_record(line, ref.folder)
         except (KeyError, ValueError, TypeError) as error:
-            raise Damaged(f"an entry of this manifest makes no sense: {error!r}", where=where) from error
+            raise Damaged(f"an entry of this manifest makes no sense: {nonsense(error)}", where=where) from error
 
     def records(self, folder: bytes) -> list[Stored[Entry]]:
         """All of a folder by name, vanished ones included; nothing where it was never listed."""
