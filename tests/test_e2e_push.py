@@ -412,6 +412,44 @@ def count_written(move: Move) -> int:
     return sum(path.read_bytes().count(b'"state":"done"') for path in (move.vault / "state").glob("push-web*"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_push_that_is_asked_to_stop_tidies_up_and_goes_on_next_time(tmp_path: Path, two: tuple[Sshd, Sshd], number: signal.Signals) -> None:
+    move = Move(tmp_path)
+    fill(move.site, many_files(400))
+    with Relay(two[1].port, delay=0.02) as relay:
+        profile(move, two, port=relay.port)
+        move.run("backup")
+        process = move.start("push")
+        assert until(lambda: count_written(move) >= 30, process)
+        ran = ended(process, number)
+        assert (ran.exit, ran.json["exit"]) == (130, 130)
+        move.run("push")
+    assert leftovers(move.target) == []
+    assert state(move.target) == state(move.site)
+
+
+def test_a_line_that_stays_cut_leaves_what_was_pushed_and_lists_the_rest(tmp_path: Path, two: tuple[Sshd, Sshd]) -> None:
+    move = Move(tmp_path)
+    files = many_files(400)
+    fill(move.site, files)
+    with Relay(two[1].port, delay=0.02) as relay:
+        profile(move, two, port=relay.port)
+        move.run("backup")
+        process = move.start("push", patience=30)
+        assert until(lambda: count_written(move) >= 30, process)
+        relay.close()
+        ran = ended(process)
+        assert ran.exit == 3
+        assert 30 <= ran.json["counts"]["written"] < 400
+        listed = {name.encode() for name in told(ran)}
+        assert {row["code"] for row in ran.json["failures"]} <= {"unreachable", "line-cut"}
+        assert len(files.keys() - listed) == ran.json["counts"]["written"], "folders have their times last"
+    with Relay(two[1].port, at=relay.port):
+        assert move.run("push").json["failures"] == []
+    assert leftovers(move.target) == []
+    same_tree(move.site, move.target)
+
+
 # -- between the plan and the write -------------------------------------------------------------------------------------------------------
 
 

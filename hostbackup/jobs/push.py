@@ -136,6 +136,8 @@ class Push:
                 self._remember_temporary(part, target.temporary_prefix)
                 job.observer.phase(f"{part}: writing", planned["write"], planned["write_bytes"])
                 work.apply()
+                if work.cut is not None:
+                    return  # half-written files may stand there still: the next push finds them by the prefix on record
                 self._remember_temporary(part)
                 job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
                 self._record(work.prove(), state)

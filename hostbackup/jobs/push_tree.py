@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hostbackup.errors import PlaceMissing
+from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.jobs.keys import name_key, stamp
 from hostbackup.jobs.ledger import Ledger
-from hostbackup.jobs.proofs import Tally, settle
+from hostbackup.jobs.proofs import Tally, settle, settle_missed
 from hostbackup.jobs.push_plan import Action, Comparer, Step, journal_record
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
-from hostbackup.model import Claim, Entry, Failure, Kind, Part, Stored, Write, Written, name_json
+from hostbackup.model import Claim, Entry, Failure, Kind, Part, Status, Stored, Write, Written, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.layout import tree_top
@@ -43,6 +43,7 @@ class TreePush:
     shrunk: bool = False
     dry_run: bool = False
     planned: Counter[str] = field(default_factory=Counter)
+    cut: ConnectionFailed | None = None
     _made: set[bytes] = field(default_factory=set)  # folders that are made
     _filled: set[bytes] = field(default_factory=set)  # folders that something is written to, now or by a push that was killed
     _unsaved: set[bytes] = field(default_factory=set)  # what was to be overwritten and could not be kept: it stays
@@ -163,11 +164,20 @@ class TreePush:
             journal.sync()
 
     def apply(self) -> None:
-        """Writes what the plan says. Each entry is whole or not at all; each is in the journal before and after."""
+        """Writes what the plan says. Each entry is whole or not at all; each is in the journal before and after.
+
+        A line that stays cut leaves the rest as failed entries (`cut` tells that it did); what was written is kept.
+        """
         if self.planned[Action.OVERWRITE.value]:
             self._save()
-        for written in self.target.write(self._writes()):
-            self._wrote(written)
+        try:
+            for written in self.target.write(self._writes()):
+                self._wrote(written)
+        except ConnectionFailed as error:
+            self.cut = error
+            for record, _there in self._todo():
+                if pushed_claim(self.ledger, record) is None:
+                    self.result.fail(Failure("new", self.part.id, record.item.path, error.code, error.reason, error.hint))
         self.ledger.sync()
 
     def _writes(self) -> Iterator[Write[Entry]]:
@@ -224,8 +234,14 @@ class TreePush:
     def prove(self) -> Tally[Entry]:
         """Proves what was just written, by the strongest means the new host gives."""
         tally: Tally[Entry] = Tally("new", self.part.id)
-        for proof in self.target.prove(self._claims()):
-            settle(self.result, tally, proof)
+        try:
+            for proof in self.target.prove(self._claims()):
+                settle(self.result, tally, proof)
+        except ConnectionFailed as error:
+            left = sum(1 for _ in self._claims()) - sum(tally.counts.values())
+            reason = f"{left} written entries could not be proven: {error.reason}"
+            settle_missed(self.result, tally, Failure("new", self.part.id, b"", error.code, reason, "run `verify --against new`"), Status.UNVERIFIED)
+            tally.counts[Status.UNVERIFIED.value] = left
         return tally
 
     def _claims(self) -> Iterator[Claim[Entry]]:
