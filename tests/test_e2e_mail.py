@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, Layout, dovecot
-from tests.support.mail_move import DATE, Hands, Move, Path_, digest, letter
+from tests.support.mail_move import DATE, Hands, Move, Path_, digest, good, letter
 from tests.support.samples import make_mailbox
 
 USERS = {f"u{number}@example.test": f"秘密 {number}" for number in range(60)}
@@ -95,6 +95,50 @@ def test_a_japanese_sent_folder_finds_the_new_one_by_the_built_in_table(move: Ma
     told = it.push().json["folders"][f"mail/{it.old.user}"]
     assert {row["rule"] for row in told} >= {"name"}
     assert it.new.digests() == {(): Counter(), ("Sent",): Counter(map(digest, (letter(1), letter(2)))), ("Trash",): Counter([digest(letter(3))])}
+
+
+def test_two_old_folders_that_become_one_keep_their_twins(move: Make) -> None:
+    it = move()
+    it.old.make(("Sent",), ("送信済み",))
+    it.old.deliver(("Sent",), letter(1), letter(2))
+    it.old.deliver(("送信済み",), letter(1), letter(3))
+    it.new.make(("Sent",))
+    it.new.deliver(("Sent",), letter(1))
+    it.backup()
+    assert it.push().json["counts"]["written"] == 3
+    both = Counter(map(digest, (letter(1), letter(1), letter(2), letter(3))))
+    assert it.new.digests() == {(): Counter(), ("Sent",): both}
+    assert it.push().json["counts"].get("written", 0) == 0
+    assert it.proven(it.verify("new"), "new") == {"verified": 4}
+    # A folder that is renamed at the old server moves its mail; nothing of it is pushed again.
+    with it.old.imap() as imap:
+        good(imap.rename(it.old.wire(("送信済み",)), it.old.wire(("2025年送信",))))
+    it.backup()
+    assert it.push().json["counts"].get("written", 0) == 0
+    assert it.new.digests()["Sent",] == both
+    assert it.proven(it.verify("new"), "new") == {"verified": 4}
+
+
+def test_what_the_new_server_refuses_is_listed_and_tried_again(move: Make, tmp_path: Path) -> None:
+    """It takes no message above a size; the rest goes there all the same, and later, with more room, the large one too."""
+    it = move()
+    large = letter(1, 60_000)
+    it.old.deliver((), letter(0), large, letter(2))
+    limit = "plugin {\n  quota = count:User\n  quota_vsizes = yes\n  quota_max_mail_size = 50k\n}\nmail_plugins = quota\n"
+    user = it.new.user
+    with dovecot(PLAIN_SLASH, users={user: "x"}, extra=limit) as small:
+        strict = Move(it.folder, it.old, Hands(small, user))
+        strict.write()
+        strict.backup()
+        ran = strict.push(exit=3)
+        [failure] = ran.json["failures"]
+        assert failure["name"] == "INBOX UID 2"
+        assert strict.new.digests() == {(): Counter(map(digest, (letter(0), letter(2))))}
+        assert "refused by the new server" in strict.verify("new", exit=3).reasons
+        assert strict.push(exit=3).json["counts"].get("written", 0) == 0
+        assert strict.new.count() == 2
+    it.write()
+    assert it.push().json["counts"]["written"] == 3
 
 
 def test_nothing_is_marked_seen_and_a_second_run_reads_nothing(move: Make) -> None:
