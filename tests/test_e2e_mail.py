@@ -324,16 +324,15 @@ def test_a_name_that_leads_to_the_new_machine_is_refused(move: Make) -> None:
     it.old.deliver((), letter(1))
     it.backup()
     it.push()
-    it.new.drop(("仕事",))  # so that no UIDVALIDITY can be alike by chance
-    it.new.make(("仕事",))
+    for number, path in enumerate(((), ("仕事",)), 1):  # so that no UIDVALIDITY can be alike by chance
+        it.new.renumber(path, number)
     flipped = Move(it.folder, it.new, it.new)
     flipped.write()
     ran = flipped.backup(exit=1)  # the old section's address and port are those of the new one
     assert "this looks like the new server" in ran.reasons + ran.err
     text = (it.folder / "move.toml").read_text(encoding="utf-8")
     (it.folder / "move.toml").write_text(text[: text.index("[new.imap]")], encoding="utf-8")
-    inbox, work = ((hands.uidvalidity(()), hands.uidvalidity(("仕事",))) for hands in (it.old, it.new))
-    ran = flipped.backup(exit=1 if inbox[0] != work[0] and inbox[1] != work[1] else 0)  # nothing tells of the new server but its UIDVALIDITYs
+    ran = flipped.backup(exit=1)  # nothing tells of the new server but its UIDVALIDITYs
     assert "this looks like the new server" in ran.reasons + ran.err
     assert len(list((it.vault / "snapshots").iterdir())) == 1
 

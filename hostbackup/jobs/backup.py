@@ -14,7 +14,7 @@ from hostbackup.errors import ConnectionFailed, Damaged, PlaceMissing, ProfileEr
 from hostbackup.jobs.backup_mail import MailBackup
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
-from hostbackup.jobs.history import bases, newest_readable, tell_damage
+from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import MailScratch, Scratch
 from hostbackup.jobs.shrink import shrunk
@@ -24,6 +24,7 @@ from hostbackup.places.exclude import Excludes
 from hostbackup.places.mail import MailAccount
 from hostbackup.vault.layout import tree_meta
 from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
@@ -107,32 +108,13 @@ class Backup:
         self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
 
     def _tree(self, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes) -> None:
-        try:
-            for previous in bases(self.job.vault, part, self.result, TreeRoot.open):
-                try:
-                    self._tree_since(previous, part, place, meta, volatile)
-                except Damaged as error:
-                    tell_damage(self.result, part.id, b"manifest", error)
-                else:
-                    return
-        finally:
-            place.close()
+        def since(previous: TreeRoot | None) -> None:
+            job = self.job
+            with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
+                work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
+                self._carry_out(part, work, lambda: work.finish({**meta, **tree_meta(place.root_entry)}))
 
-    def _tree_since(self, previous: TreeRoot | None, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes) -> None:
-        job, before = self.job, self._parts.get(part.id)
-        with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
-            work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
-            failed_before = len(self.result.failures)
-            job.observer.phase(f"{part}: looking")
-            planned = work.plan()
-            self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
-            if self.dry_run:
-                self._tell_plan(part, dict(planned))
-                return
-            job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
-            work.fetch()
-            totals = work.finish({**meta, **tree_meta(place.root_entry)})
-        self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
+        self._on_what_there_is(part, place, TreeRoot.open, since)
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
@@ -140,10 +122,24 @@ class Backup:
         job = self.job
         account = next(account for account in job.profile.old_accounts() if account.user == part.name)
         place = job.connections.mailbox("old", account, part.name)
+
+        def since(previous: MailRoot | None) -> None:
+            with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
+                work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
+                self._carry_out(part, work, work.finish)
+
+        self._on_what_there_is(part, place, MailRoot.open, since)
+
+    # -- both ---------------------------------------------------------------------------------------------------------------------------
+
+    def _on_what_there_is(
+        self, part: Part, place: TreePlace | MailAccount, opener: Callable[[Manifests, str], Root], since: Callable[[Root | None], None]
+    ) -> None:
+        """Backs up on top of the part's last manifest; of an earlier one, or from the start, where that is damaged."""
         try:
-            for previous in bases(job.vault, part, self.result, MailRoot.open):
+            for previous in bases(self.job.vault, part, self.result, opener):
                 try:
-                    self._mail_since(previous, part, place)
+                    since(previous)
                 except Damaged as error:
                     tell_damage(self.result, part.id, b"manifest", error)
                 else:
@@ -151,26 +147,19 @@ class Backup:
         finally:
             place.close()
 
-    def _mail_since(self, previous: MailRoot | None, part: Part, place: MailAccount) -> None:
-        job, before = self.job, self._parts.get(part.id)
-        with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
-            work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
-            failed_before = len(self.result.failures)
-            job.observer.phase(f"{part}: looking")
-            planned = work.plan()
-            self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
-            if self.dry_run:
-                self._tell_plan(part, dict(planned))
-                return
-            job.observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
-            work.fetch()
-            totals = work.finish()
-        self._finish(part, totals, before, failed=len(self.result.failures) > failed_before)
+    def _carry_out(self, part: Part, work: TreeBackup | MailBackup, finish: Callable[[], PartTotals]) -> None:
+        observer, before, failures = self.job.observer, self._parts.get(part.id), len(self.result.failures)
+        observer.phase(f"{part}: looking")
+        planned = work.plan()
+        self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+        if self.dry_run:
+            self.result.details.setdefault("planned", {})[part.id] = dict(planned)
+            return
+        observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
+        work.fetch()
+        self._finish(part, finish(), before, failed=len(self.result.failures) > failures)
 
     # -- snapshot -----------------------------------------------------------------------------------------------------------------------
-
-    def _tell_plan(self, part: Part, planned: dict[str, int]) -> None:
-        self.result.details.setdefault("planned", {})[part.id] = planned
 
     def _finish(self, part: Part, totals: PartTotals, before: PartState | None, *, failed: bool) -> None:
         flag = None if part.id in self.accept_shrink else shrunk(before, totals)

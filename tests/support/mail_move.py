@@ -150,7 +150,7 @@ class Hands:
 
     def digests(self) -> dict[Path_, Counter[str]]:
         """The same, contents only."""
-        return {path: Counter({digest: 0}) + _by_digest(found) for path, found in self.mail().items()}
+        return {path: _by_digest(found) for path, found in self.mail().items()}
 
     def uids(self, path: Path_) -> list[int]:
         with self.imap() as imap:
@@ -164,6 +164,14 @@ class Hands:
         with self.imap() as imap:
             good(imap.select(self.wire(path), readonly=True))
             return int(imap.response("UIDVALIDITY")[1][0] or 0)
+
+    def renumber(self, path: Path_, uidvalidity: int) -> None:
+        """Gives a folder another UIDVALIDITY, as if it had been made at another time."""
+        layout = self.server.layout
+        name = layout.prefix + layout.separator.join(path) if path else "INBOX"
+        update = ["doveadm", "-c", str(self.server.base / "dovecot.conf"), "mailbox", "update", "-u", self.user, "--uid-validity", str(uidvalidity)]
+        done = subprocess.run([*update, name], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def _messages(self, imap: imaplib.IMAP4, path: Path_) -> list[tuple[int, Seen]]:
         if not int(good(imap.select(self.wire(path), readonly=True))[0]):
