@@ -334,6 +334,7 @@ def test_a_name_that_leads_to_the_new_machine_is_refused(move: Make) -> None:
     (it.folder / "move.toml").write_text(text[: text.index("[new.imap]")], encoding="utf-8")
     ran = flipped.backup(exit=1)  # nothing tells of the new server but its UIDVALIDITYs
     assert "this looks like the new server" in ran.reasons + ran.err
+    assert "this looks like the new server" in flipped.verify("old", exit=1).reasons
     assert len(list((it.vault / "snapshots").iterdir())) == 1
 
 

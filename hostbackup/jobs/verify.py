@@ -98,7 +98,7 @@ class Verify:
             if account is None:
                 return self._absent(state)
             mailbox = job.connections.mailbox("old", account, part.name)
-            return OldMail(state, MailRoot.open(job.vault.manifests, state.root), self.result).run(mailbox)
+            return OldMail(state, MailRoot.open(job.vault.manifests, state.root), self.result, job.connections.identity).run(mailbox)
         volatile = Excludes()
         if part.kind == "web":
             web = next((web for web in job.profile.old.web if web.name == part.name), None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hostbackup.jobs.backup_mail import GONE
+from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
 from hostbackup.jobs.push_mail import pushed_claim, why_not_pushed
@@ -78,15 +79,19 @@ class OldTree:
 
 @dataclass(slots=True)
 class OldMail:
-    """Every message of the snapshot is as the source has it, and the source has no other."""
+    """Every message of the snapshot is as the source has it, and the source has no other. `run` raises WrongMachine where it is another server."""
 
     state: PartState
     root: MailRoot
     result: Result
+    identity: Identity
 
     def run(self, place: MailAccount) -> Tally[Message]:
         tally: Tally[Message] = Tally("old", self.state.part.id)
         try:
+            counters = {folder.name: place.status(folder.name) for folder in place.folders()}
+            seen = {name.decode("latin-1"): told.uidvalidity for name, told in counters.items() if told is not None and told.uidvalidity}
+            self.identity.see_mailbox("old.imap", self.state.part.name, seen)
             for proof in place.prove(self._claims(tally)):
                 if proof.status in (Status.CHANGED, Status.MISSING):
                     reason = "is no longer there" if proof.status is Status.MISSING else "its folder was renumbered (UIDVALIDITY) since the snapshot"
