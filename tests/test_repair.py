@@ -145,6 +145,14 @@ def test_torn_evidence_is_found_and_nothing_is_pruned_on_its_word(move: Path) ->
 # ---------------------------------------------------------------- copies
 
 
+def test_repairing_a_copy_never_replaces_its_evidence_by_torn_evidence(move: Path) -> None:
+    first = sorted((move / "vault/evidence").iterdir())[0]
+    good = (move / "usb/evidence" / first.name).read_bytes()
+    overwrite(first, good[:-20])
+    ran = hostbackup("copy", "move.toml", "--repair", "--json", cwd=move)
+    assert (ran.exit, (move / "usb/evidence" / first.name).read_bytes() == good) == (4, True)
+
+
 def test_what_only_an_older_snapshot_needs_is_proven_in_the_copy_too(move: Path) -> None:
     old = snapshots(move / "vault")[0].stem
     (move / "site/a").write_text("changed since")

@@ -62,8 +62,10 @@ class Job:
         try:
             yield ledger
         finally:
-            ledger.sync()
-            ledger.close()
+            try:
+                ledger.sync()
+            finally:
+                ledger.close()
 
     def find_part(self, text: str) -> Part:
         """The part a person means: `web/public_html`, or `public_html` where only one is called that. Raises UsageError."""

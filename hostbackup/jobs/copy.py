@@ -301,12 +301,16 @@ class _Copy:
     # -- small files --------------------------------------------------------------------------------------------------------------------
 
     def evidence(self) -> int:
-        """Evidence is only ever added: a file that is there in another length is left alone, and told."""
+        """Evidence is only ever added: a file that is there in another length is left alone, and told.
+
+        On repair what differs there is replaced, but only where this side's own chain is unbroken: else the copy's may be the good one.
+        """
+        repair = self._repair and not self._vault.evidence.check_chain()
         there = dict(self._store.list("evidence/"))
         wanted: list[tuple[str, Path]] = []
         for name in self._vault.evidence.names():
             key, path = f"evidence/{name}", self._vault.evidence.folder / name
-            if key not in there or (self._repair and self._differs(key, path)):
+            if key not in there or (repair and self._differs(key, path)):
                 wanted.append((key, path))
             elif there[key] != len(_bytes(path)):
                 reason = "the copy has other evidence under this name"
