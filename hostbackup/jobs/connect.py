@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostbackup.accounts import Account
-from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError
+from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
 from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
 from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
@@ -254,7 +254,12 @@ class Connections:
             except LoginRefused as error:
                 refused.append(error)
                 raise
-            if side == "old":
+            if side == "old":  # an account may have a host of its own, which the section's check did not cover
+                try:
+                    self.identity.see_endpoint("old.imap", target.host, [made.address], target.port)
+                except WrongMachine:
+                    made.close()
+                    raise
                 self.identity.see_address("old.imap", made.address)
             return made
 

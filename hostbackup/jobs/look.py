@@ -52,7 +52,7 @@ def listing(source: Source, snapshot: Snapshot, paths: Sequence[str], *, vanishe
         for row in _records(source, state, below, vanished=vanished):
             found = True
             yield row
-        if not found and below:
+        if not found and below and state.part.kind != "mail":
             raise UsageError(f"nothing is called {path!r} in snapshot {snapshot.id}", hint="`ls PROFILE PART` shows what there is")
 
 
@@ -88,26 +88,26 @@ def _entry_row(record: Stored[Any]) -> Row:
 
 
 def _mail(source: Source, state: PartState, below: bytes, *, vanished: bool) -> Iterator[Row]:
-    root = MailRoot.open(source.manifests, state.root)
-    names = folder_names(root.folders(), mail_prefix(root.meta))
-    for folder in root.folders():
-        spellings = {folder.name, names[folder.name], *_spoken(folder.name)}
-        if below and below not in spellings:
-            continue
-        if not below:
-            count = sum(ref.entries for ref in root.refs(folder.name))
-            yield {"kind": "folder", **name_json(folder.name), "display": _spoken(folder.name)[0].decode(), "messages": count}
-            continue
-        for record in root.records(folder.name):
-            if vanished or not record.vanished:
-                row: Row = {"kind": "message", "uid": record.item.uid, "internaldate": record.item.internaldate, "flags": list(record.item.flags)}
-                yield row | {"size": record.size} | _story(record)
-
-
-def _spoken(name: bytes) -> list[bytes]:
+    """A mailbox's folders, or the messages of the one called `below` (as on the wire, as in `latest/`, or as people read it)."""
     from hostbackup.protocols.imap.names import display
 
-    return [display(name).encode("utf-8", "surrogateescape")]
+    root = MailRoot.open(source.manifests, state.root)
+    names = folder_names(root.folders(), mail_prefix(root.meta))
+    known = False
+    for folder in root.folders():
+        shown = display(folder.name)
+        if not below:
+            count = sum(ref.entries for ref in root.refs(folder.name))
+            yield {"kind": "folder", **name_json(folder.name), "display": shown, "messages": count}
+        elif below in (folder.name, names[folder.name], shown.encode("utf-8", "surrogateescape")):
+            known = True
+            for record in root.records(folder.name):
+                if vanished or not record.vanished:
+                    item = record.item
+                    row: Row = {"kind": "message", "uid": item.uid, "internaldate": item.internaldate, "flags": list(item.flags)}
+                    yield row | {"size": record.size} | _story(record)
+    if below and not known:
+        raise UsageError(f"{state.part} has no folder {below.decode('utf-8', 'backslashreplace')!r}", hint=f"`ls PROFILE {state.part.id}` lists them")
 
 
 def _story(record: Stored[Any]) -> Row:
