@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hostbackup.errors import Exit
@@ -230,7 +230,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return plural(max(1, round(seconds)), "second")
     return plural(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def lines_of(rows: Iterable[Mapping[str, Any]], line: Any) -> list[str]:
-    return [line(row) for row in rows]
