@@ -43,10 +43,10 @@ def test_a_line_cut_while_scanning_loses_no_folder(with_shell: Sshd, tmp_path: P
 
 
 def test_a_line_that_stays_cut_is_raised_after_what_came(with_shell: Sshd, tmp_path: Path) -> None:
-    for number in range(300):
-        put(tmp_path, b"f%d" % number, os.urandom(20_000))
+    for number in range(300):  # more than can be under way at once, so that the end cannot have come before the cut
+        put(tmp_path, b"f%d" % number, os.urandom(200_000))
     pauses: list[float] = []
-    with Relay(with_shell.port, cut_after=1_500_000) as relay:
+    with Relay(with_shell.port) as relay:
         target = with_shell.target(port=relay.port, host_key=with_shell.host_key_fingerprint)
         tree = SftpTree(lambda: ssh.connect(target), str(tmp_path), side="old", part=PART, pause=pauses.append)
         found = files(tree)
@@ -56,6 +56,7 @@ def test_a_line_that_stays_cut_is_raised_after_what_came(with_shell: Sshd, tmp_p
                 reads.append(read)
                 if len(reads) == 1:
                     relay.refuse()
+                    relay.drop()
         tree.close()
     assert 0 < len(reads) < 300
     assert pauses == [1.0, 2.0, 4.0]
