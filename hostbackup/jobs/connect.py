@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from hostbackup.places.mail import MailAccount
     from hostbackup.places.sftp import SftpTree
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
+    from hostbackup.protocols.remote import Login
     from hostbackup.protocols.ssh import SshTarget
-    from hostbackup.protocols.ssh_session import SshSession
     from hostbackup.vault.stores import Store
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
@@ -161,11 +161,11 @@ class Connections:
 
         return ask
 
-    def ssh_factory(self, side: str) -> Callable[[], SshSession]:
+    def ssh_factory(self, side: str) -> Callable[[], Login]:
         """Logs in each time it is called, always at the address of the run's first login, and checks that each server is on its own side."""
         self.ssh_target(side)  # what is wrong with secrets shows before anything is connected
 
-        def connect() -> SshSession:
+        def connect() -> Login:
             from hostbackup.protocols import ssh
 
             if side in self._ssh_refused:

@@ -20,7 +20,7 @@ from hostbackup.protocols.sftp.packets import Type, extended, on_path, parse_sta
 from hostbackup.protocols.sftp.pump import Work, works
 
 if TYPE_CHECKING:
-    from hostbackup.protocols.ssh_session import SshSession
+    from hostbackup.protocols.remote import Login
 
 _STATVFS = b"statvfs@openssh.com"
 
@@ -35,7 +35,7 @@ class SftpTree:
 
     def __init__(
         self,
-        session_factory: Callable[[], SshSession],
+        session_factory: Callable[[], Login],
         root: bytes | str,
         *,
         side: str,
@@ -59,7 +59,7 @@ class SftpTree:
         self.temporary_prefix = new_prefix()
 
     @property
-    def session(self) -> SshSession:
+    def session(self) -> Login:
         """The login, made now if there is none."""
         return self._lines.session()
 

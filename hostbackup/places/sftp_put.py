@@ -30,7 +30,7 @@ from hostbackup.protocols.sftp.packets import (
 )
 
 if TYPE_CHECKING:
-    from hostbackup.protocols.ssh_session import SshSession
+    from hostbackup.protocols.remote import Login
 
 WINDOW = 2 << 20  # bytes of one file under way
 _POSIX_RENAME = b"posix-rename@openssh.com"
@@ -59,7 +59,7 @@ def _as_expected(item: Write[Entry], there: Attrs) -> bool:
 class Put:
     """How entries get their places. `orphans` are temporary names that may still stand on the server."""
 
-    def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], SshSession]) -> None:
+    def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], Login]) -> None:
         self._tree = tree
         self._prefix = prefix
         self._numbers = itertools.count()

@@ -18,7 +18,7 @@ from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Pump, Work
 
 if TYPE_CHECKING:
-    from hostbackup.protocols.ssh_session import SshSession
+    from hostbackup.protocols.remote import Login
 
 Result = TypeVar("Result")
 
@@ -109,16 +109,16 @@ def resolve_root(tree: Tree) -> Callable[[Connection], Steps[Attrs]]:
 class Lines:
     """Logins and channels: opened when needed, reused, opened anew after a cut. `pause` waits so many seconds."""
 
-    factory: Callable[[], SshSession]
+    factory: Callable[[], Login]
     channels: int = 4
     silence: float = SILENCE
     pause: Callable[[float], None] = time.sleep
-    _session: SshSession | None = None
-    _idle: list[tuple[SshSession, Connection]] = field(default_factory=list)
+    _session: Login | None = None
+    _idle: list[tuple[Login, Connection]] = field(default_factory=list)
     _refused: LoginRefused | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def session(self) -> SshSession:
+    def session(self) -> Login:
         """The login, made now if there is none. Raises as `hostbackup.protocols.ssh.connect`."""
         with self._lock:
             if self._session is not None and not self._session.alive:
@@ -152,10 +152,10 @@ class Lines:
                 taken += more
             return taken
 
-    def _open(self, session: SshSession) -> Connection:
+    def _open(self, session: Login) -> Connection:
         return Connection.start(session.open_sftp_channel(), self.silence)
 
-    def _try_open(self, session: SshSession) -> Connection | None:
+    def _try_open(self, session: Login) -> Connection | None:
         try:
             return self._open(session)
         except ConnectionFailed:

@@ -7,9 +7,10 @@ import selectors
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hostbackup.errors import LineCut, ProtocolBroken
+from hostbackup.protocols.remote import Ran
 from hostbackup.protocols.ssh_hostkeys import fingerprint
 
 if TYPE_CHECKING:
@@ -22,14 +23,8 @@ _WINDOW = 32 << 20  # bytes the server may send ahead on one channel: above what
 _PACKET = 1 << 17
 _FAREWELL = 5.0  # seconds to close one channel
 _SHELL_WAIT = 10.0  # seconds a harmless command may take
-
-
-class Ran(NamedTuple):
-    """What a remote command did. `exit` is -1 where a signal ended it or the server told nothing."""
-
-    exit: int
-    stdout: bytes
-    stderr: bytes
+_TAKE = 1 << 20  # bytes taken from a command at once
+_STDERR = 1 << 16  # bytes kept of what a command complains of
 
 
 class SshSession:
@@ -46,6 +41,11 @@ class SshSession:
         self.server_version: str = transport.remote_version
         self.shell = target.shell
         self._has_shell: bool | None = None
+
+    @property
+    def host(self) -> str:
+        """The server's name, for people."""
+        return self._target.host
 
     @property
     def alive(self) -> bool:
@@ -87,30 +87,26 @@ class SshSession:
         finally:
             timer.cancel()
 
-    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
-        """Runs a command, feeding it and taking what it says at the same time.
-
-        `timeout`: seconds without any progress (default: the target's). Raises LineCut where the line is gone or the server freezes, and
-        ProtocolBroken where it does not run commands.
-        """
+    def start(self, command: bytes, stdin: Iterable[bytes] = (), *, timeout: float | None = None) -> ParamikoCommand:
+        """As `hostbackup.protocols.remote.Login.start`."""
         import paramiko
 
-        limit = timeout or self._target.timeout
         try:
             with self.ends_within(self._target.timeout, "starting a command"):
-                channel = self._transport.open_session(timeout=self._target.timeout)
-                channel.exec_command(command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape"))
+                channel = self._transport.open_session(window_size=_WINDOW, max_packet_size=_PACKET, timeout=self._target.timeout)
+                channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             if not self.alive:
                 raise LineCut(f"the line was cut: {error}", where=self._target.host) from error
             raise ProtocolBroken(f"the server does not run commands: {error}", where=self._target.host) from error
-        try:
-            return _exchange(channel, _chunks(stdin), limit, self)
-        except OSError as error:
-            raise LineCut(f"the line was cut during a remote command: {error}", where=self._target.host) from error
-        finally:
-            with self.ends_within(self._target.timeout, "ending a command"):
-                channel.close()
+        return ParamikoCommand(channel, self, stdin, timeout or self._target.timeout)
+
+    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
+        """As `hostbackup.protocols.remote.Login.run`."""
+        told = command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
+        running = self.start(told, [stdin] if isinstance(stdin, bytes) else stdin or (), timeout=timeout)
+        out = b"".join(running)
+        return Ran(running.exit, out, running.stderr)
 
     def has_shell(self) -> bool:
         """Whether remote commands are allowed and work. Asked once, by a harmless command."""
@@ -139,58 +135,87 @@ class SshSession:
         self._connection.client.close()
 
 
-def _chunks(stdin: bytes | Iterable[bytes] | None) -> Iterator[bytes]:
-    if isinstance(stdin, bytes):
-        yield from (stdin[at : at + 32000] for at in range(0, len(stdin), 32000))
-    elif stdin is not None:
-        for chunk in stdin:
-            yield from (chunk[at : at + 32000] for at in range(0, len(chunk), 32000))
+class ParamikoCommand:
+    """A remote command on a paramiko channel, as a `hostbackup.protocols.remote.Running`."""
+
+    def __init__(self, channel: paramiko.Channel, session: SshSession, stdin: Iterable[bytes], limit: float) -> None:
+        channel.settimeout(0.0)
+        self._channel = channel
+        self._session = session
+        self._stdin = _pieces(stdin)
+        self._limit = limit
+        self._pending = b""
+        self._feeding = True
+        self._errors = bytearray()
+        self.exit = -1
+
+    @property
+    def stderr(self) -> bytes:
+        return bytes(self._errors)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._exchange()
+            self.exit = self._channel.exit_status if self._channel.exit_status_ready() else -1
+        except OSError as error:
+            raise LineCut(f"the line was cut during a remote command: {error}", where=self._session.host) from error
+        finally:
+            self.close()
+
+    def _exchange(self) -> Iterator[bytes]:
+        channel, last = self._channel, time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(channel.fileno(), selectors.EVENT_READ)
+            while True:
+                moved = self._feed()
+                while channel.recv_ready():
+                    yield channel.recv(_TAKE)
+                    moved = True
+                while channel.recv_stderr_ready():
+                    self._errors += channel.recv_stderr(_TAKE)[: _STDERR - len(self._errors)]
+                    moved = True
+                if channel.closed or (channel.exit_status_ready() and channel.eof_received):
+                    if not (channel.recv_ready() or channel.recv_stderr_ready()):
+                        return
+                    continue
+                if moved:
+                    last = time.monotonic()
+                    continue
+                if time.monotonic() - last > self._limit:
+                    raise LineCut(f"a remote command has been silent for {self._limit:.0f} seconds", where=self._session.host)
+                # The end of a command and a reopened send window wake no selector: look again soon.
+                selector.select(0.01 if self._pending or channel.eof_received else min(0.5, self._limit))
+
+    def _feed(self) -> bool:
+        """Gives the command what its channel takes now; whether that was anything."""
+        channel = self._channel
+        if self._feeding and not self._pending:
+            self._pending = next(self._stdin, b"")
+            if not self._pending:
+                self._feeding = False
+                with self._session.ends_within(self._limit, "feeding a command"):
+                    channel.shutdown_write()
+        if not self._pending or not channel.send_ready():
+            return False
+        try:
+            with self._session.ends_within(self._limit, "feeding a command"):
+                sent = channel.send(self._pending)
+        except OSError:
+            if not channel.closed:
+                raise
+            sent, self._feeding = len(self._pending), False  # the command ended without wanting more
+        self._pending = self._pending[sent:]
+        return True
+
+    def close(self) -> None:
+        with self._session.ends_within(self._limit, "ending a command"):
+            self._channel.close()
 
 
-def _exchange(channel: paramiko.Channel, stdin: Iterator[bytes], limit: float, session: SshSession) -> Ran:
-    channel.settimeout(0.0)
-    out, err = bytearray(), bytearray()
-    pending, feeding = b"", True
-    last = time.monotonic()
-    with selectors.DefaultSelector() as selector:
-        selector.register(channel.fileno(), selectors.EVENT_READ)
-        while True:
-            moved = False
-            if feeding and not pending:
-                pending = next(stdin, b"")
-                if not pending:
-                    feeding = False
-                    with session.ends_within(limit, "feeding a command"):
-                        channel.shutdown_write()
-            if pending and channel.send_ready():
-                try:
-                    with session.ends_within(limit, "feeding a command"):
-                        sent = channel.send(pending)
-                except OSError:
-                    if not channel.closed:
-                        raise
-                    sent, feeding = len(pending), False  # the command ended without wanting more
-                pending, moved = pending[sent:], True
-            while channel.recv_ready():
-                out += channel.recv(1 << 20)
-                moved = True
-            while channel.recv_stderr_ready():
-                err += channel.recv_stderr(1 << 20)
-                moved = True
-            if channel.closed or (channel.exit_status_ready() and channel.eof_received):
-                if not (channel.recv_ready() or channel.recv_stderr_ready()):
-                    break
-                continue
-            now = time.monotonic()
-            if moved:
-                last = now
-                continue
-            if now - last > limit:
-                raise LineCut(f"a remote command has been silent for {limit:.0f} seconds")
-            # The end of a command and a reopened send window wake no selector: look again soon.
-            selector.select(0.01 if pending or channel.eof_received else min(0.5, limit))
-    exit_code = channel.exit_status if channel.exit_status_ready() else -1
-    return Ran(exit_code, bytes(out), bytes(err))
+def _pieces(stdin: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that fit a channel's packet, none of them empty."""
+    for chunk in stdin:
+        yield from (chunk[at : at + 32000] for at in range(0, len(chunk), 32000))
 
 
 class ParamikoChannel:
