@@ -23,7 +23,9 @@ _WINDOW = 32 << 20  # bytes the server may send ahead on one channel: above what
 _PACKET = 1 << 17
 _FAREWELL = 5.0  # seconds to close one channel
 _SHELL_WAIT = 10.0  # seconds a harmless command may take
-_TAKE = 1 << 20  # bytes taken from a command at once
+_COMMAND_WINDOW = 8 << 20  # the same for a command: above bandwidth times round trip on any line to a web host
+_TAKE = 1 << 24  # bytes taken from a command at once: all that is there, since paramiko moves the rest of its buffer at each partial read
+_SOON = 0.005  # seconds between looks at what no selector can wait for
 _STDERR = 1 << 16  # bytes kept of what a command complains of
 
 
@@ -93,7 +95,7 @@ class SshSession:
 
         try:
             with self.ends_within(self._target.timeout, "starting a command"):
-                channel = self._transport.open_session(window_size=_WINDOW, max_packet_size=_PACKET, timeout=self._target.timeout)
+                channel = self._transport.open_session(window_size=_COMMAND_WINDOW, max_packet_size=_PACKET, timeout=self._target.timeout)
                 channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             if not self.alive:
@@ -142,9 +144,10 @@ class ParamikoCommand:
         channel.settimeout(0.0)
         self._channel = channel
         self._session = session
-        self._stdin = _pieces(stdin)
+        self._stdin = iter(stdin)
         self._limit = limit
-        self._pending = b""
+        self._watch = _Watch(session, limit)
+        self._pending = memoryview(b"")
         self._feeding = True
         self._errors = bytearray()
         self.exit = -1
@@ -184,38 +187,55 @@ class ParamikoCommand:
                 if time.monotonic() - last > self._limit:
                     raise LineCut(f"a remote command has been silent for {self._limit:.0f} seconds", where=self._session.host)
                 # The end of a command and a reopened send window wake no selector: look again soon.
-                selector.select(0.01 if self._pending or channel.eof_received else min(0.5, self._limit))
+                selector.select(_SOON if self._pending or channel.eof_received else min(0.5, self._limit))
 
     def _feed(self) -> bool:
         """Gives the command what its channel takes now; whether that was anything."""
-        channel = self._channel
-        if self._feeding and not self._pending:
-            self._pending = next(self._stdin, b"")
+        moved = False
+        while self._feeding:
             if not self._pending:
-                self._feeding = False
-                with self._session.ends_within(self._limit, "feeding a command"):
-                    channel.shutdown_write()
-        if not self._pending or not channel.send_ready():
-            return False
-        try:
-            with self._session.ends_within(self._limit, "feeding a command"):
-                sent = channel.send(self._pending)
-        except OSError:
-            if not channel.closed:
-                raise
-            sent, self._feeding = len(self._pending), False  # the command ended without wanting more
-        self._pending = self._pending[sent:]
-        return True
+                data = next(self._stdin, None)
+                if data is None:
+                    self._feeding = False
+                    with self._session.ends_within(self._limit, "feeding a command"):
+                        self._channel.shutdown_write()
+                    return True
+                self._pending = memoryview(data)
+                continue
+            try:
+                sent = _send(self._channel, self._pending, self._watch)
+            except OSError:
+                if not self._channel.closed or not self._session.alive:
+                    raise
+                sent, self._feeding = len(self._pending), False  # the command ended without wanting more
+            self._pending = self._pending[sent:]
+            if not sent:
+                break
+            moved = True
+            if self._channel.recv_ready():
+                break  # what it says meanwhile must not pile up
+        return moved
 
     def close(self) -> None:
+        self._watch.stop()
         with self._session.ends_within(self._limit, "ending a command"):
             self._channel.close()
 
 
-def _pieces(stdin: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that fit a channel's packet, none of them empty."""
-    for chunk in stdin:
-        yield from (chunk[at : at + 32000] for at in range(0, len(chunk), 32000))
+def _send(channel: paramiko.Channel, data: bytes | memoryview, watch: _Watch) -> int:
+    """Sends what the channel's window takes, and tells how many bytes that were. The TCP connection below may block: `watch` ends that."""
+    total, step = 0, channel.out_max_packet_size - 64
+    watch.begin()
+    try:
+        while total < len(data):
+            total += channel.send(bytes(data[total : total + step]))
+            if channel.closed:
+                raise OSError("the channel is closed")
+    except TimeoutError:
+        pass  # the window is full
+    finally:
+        watch.end()
+    return total
 
 
 class ParamikoChannel:
@@ -241,19 +261,8 @@ class ParamikoChannel:
         return data
 
     def send(self, data: bytes, /) -> int:
-        """As ByteChannel. The TCP connection below may block: after the constructor's `limit` seconds of that the line is dropped."""
-        total, step = 0, self._channel.out_max_packet_size - 64
-        self._watch.begin()
-        try:
-            while total < len(data):
-                total += self._channel.send(data[total : total + step])
-                if self._channel.closed:
-                    raise OSError("the channel is closed")
-        except TimeoutError:
-            pass  # the window is full
-        finally:
-            self._watch.end()
-        return total
+        """As ByteChannel. Where the TCP connection below blocks for the constructor's `limit` seconds, the line is dropped."""
+        return _send(self._channel, data, self._watch)
 
     def close(self) -> None:
         self._watch.stop()
