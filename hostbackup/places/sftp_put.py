@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from hostbackup.errors import ConnectionFailed, HostbackupError
@@ -36,6 +36,7 @@ WINDOW = 2 << 20  # bytes of one file under way
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _FSYNC = b"fsync@openssh.com"
 _LSETSTAT = b"lsetstat@openssh.com"
+_PRIVATE = Attrs(permissions=0o600)  # of what is half-written
 OLD = b".old-"  # between a temporary prefix and a name: the target's own file, moved aside for a moment
 
 
@@ -56,8 +57,22 @@ def _as_expected(item: Write[Entry], there: Attrs) -> bool:
     return (there.kind, size, there.mtime) == (said.kind, said.size, said.mtime_ns // 1_000_000_000)
 
 
+def sendable(mtime_ns: int) -> int:
+    """The time that version 3 can carry (unsigned seconds in 32 bits) and that is nearest: one before 1970 becomes 1970, not 2106."""
+    return min(max(mtime_ns // 1_000_000_000, 0), (1 << 32) - 1)
+
+
+def _as_wanted(wanted: Entry, there: Attrs) -> bool:
+    """Whether a look after a rename shows what was renamed, as far as version 3 tells."""
+    return there.kind is Kind.FILE and there.size == wanted.size and there.mtime == sendable(wanted.mtime_ns)
+
+
 class Put:
-    """How entries get their places. `orphans` are temporary names that may still stand on the server."""
+    """How entries get their places.
+
+    `orphans` are temporary names that may still stand on the server. `unopened` are paths for which the server opened no file and gave no reason:
+    it may have too many open at once.
+    """
 
     def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], Login]) -> None:
         self._tree = tree
@@ -66,42 +81,78 @@ class Put:
         self._session = session
         self._link_first: bool | None = None
         self.orphans: set[bytes] = set()
+        self.unopened: set[bytes] = set()
 
     @staticmethod
     def weight(item: Write[Entry]) -> int:
         return min(item.size or item.item.size, WINDOW) + 1
 
-    def _temporary(self, path: bytes) -> bytes:
+    def temporary(self, path: bytes) -> bytes:
+        """A new name beside `path`, in full. It counts as an orphan until `place` or `discard` is done with it."""
         folder = path.rpartition(b"/")[0]
-        return self._tree.full((folder + b"/" if folder else b"") + b"%s-%x.part" % (self._prefix, next(self._numbers)))
+        name = self._tree.full((folder + b"/" if folder else b"") + b"%s-%x.part" % (self._prefix, next(self._numbers)))
+        self.orphans.add(name)
+        return name
 
     # -- files ------------------------------------------------------------------------------------------------------------------------
 
     def file(self, connection: Connection, item: Write[Entry]) -> Steps[Entry]:
-        """The file in its place, as the server then describes it. Raises Refused."""
-        path = item.item.path
-        full = self._tree.full(path)
-        there = yield from ask_one(on_path(Type.LSTAT, full))
-        if isinstance(there, Attrs):
-            kept = yield from self._in_the_way(connection, item, there)
+        """The file in its place, as the server then describes it. Raises Refused.
+
+        Three round trips where a window holds it: open; write, dress, sync and close, with a look at its place; rename. Nothing is renamed
+        before the server has said that all of it is written.
+        """
+        full = self._tree.full(item.item.path)
+        small = item.size <= WINDOW
+        data = self._whole(item) if small else b""
+        if not small:
+            there = yield from ask_one(on_path(Type.LSTAT, full))
+            kept = yield from self._look(connection, item, there)
             if kept is not None:
                 return kept
-        elif there.code != Code.NO_SUCH_FILE:
-            raise Refused(self._tree.refused(path, there))
-        temporary = self._temporary(path)
-        self.orphans.add(temporary)
+        temporary = self.temporary(item.item.path)
+        handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, _PRIVATE))
+        if not isinstance(handle, bytes):
+            if isinstance(handle, Status) and handle.code == Code.FAILURE:
+                self.unopened.add(item.item.path)
+            yield from self.discard(temporary)
+            raise Refused(self._refused(item.item.path, handle))
+        if small:
+            there = yield from self._fill(connection, item, handle, temporary, data)
+        else:
+            there = yield from self._pour(connection, item, handle, temporary)
+        return (yield from self.place(connection, item, temporary, there))
+
+    def place(self, connection: Connection, item: Write[Entry], temporary: bytes, there: object) -> Steps[Entry]:
+        """Gives what stands whole, dressed and synced under `temporary` its name, and tells how the server then describes it.
+
+        `there` is the answer to an LSTAT of its place, taken a moment ago. Raises Refused; then nothing stands under `temporary` any more.
+        """
+        full = self._tree.full(item.item.path)
         try:
-            yield from self._fill(connection, item, temporary)
-            yield from self._rename(connection, item, temporary, full, taken=isinstance(there, Attrs))
+            kept = yield from self._look(connection, item, there)
+            if kept is None:
+                kept = yield from self._rename(connection, item, temporary, full, taken=isinstance(there, Attrs))
+            else:
+                yield from ask(on_path(Type.REMOVE, temporary))
         except Refused:
-            yield from ask(on_path(Type.REMOVE, temporary))
-            self.orphans.discard(temporary)
+            yield from self.discard(temporary)
             raise
         self.orphans.discard(temporary)
-        now = yield from ask_one(on_path(Type.LSTAT, full))
-        if not isinstance(now, Attrs):
-            raise Refused(self._tree.refused(path, now))
-        return entry(path, now)
+        return kept
+
+    def discard(self, temporary: bytes) -> Steps[None]:
+        """Removes what may stand under `temporary`."""
+        yield from ask(on_path(Type.REMOVE, temporary))
+        self.orphans.discard(temporary)
+
+    def _look(self, connection: Connection, item: Write[Entry], there: object) -> Steps[Entry | None]:
+        """What an LSTAT of its place means: the entry to be content with, or None to go on. Raises Refused."""
+        if isinstance(there, Attrs):
+            return (yield from self._in_the_way(connection, item, there))
+        if isinstance(there, Status) and there.code == Code.NO_SUCH_FILE:
+            return None
+        raise Refused(self._refused(item.item.path, there))
 
     def _in_the_way(self, connection: Connection, item: Write[Entry], there: Attrs) -> Steps[Entry | None]:
         """What to do with what is there already: the entry to be content with, or None to go on. Raises Refused."""
@@ -116,34 +167,56 @@ class Put:
         what = {Kind.FILE: "another file", Kind.DIR: "a folder", Kind.LINK: "a symlink"}.get(there.kind or Kind.OTHER, "something else")
         raise Refused(self._tree.tell(path, "exists", f"{what} is there, and is left as it is"))
 
-    def _fill(self, connection: Connection, item: Write[Entry], temporary: bytes) -> Steps[None]:
-        """The contents under a temporary name: whole, as on record, with mode and time, synced. Raises Refused."""
+    def _whole(self, item: Write[Entry]) -> bytes:
+        """The contents of a file that a window holds, found to be as on record before anything stands on the server. Raises Refused."""
+        data = b"".join(self._contents(item, WINDOW + 1))
+        if item.digest and hashlib.sha256(data).hexdigest() != item.digest:
+            raise Refused(self._not_on_record(item))
+        return data
+
+    def _fill(self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes, data: bytes) -> Steps[object]:
+        """All of a small file at once. Gives the answer to an LSTAT of its place. Raises Refused; then nothing stands under `temporary`."""
+        chunk = connection.limits.write
+        if len(data) <= chunk:
+            writes = [write(handle, 0, data)] if data else []
+        else:
+            writes = [write(handle, at, data[at : at + chunk]) for at in range(0, len(data), chunk)]
+        return (yield from self._end(connection, item, handle, temporary, writes))
+
+    def _end(
+        self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes, writes: Sequence[Request] = ()
+    ) -> Steps[object]:
+        """The last WRITEs, mode and time, sync and CLOSE, with a look at the file's place. Raises Refused; then nothing stands under `temporary`.
+
+        Requests on one handle are answered as if in order (draft, section 6); each answer counts, and only then comes the rename.
+        """
         path = item.item.path
-        handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, Attrs(permissions=0o600)))
-        if not isinstance(handle, bytes):
-            raise Refused(self._refused(path, handle))
-        seen = hashlib.sha256()
-        chunks = self._contents(item, connection.limits.write)
-        try:
-            refused = yield from self._pour(handle, path, chunks, seen.update)
-        except Refused:
-            yield from ask(on_handle(Type.CLOSE, handle))
-            raise
-        if refused is None and item.digest and seen.hexdigest() != item.digest:
-            refused = self._tree.tell(path, "damaged", "the bytes to be written are not those on record", "run `hostbackup verify`")
-        if refused is not None:
-            yield from ask(on_handle(Type.CLOSE, handle))
-            raise Refused(refused)
-        seconds = item.item.mtime_ns // 1_000_000_000
-        times = seconds if 0 <= seconds < 1 << 32 else None
-        last = [set_attrs(Type.FSETSTAT, handle, Attrs(permissions=item.item.mode & 0o7777, atime=times, mtime=times))]
+        seconds = sendable(item.item.mtime_ns)
+        last = [set_attrs(Type.FSETSTAT, handle, Attrs(permissions=item.item.mode & 0o7777, atime=seconds, mtime=seconds))]
         if _FSYNC in connection.extensions:
             last.append(extended(_FSYNC, text(handle)))
-        # A server that keeps no modes or times has the file all the same; what it made of them is told by the LSTAT at the end.
-        _, *results = yield from ask(*last, on_handle(Type.CLOSE, handle))
-        for status in results:
-            if not status.ok and status.code != Code.OP_UNSUPPORTED:
+        *results, there = yield from ask(*writes, *last, on_handle(Type.CLOSE, handle), on_path(Type.LSTAT, self._tree.full(path)))
+        for place, status in enumerate(results):
+            # A server that keeps no modes or times has the file all the same; what it made of them is told by the LSTAT at the end.
+            if not status.ok and (place < len(writes) or status.code != Code.OP_UNSUPPORTED):
+                yield from self.discard(temporary)
                 raise Refused(self._refused(path, status))
+        return there
+
+    def _pour(self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes) -> Steps[object]:
+        """All of a large file, a window of WRITEs at a time. As `_fill`."""
+        seen = hashlib.sha256()
+        trouble = yield from self._stream(handle, item, self._contents(item, connection.limits.write), seen.update)
+        if trouble is None and item.digest and seen.hexdigest() != item.digest:
+            trouble = self._not_on_record(item)
+        if trouble is not None:
+            yield from ask(on_handle(Type.CLOSE, handle))
+            yield from self.discard(temporary)
+            raise Refused(trouble)
+        return (yield from self._end(connection, item, handle, temporary))
+
+    def _not_on_record(self, item: Write[Entry]) -> Failure:
+        return self._tree.tell(item.item.path, "damaged", "the bytes to be written are not those on record", "run `hostbackup verify`")
 
     def _contents(self, item: Write[Entry], chunk: int) -> Iterator[bytes]:
         """The bytes to write. What goes wrong with them is the source's trouble, and this one entry's."""
@@ -162,7 +235,7 @@ class Put:
         except OSError as error:
             raise Refused(self._tree.tell(path, "io", f"the bytes to be written could not be read: {error.strerror or error}")) from error
 
-    def _pour(self, handle: bytes, path: bytes, chunks: Iterator[bytes], seen: Callable[[bytes], object]) -> Steps[Failure | None]:
+    def _stream(self, handle: bytes, item: Write[Entry], chunks: Iterator[bytes], seen: Callable[[bytes], object]) -> Steps[Failure | None]:
         """Sends all chunks, a window of WRITEs at a time, and awaits every reply."""
         offset = due = 0
         trouble: Failure | None = None
@@ -187,7 +260,7 @@ class Put:
             length, status = yield requests
             due -= length
             if not (isinstance(status, Status) and status.ok):
-                trouble = trouble or self._refused(path, status)
+                trouble = trouble or self._refused(item.item.path, status)
 
     def _refused(self, path: bytes, status: object) -> Failure:
         if not isinstance(status, Status):
@@ -199,25 +272,28 @@ class Put:
 
     # -- names ------------------------------------------------------------------------------------------------------------------------
 
-    def _rename(self, connection: Connection, item: Write[Entry], temporary: bytes, full: bytes, *, taken: bool) -> Steps[None]:
-        """Gives what stands under `temporary` its name. Raises Refused; then `temporary` still stands."""
+    def _rename(self, connection: Connection, item: Write[Entry], temporary: bytes, full: bytes, *, taken: bool) -> Steps[Entry]:
+        """Gives what stands under `temporary` its name, and tells how it is described there. Raises Refused; then `temporary` still stands."""
         path = item.item.path
         if item.replace and _POSIX_RENAME in connection.extensions:
-            status = yield from ask_one(extended(_POSIX_RENAME, text(temporary) + text(full)))
+            status, now = yield from ask(extended(_POSIX_RENAME, text(temporary) + text(full)), on_path(Type.LSTAT, full))
         elif taken:
-            status = yield from self._swap(temporary, full)
+            status, now = (yield from self._swap(temporary, full)), None
         else:
             # Version 3 forbids RENAME to replace; OpenSSH does it by link(2), which decides in one step.
-            status = yield from ask_one(two_paths(Type.RENAME, temporary, full))
-        if isinstance(status, Status) and status.ok:
-            return
-        there = yield from ask_one(on_path(Type.LSTAT, full))
-        if isinstance(there, Attrs) and not item.replace:
-            kept = yield from self._in_the_way(connection, item, there)
+            status, now = yield from ask(two_paths(Type.RENAME, temporary, full), on_path(Type.LSTAT, full))
+        done = isinstance(status, Status) and status.ok
+        if not (done and isinstance(now, Attrs) and _as_wanted(item.item, now)):
+            # Also where the server looked before it had renamed: requests on different names may overtake each other.
+            now = yield from ask_one(on_path(Type.LSTAT, full))
+        if done and isinstance(now, Attrs):
+            return entry(path, now)
+        if not done and isinstance(now, Attrs) and not item.replace:
+            kept = yield from self._in_the_way(connection, item, now)
             if kept is not None:  # renamed by an attempt whose line was cut, or put there by somebody with the same bytes
                 yield from ask(on_path(Type.REMOVE, temporary))
-                return
-        raise Refused(self._refused(path, status))
+                return kept
+        raise Refused(self._refused(path, now if done else status))
 
     def _swap(self, temporary: bytes, full: bytes) -> Steps[object]:
         """Replaces without posix-rename: the old file steps aside under a name that tells where it belongs, and comes back if that fails."""
@@ -247,23 +323,22 @@ class Put:
             if not item.replace or there.kind not in (Kind.FILE, Kind.LINK) or not _as_expected(item, there):
                 what = {Kind.DIR: "a folder", Kind.LINK: "another symlink", Kind.FILE: "a file"}.get(there.kind or Kind.OTHER, "something else")
                 raise Refused(self._tree.tell(path, "exists", f"{what} is there, and is left as it is"))
-            temporary = self._temporary(path)
-            self.orphans.add(temporary)
-            yield from self._make_link(path, target, temporary)
+            temporary = self.temporary(path)
             try:
+                yield from self._make_link(path, target, temporary)
                 yield from self._rename(connection, item, temporary, full, taken=True)
             except Refused:
-                yield from ask(on_path(Type.REMOVE, temporary))
-                self.orphans.discard(temporary)
+                yield from self.discard(temporary)
                 raise
             self.orphans.discard(temporary)
         else:
             yield from self._make_link(path, target, full)
-        seconds = item.item.mtime_ns // 1_000_000_000
-        if _LSETSTAT in connection.extensions and 0 < seconds < 1 << 32:
+        looks = [on_path(Type.LSTAT, full), on_path(Type.READLINK, full)]
+        if _LSETSTAT in connection.extensions and item.item.mtime_ns:
+            seconds = sendable(item.item.mtime_ns)
             times = set_attrs(Type.SETSTAT, full, Attrs(atime=seconds, mtime=seconds))
-            yield from ask(extended(_LSETSTAT, times.body))
-        now, names = yield from ask(on_path(Type.LSTAT, full), on_path(Type.READLINK, full))
+            looks.insert(0, extended(_LSETSTAT, times.body))
+        *_, now, names = yield from ask(*looks)
         if not isinstance(now, Attrs) or not isinstance(names, list) or len(names) != 1:
             raise Refused(self._refused(path, now if isinstance(now, Status) else names))
         return entry(path, now, names[0].name)
@@ -283,7 +358,7 @@ class Put:
         """
         if "OpenSSH" in self._session().server_version:
             return False
-        one, two = self._temporary(path), self._temporary(path)
+        one, two = self.temporary(path), self.temporary(path)
         yield from ask(two_paths(Type.SYMLINK, one, two))
         first, second = yield from ask(on_path(Type.LSTAT, one), on_path(Type.LSTAT, two))
         made = [name for name, value in ((one, first), (two, second)) if isinstance(value, Attrs)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.model import Entry, Failure, Kind, Write, Written
-from hostbackup.places.sftp_put import Put, Refused
+from hostbackup.places.sftp_put import Put, Refused, sendable
 from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path, set_attrs
@@ -123,6 +123,8 @@ class Writer:
         elif isinstance(state, Failure):
             code = "permission" if state.code == "permission" else "parent"
             self._tell(item, self._tree.tell(path, code, f"its folder is not usable: {state.reason}"))
+        elif item.item.kind is Kind.DIR:
+            self._ready.appendleft(self._work(item))  # others may wait for it
         else:
             self._ready.append(self._work(item))
 
@@ -130,7 +132,7 @@ class Writer:
         """What is known of a folder. One that nobody asked to write is looked at."""
         if folder not in self._folders:
             self._folders[folder] = _PENDING
-            self._ready.append(light(lambda: self._look(folder)))
+            self._ready.appendleft(light(lambda: self._look(folder)))
         return self._folders[folder]
 
     def _tell(self, item: Write[Entry], failure: Failure) -> None:
@@ -208,17 +210,21 @@ class Writer:
         return _Looked(folder, None)
 
     def _finish(self) -> Iterator[Written[Entry]]:
-        """Modes and times of folders, the deepest first: a parent's mode may shut it, and what is put into a folder changes its time."""
-        levels: dict[int, list[Write[Entry]]] = {}
+        """Modes and times of folders, once nothing more is put into them. Those that their mode shuts come after all others, the deepest first."""
+        yield from self._dress_all(item for item in self._made if item.item.mode & 0o700 == 0o700)
+        shut: dict[int, list[Write[Entry]]] = {}
         for item in self._made:
-            levels.setdefault(item.item.path.count(b"/") + 1 if item.item.path else 0, []).append(item)
-        for level in sorted(levels, reverse=True):
-            yield from self._lines.carry_out(works(functools.partial(self._dress, item) for item in levels[level]))
+            if item.item.mode & 0o700 != 0o700:
+                shut.setdefault(item.item.path.count(b"/") + 1 if item.item.path else 0, []).append(item)
+        for level in sorted(shut, reverse=True):
+            yield from self._dress_all(shut[level])
+
+    def _dress_all(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
+        yield from self._lines.carry_out(works(functools.partial(self._dress, item) for item in items))
 
     def _dress(self, item: Write[Entry]) -> Steps[Written[Entry]]:
         path, full = item.item.path, self._tree.full(item.item.path)
-        seconds = item.item.mtime_ns // 1_000_000_000
-        times = seconds if 0 < seconds < 1 << 32 else None
+        times = sendable(item.item.mtime_ns) if item.item.mtime_ns else None
         done, there = yield from ask(
             set_attrs(Type.SETSTAT, full, Attrs(permissions=item.item.mode & 0o7777, atime=times, mtime=times)),
             on_path(Type.LSTAT if path else Type.STAT, full),
