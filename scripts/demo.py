@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import imaplib
 import os
-import pwd
 import shlex
 import shutil
 import signal
@@ -22,7 +21,7 @@ from hostbackup.protocols.imap import names
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.s3 import ACCESS, SECRET, S3Server, rclone_server
 from tests.support.samples import FOLDERS, USERS, make_mailbox, make_site
-from tests.support.sshd import Sshd, sshd
+from tests.support.sshd import Sshd, own_login, sshd
 
 MARK = ".hostbackup-demo"  # what a folder holds that the demo may replace
 OLD_WWW, NEW_WWW = "www.old-host.example", "www.new-host.example"
@@ -206,20 +205,11 @@ def compare_mail(old: Dovecot, new: Dovecot) -> None:
         )
 
 
-def login() -> tuple[str, tuple[str, ...]]:
-    """Who logs in at the demo's SSH servers: who runs it. Without PAM, sshd turns a user away whose password is locked, whatever key they have."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    locked = False
-    with contextlib.suppress(OSError):
-        locked = any(line.startswith(f"{user}:!") for line in Path("/etc/shadow").read_text().splitlines())
-    return user, ("UsePAM yes",) if locked else ()
-
-
 def move(demo: Demo) -> None:
     started = time.monotonic()
     say("Starting an old server and a new one on 127.0.0.1, with a sample office on the old one …")
     demo.prepare()
-    user, options = login()
+    user, options = own_login()
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(sshd(user=user, shell=True, options=options))
         new = stack.enter_context(sshd(user=user, shell=False, options=options))

@@ -1,4 +1,4 @@
-# Sourced by scripts/test and scripts/demo: a virtual environment in .venv, and OpenSSH and Dovecot where absent.
+# Sourced by scripts/test, scripts/demo and scripts/bench: a virtual environment in .venv, and the servers and programs they run where absent.
 # Nothing is started and nothing of the system's configuration is changed; what is there already is used as it is.
 # shellcheck shell=bash
 
@@ -77,7 +77,7 @@ make_venv() {
   "$python" -m venv --clear "$venv"
 }
 
-# install_packages demo|test: the locked versions; again only when the lock or the project's metadata change.
+# install_packages bench|demo|test: the locked versions; again only when the lock or the project's metadata change.
 install_packages() {
   local what=$1 lock=$root/tests/requirements.lock stamp wanted
   wanted=$(cat "$lock" "$root/pyproject.toml" <("$venv/bin/python" -V) | sha256sum)
@@ -96,26 +96,43 @@ install_packages() {
   printf '%s\n' "$wanted" >"$venv/.$what"
 }
 
-install_servers() {
+install_sshd() {
   if ! command -v sshd >/dev/null; then
     apt_install openssh-server
     keep_from_starting ssh.service ssh.socket
-  fi
-  if ! command -v dovecot >/dev/null || [ ! -e /usr/lib/dovecot/imap ]; then
-    apt_install dovecot-imapd
-    keep_from_starting dovecot.service dovecot.socket
   fi
   # sshd wants this folder before it starts; where no system service makes it, we do.
   if [ ! -d /run/sshd ]; then as_root mkdir -m 755 /run/sshd; fi
 }
 
-# set_up demo|test: everything above, one at a time however many are started.
+install_dovecot() {
+  if ! command -v dovecot >/dev/null || [ ! -e /usr/lib/dovecot/imap ]; then
+    apt_install dovecot-imapd
+    keep_from_starting dovecot.service dovecot.socket
+  fi
+}
+
+# What a bench compares with; rclone is among the Python packages.
+install_peers() {
+  local program missing=()
+  for program in lftp rsync; do
+    command -v $program >/dev/null || missing+=("$program")
+  done
+  command -v ssh >/dev/null && command -v scp >/dev/null || missing+=(openssh-client)
+  if [ ${#missing[@]} -gt 0 ]; then
+    apt_install "${missing[@]}"
+    keep_from_starting rsync.service
+  fi
+}
+
+# set_up bench|demo|test: what it needs of the above, one at a time however many are started.
 set_up() {
   local lock
   exec {lock}<"$root/scripts/lib.sh"
   if command -v flock >/dev/null; then flock "$lock"; fi
   make_venv
   install_packages "$1"
-  install_servers
+  install_sshd
+  if [ "$1" = bench ]; then install_peers; else install_dovecot; fi
   exec {lock}<&-
 }

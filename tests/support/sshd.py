@@ -97,6 +97,18 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
     return path
 
 
+def own_login() -> tuple[str, tuple[str, ...]]:
+    """Who runs this, and the `options` that let them in at a server they start.
+
+    Without PAM, sshd turns a user away whose password is locked, whatever key they have.
+    """
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    locked = False
+    with contextlib.suppress(OSError):
+        locked = any(line.startswith(f"{user}:!") for line in Path("/etc/shadow").read_text().splitlines())
+    return user, ("UsePAM yes",) if locked else ()
+
+
 @contextlib.contextmanager
 def sshd(
     *,

@@ -1,0 +1,117 @@
+"""The command line of scripts/bench."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from scripts.benchmarks import facts
+from scripts.benchmarks.cases import CASES, FULL, QUICK
+from scripts.benchmarks.chart import chart
+from scripts.benchmarks.relay import probe
+from scripts.benchmarks.results import Bench
+from scripts.benchmarks.run import run_case
+from scripts.benchmarks.tables import insert, markdown, plain
+from scripts.benchmarks.world import program, world
+
+DOCS = facts.ROOT / "docs"
+GIB = 1 << 30
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="scripts/bench", description="hostbackup and what a user would pick instead, alternately, over a line with a delay."
+    )
+    made.add_argument("suite", nargs="?", choices=["sftp"], default="sftp")
+    made.add_argument("--quick", action="store_true", help="little of everything, once: to see that it works")
+    made.add_argument("--files", type=int, metavar="N", help=f"files of the site ({FULL.files:,}; quick: {QUICK.files:,})")
+    made.add_argument("--push-files", type=int, metavar="N", help=f"files of a push ({FULL.push:,}; quick: {QUICK.push:,})")
+    made.add_argument("--sparse", type=float, metavar="GIB", help=f"size of the sparse file ({FULL.sparse / GIB:g}; the figure to reach is for 10)")
+    made.add_argument("--runs", type=int, metavar="N", help="how often each one runs (3; quick: 1)")
+    made.add_argument("--only", nargs="+", choices=list(CASES), metavar="CASE", default=list(CASES), help=", ".join(CASES))
+    made.add_argument("--with", nargs="+", dest="among", metavar="NAME", default=[], help="only these contenders, by their names in the table")
+    made.add_argument("--delay", type=float, default=20.0, metavar="MS", help="round trip in milliseconds (20)")
+    made.add_argument("--limit", type=float, default=3600.0, metavar="SECONDS", help="end a run that takes longer (3600)")
+    made.add_argument("--keep", type=Path, metavar="DIR", help="work here, and keep what was built for the next time")
+    made.add_argument(
+        "--from", type=Path, nargs="+", dest="sources", metavar="FILE", help="run nothing: figures from earlier --json files, later ones over earlier"
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON; - for standard output instead of the table")
+    made.add_argument("--svg", type=Path, metavar="FILE", help="write a chart")
+    made.add_argument("--docs", action="store_true", help="write docs/performance.json, docs/performance.svg and the figures in docs/performance.md")
+    return made
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def measured(told: argparse.Namespace) -> Bench:
+    """Runs what was asked for."""
+    amounts = QUICK if told.quick else FULL
+    changes = {"files": told.files, "push": told.push_files, "sparse": int(told.sparse * GIB) if told.sparse else None}
+    amounts = dataclasses.replace(amounts, **{key: value for key, value in changes.items() if value})
+    runs = told.runs or (1 if told.quick else 3)
+    found = probe(told.delay)
+    relay = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}
+    say(f"the relay: {relay['round_trip_ms']} ms round trip, {relay['mb_per_second']} MB/s")
+    with world(told.keep, told.delay) as here:
+        machine = facts.machine(here.folder, program("rclone"))
+        cases = [run_case(name, here, amounts, runs=runs, tell=say, among=told.among, limit=told.limit) for name in told.only]
+    return Bench(machine, relay, cases)
+
+
+def read(paths: Sequence[Path]) -> Bench:
+    """The figures of several files as one."""
+    found = [Bench.read(json.loads(path.read_text("utf-8"))) for path in paths]
+    whole = found[0]
+    for later in found[1:]:
+        whole = whole.merged(later)
+    return whole
+
+
+def write(bench: Bench, told: argparse.Namespace) -> None:
+    document = json.dumps(bench.document(), indent=1, ensure_ascii=False) + "\n"
+    if told.json and str(told.json) == "-":
+        print(document, end="")
+    else:
+        print(plain(bench))
+        if told.json:
+            told.json.write_text(document, "utf-8")
+    if told.svg:
+        told.svg.write_text(chart(bench), "utf-8")
+    if told.docs:
+        (DOCS / "performance.json").write_text(document, "utf-8")
+        (DOCS / "performance.svg").write_text(chart(bench), "utf-8")
+        page = DOCS / "performance.md"
+        page.write_text(insert(page.read_text("utf-8"), markdown(bench)), "utf-8")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: all ran; 3: something failed or was not available. Whether a figure was reached does not change it."""
+    told = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        bench = read(told.sources) if told.sources else measured(told)
+    except KeyboardInterrupt:
+        say("interrupted; the servers have been ended")
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        say(f"error: {error}")
+        return 1
+    write(bench, told)
+    return 3 if any(row.wrong for case in bench.cases for row in case.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What a bench found, as plain data: single times, medians, ratios, and how they stand to the figures asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+MIB = 1 << 20
+
+
+@dataclass
+class Row:
+    """One contender of a case. Times in seconds, memory in bytes; `wrong` says why there is no (further) figure."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+    wrong: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.seconds) and not self.wrong
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def peak(self) -> int:
+        return max(self.memory)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach.
+
+    `kind` is `faster` (the subject takes at most 1/bound of the peer's time), `within` (at most bound times it) or `memory` (under bound MiB).
+    """
+
+    kind: str
+    subject: str
+    peer: str
+    bound: float
+
+    @property
+    def asked(self) -> str:
+        if self.kind == "memory":
+            return f"{self.subject}: under {self.bound:g} MiB"
+        if self.kind == "within":
+            return f"{self.subject}: within {self.bound:g}× of {self.peer}"
+        return f"{self.subject}: {self.bound:g}× as fast as {self.peer}" if self.bound != 1 else f"{self.subject}: faster than {self.peer}"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`measured` in the target's own unit; None where a side of it failed."""
+
+    asked: str
+    measured: float | None
+    unit: str
+    met: bool | None
+
+    @property
+    def shown(self) -> str:
+        if self.measured is None:
+            return "no figure"
+        return f"{self.measured:.0f} MiB" if self.unit == "MiB" else f"{self.measured:.2f}×" if self.measured < 10 else f"{self.measured:.1f}×"
+
+
+@dataclass
+class Case:
+    """The contenders of one piece of work, run in alternation."""
+
+    name: str
+    title: str
+    work: str
+    delay_ms: float
+    rows: list[Row]
+    targets: list[Target] = field(default_factory=list)
+    full: bool = True
+    """The amount of work that the targets are meant for."""
+    taken: str = ""
+    """When, and which hostbackup."""
+
+    def row(self, name: str) -> Row | None:
+        return next((row for row in self.rows if row.name == name), None)
+
+    def judge(self) -> list[Judged]:
+        """The targets whose sides took part."""
+        return [judged for target in self.targets if (judged := self._judge(target))]
+
+    def _judge(self, target: Target) -> Judged | None:
+        subject, peer = self.row(target.subject), self.row(target.peer)
+        if subject is None or (peer is None and target.kind != "memory"):
+            return None
+        unit = "MiB" if target.kind == "memory" else "×"
+        if not subject.ok or (peer is not None and not peer.ok):
+            return Judged(target.asked, None, unit, None)
+        if peer is None:
+            measured = subject.peak / MIB
+            return Judged(target.asked, measured, unit, measured < target.bound)
+        if target.kind == "within":
+            measured = subject.median / peer.median
+            return Judged(target.asked, measured, unit, measured <= target.bound)
+        measured = peer.median / subject.median
+        return Judged(target.asked, measured, unit, measured >= target.bound)
+
+
+def ratio(row: Row, own: Row) -> float:
+    """How many times as long `row` took as `own`."""
+    return row.median / own.median
+
+
+@dataclass
+class Bench:
+    """All of a run: the machine it was on, the line, and the cases."""
+
+    machine: dict[str, Any]
+    relay: dict[str, Any]
+    """What the relay did when it was measured, before the cases: round_trip_ms, mb_per_second."""
+    cases: list[Case]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: the data, and beside it the medians and ratios that follow from them."""
+        cases = []
+        for case in self.cases:
+            told = asdict(case)
+            for row, data in zip(case.rows, told["rows"], strict=True):
+                data["median"] = row.median if row.seconds else None
+                data["peak"] = row.peak if row.memory else None
+            told["judged"] = [asdict(judged) | {"shown": judged.shown} for judged in case.judge()]
+            cases.append(told)
+        return {"version": 1, "command": "bench", "machine": self.machine, "relay": self.relay, "cases": cases}
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Bench:
+        """Back from JSON; what follows from the data is worked out anew."""
+        if document.get("version") != 1 or document.get("command") != "bench":
+            raise ValueError("not a document of scripts/bench")
+        cases = []
+        for told in document["cases"]:
+            rows = [Row(one["name"], one["seconds"], one["cpu"], one["memory"], one["wrong"]) for one in told["rows"]]
+            targets = [Target(**one) for one in told["targets"]]
+            kept = {key: told[key] for key in ("name", "title", "work", "delay_ms", "full", "taken")}
+            cases.append(Case(rows=rows, targets=targets, **kept))
+        return cls(document["machine"], document["relay"], cases)
+
+    def merged(self, later: Bench) -> Bench:
+        """With the cases of a later run on the same machine put in place of the same cases here."""
+        if self.machine != later.machine:
+            differing = [key for key in {*self.machine, *later.machine} if self.machine.get(key) != later.machine.get(key)]
+            raise ValueError(f"figures of different machines or programs do not belong in one table: {', '.join(sorted(differing))}")
+        cases = {case.name: case for case in self.cases} | {case.name: case for case in later.cases}
+        return Bench(self.machine, later.relay, list(cases.values()))

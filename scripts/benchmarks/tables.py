@@ -1,0 +1,86 @@
+"""Figures as tables: in a terminal, and in Markdown for docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scripts.benchmarks.results import MIB, Bench, Case, Row, ratio
+
+BEGIN, END = "<!-- figures: written by scripts/bench --docs -->", "<!-- end of figures -->"
+HEADINGS = ("", "median", "compared", "single runs", "peak memory", "CPU")
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _cells(case: Case, row: Row) -> tuple[str, ...]:
+    if not row.ok:
+        return (row.name, row.wrong or "did not run", "", "", "", "")
+    first = case.rows[0]
+    compared = f"{ratio(row, first):.2f}×" if first.ok else ""
+    runs = " ".join(seconds(one).removesuffix(" s") for one in row.seconds)
+    cpu = sorted(row.cpu)[len(row.cpu) // 2]
+    return (row.name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu))
+
+
+def _targets(case: Case) -> list[tuple[str, str, str]]:
+    verdicts = {True: "met", False: "not met", None: "not known"}
+    return [(judged.asked, judged.shown, verdicts[judged.met]) for judged in case.judge()]
+
+
+def _heading(case: Case) -> str:
+    return f"{case.work}; {case.delay_ms:g} ms round trip" + ("" if case.full else "; too little for the figures asked for to mean much")
+
+
+def plain(bench: Bench) -> str:
+    """For a terminal."""
+    lines = [_machine(bench), ""]
+    for case in bench.cases:
+        lines += [f"{case.title} ({case.name})", f"  {_heading(case)}"]
+        rows = [HEADINGS, *(_cells(case, row) for row in case.rows)]
+        good = [row for row in rows if row[2:] != ("",) * 4]
+        widths = [max(len(row[column]) for row in good) for column in range(len(HEADINGS))]
+        widths[0] = max(len(row[0]) for row in rows)
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  " + ("  ".join(cells) if row in good else f"{cells[0]}  {row[1]}").rstrip())
+        lines += [f"  asked for: {asked}; is: {shown}: {verdict}" for asked, shown, verdict in _targets(case)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _machine(bench: Bench) -> str:
+    facts = bench.machine
+    programs = ", ".join(f"{name} {facts[name]}" for name in ("python", "paramiko", "openssh", "rclone", "lftp", "rsync", "tar") if facts.get(name))
+    cores = f"{facts['cores']} core{'s' if facts['cores'] != 1 else ''}"
+    return (
+        f"{facts['cpu']}, {cores}, {facts['memory_mb'] / 1000:.0f} GB of memory, {facts['system']}, kernel {facts['kernel']}, "
+        f"{facts['file_system']}; {programs}. The relay: {bench.relay['round_trip_ms']:g} ms round trip, {bench.relay['mb_per_second']:,} MB/s."
+    )
+
+
+def _grid(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("---:" if one else "---" for one in right) + "|", *lines[1:]]
+
+
+def markdown(bench: Bench) -> str:
+    """The figures section of docs/performance.md."""
+    lines = [_machine(bench), ""]
+    asked = [(case.title, *target) for case in bench.cases if case.full for target in _targets(case)]
+    if asked:
+        lines += [*_grid([("work", "asked for", "is", ""), *asked], [False, False, True, False]), ""]
+    for case in bench.cases:
+        lines += [f"### {case.title}", "", f"`{case.name}`: {_heading(case)} ({case.taken})", ""]
+        lines += [*_grid([HEADINGS, *(_cells(case, row) for row in case.rows)], [False, True, True, True, True, True]), ""]
+    return "\n".join(lines)
+
+
+def insert(page: str, figures: str) -> str:
+    """The page with its figures section replaced. ValueError if it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the page has no figures section to replace")
+    return f"{before}{BEGIN}\n\n{figures.strip()}\n\n{END}{after}"
