@@ -11,6 +11,7 @@ from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, Unreachable
 from hostbackup.model import Entry, Read
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols import ssh
+from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.ssh_session import SshSession
 from tests.support.sink import HashSink, MemorySink
 from tests.support.sites import PART, Opener, entries, files, put
@@ -89,7 +90,7 @@ def test_a_frozen_line_is_noticed(with_shell: Sshd, tmp_path: Path, open_tree: O
         relays.append(Relay(with_shell.port))
         return ssh.connect(with_shell.target(port=relays[-1].port, host_key=with_shell.host_key_fingerprint))
 
-    tree = SftpTree(through_a_new_relay, str(tmp_path), side="old", part=PART, silence=1.0, pause=lambda _: None)
+    tree = SftpTree(through_a_new_relay, str(tmp_path), side="old", part=PART, limits=Limits(stall=1.0), pause=lambda _: None)
     found = files(tree)
     reads: list[Read[Entry]] = []
     for read in tree.read(found, HashSink()):

@@ -18,6 +18,7 @@ from hostbackup.errors import PlaceMissing
 from hostbackup.model import Claim, Entry, Kind, Status, Write
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols import ssh
+from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.sftp.client import SocketChannel
 from hostbackup.protocols.sftp.packets import Framer, Type
 from hostbackup.protocols.ssh_session import SshSession
@@ -294,7 +295,7 @@ def test_a_server_that_freezes_while_it_is_written_to_is_noticed(with_shell: Ssh
                 relays[0].freeze()
             yield file(b"f%d" % number, data)
 
-    tree = SftpTree(through_a_new_relay, str(tmp_path), side="new", part=PART, silence=1.0, pause=lambda _: None)
+    tree = SftpTree(through_a_new_relay, str(tmp_path), side="new", part=PART, limits=Limits(stall=1.0), pause=lambda _: None)
     outcomes = list(tree.write(items()))
     assert len(outcomes) == 60
     assert all(outcome.failure is None for outcome in outcomes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NameNotResolved, PlaceMissing, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Failure, Kind, Part
+from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.protocols.sftp.client import Connection, Steps, ask_one
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Pump, Work
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-SILENCE = 60.0  # seconds without a byte from a channel that owes answers: then the line counts as cut
 BACK_OFF = (1.0, 2.0, 4.0)  # seconds before each new login after a cut, while nothing gets done in between
-RECONNECTS = 20  # new logins in one call, however much gets done in between
+RECONNECTS = 20  # new logins in one call …
+WORTH_A_LOGIN = 8 << 20  # … and one more for so many bytes: a long transfer over a bad line may go on, a server is not worn out for nothing
 
 _CODES = {
     Code.NO_SUCH_FILE: ("vanished", "it is not there any more", ""),
@@ -105,55 +106,81 @@ def resolve_root(tree: Tree) -> Callable[[Connection], Steps[Attrs]]:
     return steps
 
 
+def overloaded(result: object) -> bool:
+    """Whether an outcome may only mean that the server had too many files open: version 3 has no status of its own for that."""
+    failure = getattr(result, "failure", None)
+    began = getattr(result, "items", None)  # of a listing: its folder was open
+    return isinstance(failure, Failure) and failure.code == "refused" and not began
+
+
 @dataclass(slots=True)
 class Lines:
-    """Logins and channels: opened when needed, reused, opened anew after a cut. `pause` waits so many seconds."""
+    """Logins and channels: opened when needed, reused, opened anew after a cut.
+
+    `channels` are used at once on each of up to `limits.connections` logins. `pause` waits so many seconds.
+    """
 
     factory: Callable[[], Login]
     channels: int = 4
-    silence: float = SILENCE
+    limits: Limits = UNLIMITED
     pause: Callable[[float], None] = time.sleep
-    _session: Login | None = None
-    _idle: list[tuple[Login, Connection]] = field(default_factory=list)
+    _sessions: list[Login] = field(default_factory=list)
+    _most: int = 0  # logins that the server bore last time; 0: not known
+    _idle: list[Connection] = field(default_factory=list)
     _refused: LoginRefused | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
+    def another(self) -> Lines:
+        """Lines of their own, with the same settings."""
+        return Lines(self.factory, self.channels, self.limits, self.pause)
+
     def session(self) -> Login:
-        """The login, made now if there is none. Raises as `hostbackup.protocols.ssh.connect`."""
+        """The first login, made now if there is none. Raises as `hostbackup.protocols.ssh.connect`."""
         with self._lock:
-            if self._session is not None and not self._session.alive:
+            if not all(session.alive for session in self._sessions):
                 self.close()
             if self._refused is not None:
                 raise self._refused
-            if self._session is None:
+            if not self._sessions:
                 try:
-                    self._session = self.factory()
+                    self._sessions.append(self.factory())
                 except LoginRefused as error:
                     self._refused = error  # never tried again, whichever verb comes next
                     raise
-            return self._session
+            return self._sessions[0]
+
+    def _all_sessions(self) -> list[Login]:
+        """As many logins as are allowed and the server bears. One that is refused beside a good one is not tried again."""
+        first = self.session()
+        wanted = min(self.limits.connections, self._most or self.limits.connections)
+        while len(self._sessions) < wanted:
+            try:
+                self._sessions.append(self.factory())
+            except ConnectionFailed:
+                if not first.alive:
+                    raise
+                self._most = wanted = len(self._sessions)
+        return self._sessions
 
     def take(self, wanted: int | None = None) -> list[Connection]:
-        """Up to `wanted` connections, one at least, for the caller alone."""
+        """Up to `wanted` connections (all there may be, if not told), one at least, for the caller alone."""
         with self._lock:
-            session = self.session()
-            count = min(wanted or self.channels, self.channels)
-            taken: list[Connection] = []
-            while self._idle and len(taken) < count:
-                taken.append(self._idle.pop()[1])
+            sessions = [self.session()] if wanted is not None else self._all_sessions()
+            count = min(wanted or self.channels, self.channels) * len(sessions)
+            taken = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
             if not taken:
-                taken.append(self._open(session))
+                taken.append(self._open(sessions[0]))
             if len(taken) < count:
-                with ThreadPoolExecutor(count) as pool:
-                    opened = pool.map(self._try_open, [session] * (count - len(taken)))
-                    more = [connection for connection in opened if connection is not None]
-                # What the server refuses now it will refuse next time too.
-                self.channels = max(1, min(self.channels, len(taken) + len(more))) if wanted is None else self.channels
+                missing = [sessions[place % len(sessions)] for place in range(len(taken), count)]
+                with ThreadPoolExecutor(len(missing)) as pool:
+                    more = [connection for connection in pool.map(self._try_open, missing) if connection is not None]
                 taken += more
+                if wanted is None and len(more) < len(missing):  # what the server refuses now it will refuse next time too
+                    self.channels = max(1, len(taken) // len(sessions))
             return taken
 
     def _open(self, session: Login) -> Connection:
-        return Connection.start(session.open_sftp_channel(), self.silence)
+        return Connection.start(session.open_sftp_channel(), self.limits.stall)
 
     def _try_open(self, session: Login) -> Connection | None:
         try:
@@ -164,10 +191,10 @@ class Lines:
     def give_back(self, connections: list[Connection]) -> None:
         with self._lock:
             for connection in connections:
-                if self._session is None or connection.outstanding or connection.unsent:
-                    connection.close()
+                if self._sessions and connection.idle:
+                    self._idle.append(connection)
                 else:
-                    self._idle.append((self._session, connection))
+                    connection.close()
 
     def one(self, steps: Callable[[Connection], Steps[Result]]) -> Result:
         """The result of a single work. Raises as `carry_out`, and what the work raises."""
@@ -175,14 +202,16 @@ class Lines:
         (result,) = self.carry_out(lambda: works.pop() if works else None, channels=1)
         return result
 
-    def carry_out(self, source: Callable[[], Work[Result] | None], channels: int | None = None) -> Iterator[Result]:
+    def carry_out(self, source: Callable[[], Work[Result] | None], channels: int | None = None, *, stall: float | None = None) -> Iterator[Result]:
         """The results of all works, over new logins where the line is cut; what was under way is begun anew.
 
-        A login is made again up to three times in a row without a result in between. Then, or where the server refuses the login, the error is
-        raised, after the results that came.
+        `stall`: seconds without an answer before the line counts as cut, where the server may need longer than `limits` say.
+
+        A login is made again up to three times in a row with nothing got done in between, and within a budget that grows with what is done. Then,
+        or where the server refuses the login, the error is raised, after the results that came.
         """
         again: deque[Work[Result]] = deque()
-        attempts, total, source_broke = 0, 0, False
+        attempts, spent, gained, source_broke = 0, 0, 0, False
 
         def next_work() -> Work[Result] | None:
             nonlocal source_broke
@@ -197,7 +226,9 @@ class Lines:
             pump: Pump[Result] | None = None
             try:
                 connections = self.take(channels)
-                pump = Pump(connections, timeout=self.silence)
+                before = sum(connection.moved for connection in connections)
+                limits = self.limits
+                pump = Pump(connections, timeout=stall or limits.stall, requests=limits.requests, rate=limits.rate, overloaded=overloaded)
                 with contextlib.closing(pump.run(next_work)) as results:
                     for result in results:
                         attempts = 0
@@ -205,20 +236,23 @@ class Lines:
                 self.give_back(connections)
                 return
             except (LineCut, Unreachable, NameNotResolved):
-                if source_broke or (pump is None and not total) or attempts >= len(BACK_OFF) or total >= RECONNECTS:
+                if pump is not None:
+                    gained += pump.moved - before
+                    attempts = 0 if pump.moved - before >= WORTH_A_LOGIN else attempts
+                if source_broke or (pump is None and not spent) or attempts >= len(BACK_OFF) or spent >= RECONNECTS + gained // WORTH_A_LOGIN:
                     raise
                 if pump is not None:
                     again.extend(pump.unfinished())
             self.close()
             self.pause(BACK_OFF[attempts])
-            attempts, total = attempts + 1, total + 1
+            attempts, spent = attempts + 1, spent + 1
 
     def close(self) -> None:
-        """Ends the login and all channels. May be called twice; the next use logs in anew."""
+        """Ends the logins and all channels. May be called twice; the next use logs in anew."""
         with self._lock:
             idle, self._idle = self._idle, []
-            session, self._session = self._session, None
-        for _, connection in idle:
+            sessions, self._sessions = self._sessions, []
+        for connection in idle:
             connection.close()
-        if session is not None:
+        for session in sessions:
             session.close()

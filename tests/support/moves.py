@@ -26,8 +26,9 @@ _IMPATIENT = """
 from hostbackup.cli.main import main
 from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
+from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.ssh import SshTarget
-SftpTree.__init__.__kwdefaults__["silence"] = {patience}
+SftpTree.__init__.__kwdefaults__["limits"] = Limits(stall={patience})
 SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)
 sftp_tree.BACK_OFF = (0.1, 0.2, 0.4)
 main()

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.sftp import packets
-from hostbackup.protocols.sftp.packets import Attrs, Reply, Request, Status, Type
+from hostbackup.protocols.sftp.packets import UNHEARD, Attrs, Reply, Request, Status, Type
 
 T = TypeVar("T")
 
@@ -103,17 +103,21 @@ class Limits:
 class Connection:
     """SFTP on one channel.
 
-    `extensions` are those of VERSION. `outstanding` counts requests without a reply. Work (`Steps`) is bound to one connection, as handles are.
+    `extensions` are those of VERSION. `outstanding` counts requests without a reply, those still to be sent included; of them `most` are on the
+    line at once (0: all). `moved` counts the bytes of both ways. Work (`Steps`) is bound to one connection, as handles are.
     """
 
     def __init__(self, channel: ByteChannel) -> None:
         self.channel = channel
+        self.most = 0
+        self.moved = 0
         self.extensions: dict[bytes, bytes] = {}
         self.limits = Limits()
         self.quiet = 0.0  # seconds spent waiting for this channel since it last gave bytes
         self._framer = packets.Framer()
         self._number = 0
         self._owners: dict[int, tuple[Steps[Any] | None, Any, type]] = {}
+        self._owned = 0
         self._out: list[bytes] = []
         self._unsent = b""
         self._sent = 0
@@ -175,12 +179,27 @@ class Connection:
 
     @property
     def unsent(self) -> bool:
-        return bool(self._out) or self._sent < len(self._unsent)
+        """Whether there is something that the line did not take yet. What `most` holds back does not count."""
+        return self._sent < len(self._unsent) or (bool(self._out) and self._room() > 0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed to anybody: only replies that nobody waits for may still come."""
+        return not self._owned and not self._out and self._sent >= len(self._unsent)
+
+    def _room(self) -> int:
+        """How many of the queued requests may go out now."""
+        waiting = len(self._out)
+        return min(waiting, self.most - (len(self._owners) - waiting)) if self.most else waiting
 
     def post(self, owner: Steps[Any] | None, request: Request) -> None:
-        """Queues a request; its reply resumes `owner` (None: nobody cares)."""
+        """Queues a request; its reply resumes `owner` (None: nobody waits for it, as for one marked UNHEARD)."""
         self._number = number = (self._number + 1) & 0xFFFFFFFF
-        self._owners[number] = (owner, request.mark, _ANSWERS.get(request.type, Status))
+        if owner is None or request.mark is UNHEARD:
+            self._owners[number] = (None, None, object)
+        else:
+            self._owners[number] = (owner, request.mark, _ANSWERS.get(request.type, Status))
+            self._owned += 1
         self._out.append(packets.packet(number, request))
 
     def flush(self) -> None:
@@ -188,13 +207,17 @@ class Connection:
         try:
             while self._out or self._sent < len(self._unsent):
                 if self._sent >= len(self._unsent):
-                    self._unsent, self._sent = b"".join(self._out), 0
-                    self._out.clear()
+                    room = self._room()
+                    if room <= 0:
+                        break
+                    self._unsent, self._sent = b"".join(self._out[:room]), 0
+                    del self._out[:room]
                 part = self._unsent if self._sent == 0 else self._unsent[self._sent : self._sent + 262144]
                 sent = self.channel.send(part)
                 if not sent:
                     return
                 self._sent += sent
+                self.moved += sent
         except (OSError, EOFError) as error:
             raise LineCut(f"the line was cut: {error}") from error
         self._unsent, self._sent = b"", 0
@@ -209,6 +232,7 @@ class Connection:
         if not data:
             raise LineCut("the server ended the SFTP channel" + ("" if self._framer.between else " in the middle of a packet"))
         self.quiet = 0.0
+        self.moved += len(data)
         return self._framer.feed(data)
 
     def receive(self) -> Generator[tuple[Steps[Any], Reply], None, None]:
@@ -223,10 +247,12 @@ class Connection:
             if not isinstance(value, (expected, Status)):
                 raise ProtocolBroken("the server answered a request with something that does not belong to it")
             if owner is not None:
+                self._owned -= 1
                 yield owner, Reply(mark, value)
 
     def close(self) -> None:
         self._owners.clear()
+        self._owned = 0
         self._out.clear()
         self._unsent = b""
         self.channel.close()
@@ -235,9 +261,9 @@ class Connection:
 def ask(*requests: Request) -> Steps[list[Any]]:
     """Sends the requests at once and returns the values of the replies in the order of the requests, whichever way they come."""
     values: list[Any] = [None] * len(requests)
-    reply = yield [request._replace(mark=(place,)) for place, request in enumerate(requests)]
+    reply = yield [Request(request[0], request[1], place) for place, request in enumerate(requests)]
     for left in range(len(requests) - 1, -1, -1):
-        values[reply.mark[0]] = reply.value
+        values[reply[0]] = reply[1]
         if left:
             reply = yield ()
     return values
@@ -245,5 +271,10 @@ def ask(*requests: Request) -> Steps[list[Any]]:
 
 def ask_one(request: Request) -> Steps[Any]:
     """Sends one request and returns the value of its reply."""
-    reply = yield [request._replace(mark=0)]
+    reply = yield [request]
     return reply.value
+
+
+def unheard(request: Request) -> Request:
+    """The same request, whose reply nobody waits for: it resumes no work."""
+    return Request(request[0], request[1], UNHEARD)

@@ -142,6 +142,10 @@ class Name(NamedTuple):
     attrs: Attrs
 
 
+UNHEARD: Any = object()
+"""The mark of a request whose reply nobody waits for."""
+
+
 class Request(NamedTuple):
     """What is asked: the packet's type, its body after the id, and the caller's mark, given back with the reply."""
 

@@ -3,6 +3,8 @@
 A work (`Steps`) is a generator: it yields requests and is resumed by replies. The pump starts works while there is room (by bytes and by
 number), coalesces what they ask into few sends, waits on all channels at once, and gives the results as they come. Nothing here blocks on one
 file, so a round trip is paid once for hundreds of them. A channel that owes replies and stays silent for `timeout` seconds is a cut line.
+
+How many works are under way follows what the line and the server turn out to bear (`Crowd`).
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut
+from hostbackup.protocols.limits import RateLimit
 from hostbackup.protocols.sftp.client import Connection, Steps
+from hostbackup.protocols.sftp.crowd import Crowd
 from hostbackup.protocols.sftp.packets import Reply
 
 Result = TypeVar("Result")
 
-WORKS = 64  # under way at once on one channel
 WEIGHT = 24 << 20  # bytes under way at once on all channels
 _POLL = 0.01  # seconds between looks at a send window that no selector can wait for
 
@@ -33,15 +36,37 @@ class Work(Generic[Result]):
     weight: int = 0
 
 
-class Pump(Generic[Result]):
-    """One stretch of work over some connections. Used by one thread; ended by exhausting or closing what `run` gives."""
+@dataclass(slots=True)
+class _Begun(Generic[Result]):
+    work: Work[Result]
+    place: int
+    epoch: int
 
-    def __init__(self, connections: Sequence[Connection], *, timeout: float, works: int = WORKS, weight: int = WEIGHT) -> None:
+
+class Pump(Generic[Result]):
+    """One stretch of work over some connections. Used by one thread; ended by exhausting or closing what `run` gives.
+
+    `overloaded` tells of a result whether it may only mean that the server had too much to do at once; such a work is done again among fewer.
+    `requests` bounds those without a reply on all connections (0: not bounded).
+    """
+
+    def __init__(
+        self,
+        connections: Sequence[Connection],
+        *,
+        timeout: float,
+        weight: int = WEIGHT,
+        requests: int = 0,
+        rate: RateLimit | None = None,
+        overloaded: Callable[[Result], bool] | None = None,
+    ) -> None:
         self._connections = list(connections)
         self._timeout = timeout
-        self._works = works * len(connections)
-        self._weight = weight
-        self._active: dict[Steps[Result], tuple[Work[Result], int]] = {}
+        self._weight = min(weight, max(rate.rate, 1 << 16)) if rate else weight
+        self._rate = rate
+        self._crowd: Crowd[Work[Result], Result] = Crowd([connection.limits.handles for connection in connections], requests)
+        self._overloaded = overloaded
+        self._active: dict[Steps[Result], _Begun[Result]] = {}
         self._load = dict.fromkeys(range(len(connections)), 0)
         self._busy = 0  # bytes
         self._done: deque[Result] = deque()
@@ -50,6 +75,7 @@ class Pump(Generic[Result]):
         self._held: Work[Result] | None = None
         for place, connection in enumerate(self._connections):
             connection.quiet = 0.0
+            connection.most = max(1, requests // len(connections)) if requests else 0
             self._selector.register(connection.channel.fileno(), selectors.EVENT_READ, place)
 
     def run(self, source: Callable[[], Work[Result] | None]) -> Generator[Result, None, None]:
@@ -72,8 +98,13 @@ class Pump(Generic[Result]):
 
     def unfinished(self) -> list[Work[Result]]:
         """The works that were begun, or taken from the source, and gave no result."""
-        begun = [work for work, _ in self._active.values()]
+        begun = [begun.work for begun in self._active.values()] + self._crowd.waiting()
         return begun if self._held is None else [*begun, self._held]
+
+    @property
+    def moved(self) -> int:
+        """Bytes of both ways, over all connections, since they were opened."""
+        return sum(connection.moved for connection in self._connections)
 
     def _run(self, source: Callable[[], Work[Result] | None]) -> Generator[Result, None, None]:
         while True:
@@ -91,9 +122,9 @@ class Pump(Generic[Result]):
                 yield self._done.popleft()
 
     def _fill(self, source: Callable[[], Work[Result] | None]) -> None:
-        while len(self._active) < self._works:
+        while len(self._active) < self._crowd.limit:
             if self._held is None:
-                self._held = source()
+                self._held = self._crowd.again() or source() or self._crowd.alone(idle=not self._active)
             work = self._held
             if work is None or (self._active and self._busy + work.weight > self._weight):
                 return
@@ -103,7 +134,7 @@ class Pump(Generic[Result]):
             self._held = None
             self._load[place] += 1
             self._busy += work.weight
-            self._active[steps] = (work, place)
+            self._active[steps] = _Begun(work, place, self._crowd.epoch)
             self._resume(connection, steps, None)
 
     def _resume(self, connection: Connection, steps: Steps[Result], reply: Reply | None) -> None:
@@ -112,21 +143,30 @@ class Pump(Generic[Result]):
         except StopIteration as end:
             begun = self._active.pop(steps, None)
             if begun is not None:  # None: a late reply to work that had its result without it
-                work, place = begun
-                self._load[place] -= 1
-                self._busy -= work.weight
-                self._done.append(end.value)
+                self._load[begun.place] -= 1
+                self._busy -= begun.work.weight
+                self._settle(begun, end.value)
             return
         for request in requests:
             connection.post(steps, request)
 
+    def _settle(self, begun: _Begun[Result], result: Result) -> None:
+        if self._overloaded is not None and self._overloaded(result):
+            self._done.extend(self._crowd.overloaded(begun.work, result, begun.epoch))
+        else:
+            self._crowd.succeeded(begun.work)
+            self._done.append(result)
+
     def _turn(self) -> None:
+        before = self.moved if self._rate else 0
         for connection in self._connections:
             connection.flush()
         for place in self._wait():
             connection = self._connections[place]
             for steps, reply in connection.receive():
                 self._resume(connection, steps, reply)
+        if self._rate is not None:
+            self._rate.spend(self.moved - before)
 
     def _wait(self) -> list[int]:
         """The places of connections that have something to give. Raises LineCut where one that owes replies has been silent for too long."""
@@ -141,18 +181,24 @@ class Pump(Generic[Result]):
                     self._write_interest[place] = waiting
             elif waiting:
                 polling = True
+        ready = self._selector.select(0)
+        if not ready:
+            self._crowd.waited(len(self._active))
+            ready = self._select(owing, polling=polling)
+        readable = [key.data for key, events in ready if events & selectors.EVENT_READ]
+        for place, connection in owing.items():
+            if place not in readable and connection.quiet >= self._timeout:
+                raise LineCut(f"the SFTP server has been silent for {self._timeout:.0f} seconds with {connection.outstanding} answers due")
+        return readable
+
+    def _select(self, owing: dict[int, Connection], *, polling: bool) -> list[tuple[selectors.SelectorKey, int]]:
         longest = max((connection.quiet for connection in owing.values()), default=0.0)
         started = time.monotonic()
         ready = self._selector.select(_POLL if polling else max(0.0, self._timeout - longest))
         waited = time.monotonic() - started
-        readable = [key.data for key, events in ready if events & selectors.EVENT_READ]
-        for place, connection in owing.items():
-            if place in readable:
-                continue
-            connection.quiet += waited
-            if connection.quiet >= self._timeout:
-                raise LineCut(f"the SFTP server has been silent for {self._timeout:.0f} seconds with {connection.outstanding} answers due")
-        return readable
+        for connection in owing.values():
+            connection.quiet += waited  # `receive` sets it back where bytes came
+        return ready
 
 
 def works(items: Iterable[Callable[[], Steps[Result]]]) -> Callable[[], Work[Result] | None]:
