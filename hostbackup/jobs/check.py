@@ -77,8 +77,7 @@ class Check:
     # -- SSH ----------------------------------------------------------------------------------------------------------------------------
 
     def _ssh(self, side: str, section: Ssh) -> None:
-        from hostbackup.protocols import ssh
-
+        client = self.connections.ssh_client(side)
         target = self.connections.ssh_target(side)
         self.result.observer.phase(f"{side}.ssh {section.host}")
         row: dict[str, Any] = {"section": f"{side}.ssh", "host": section.host, "port": section.port}
@@ -88,7 +87,7 @@ class Check:
             self.connections.identity.see_endpoint("old.ssh", section.host, found, section.port)
         else:
             self.connections.check_new_endpoints(mail=False)
-        kind, fingerprint, key = ssh.scan_host_key(target)
+        kind, fingerprint, key = client.scan_host_key(target)
         row["host_key"] = f"{kind} {fingerprint}"
         log_in = self.connections.ssh_factory(side)
         try:
@@ -96,7 +95,7 @@ class Check:
         except HostKeyUnknown:
             if not self.trust:
                 raise
-            row["recorded_in"] = str(ssh.record_host_key(target, section.known_hosts, key))
+            row["recorded_in"] = str(client.record_host_key(target, section.known_hosts, key))
             session = log_in()
         try:
             row.update(address=session.address, software=session.server_version, shell=section.shell == "auto" and session.has_shell())

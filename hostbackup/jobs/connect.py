@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.remote import Login
     from hostbackup.protocols.ssh import SshTarget
+    from hostbackup.protocols.ssh_hostkeys import HostKey
     from hostbackup.vault.stores import Store
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
+
+
+class SshClient(Protocol):
+    """What speaks SSH: a module with these functions."""
+
+    def connect(self, target: SshTarget, /) -> Login: ...
+    def scan_host_key(self, target: SshTarget, /) -> tuple[str, str, HostKey]: ...
+    def record_host_key(self, target: SshTarget, known_hosts: Path | None, key: HostKey, /) -> Path: ...
 
 
 @dataclass(slots=True)
@@ -130,8 +139,8 @@ class Connections:
 
         section = self.ssh_section(side)
         where = f"{side}.ssh"
-        if section.client == "openssh":
-            self._warn_once(f'{where}: client = "openssh" is not available yet; the built-in client is used')
+        if section.legacy:
+            self._warn_once(f"{where} {section.host}: legacy = true, SHA-1 signatures and key exchange are accepted, as well as old ciphers")
         password = self.secret(section.password, f"{where}.password") if section.password else None
         passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
         return SshTarget(
@@ -147,7 +156,14 @@ class Connections:
             shell=section.shell,
             ask=self._ssh_ask(where) if self.ask else None,
             on_host_key=functools.partial(self._check_host_key, side, section.host),
+            legacy=section.legacy,
         )
+
+    def ssh_client(self, side: str) -> SshClient:
+        """The client that the profile names for a side."""
+        from hostbackup.protocols import openssh, ssh
+
+        return openssh if self.ssh_section(side).client == "openssh" else ssh
 
     def _check_host_key(self, side: str, host: str, fingerprint: str) -> None:
         if side == "old":
@@ -166,13 +182,11 @@ class Connections:
         self.ssh_target(side)  # what is wrong with secrets shows before anything is connected
 
         def connect() -> Login:
-            from hostbackup.protocols import ssh
-
             if side in self._ssh_refused:
                 raise self._ssh_refused[side]
             target = self.ssh_target(side)
             try:
-                session = ssh.connect(target)
+                session = self.ssh_client(side).connect(target)
             except LoginRefused as error:
                 self._ssh_refused[side] = error
                 raise

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from hostbackup.errors import ConnectionFailed, HostKeyChanged, LineCut, LoginRefused, ProtocolBroken, SecretError, Unreachable, UsageError
 from hostbackup.protocols.net import connect_tcp
-from hostbackup.protocols.ssh_hostkeys import SYSTEM_KNOWN_HOSTS, HostKeyRules, append_host_key, fingerprint, lookup_name
+from hostbackup.protocols.ssh_hostkeys import SYSTEM_KNOWN_HOSTS, HostKey, HostKeyRules, append_host_key, fingerprint, lookup_name
 
 if TYPE_CHECKING:
     import paramiko
 
     from hostbackup.protocols.ssh_session import SshSession
 
+LEGACY_HINT = 'an old server may have only SHA-1: client = "openssh" with legacy = true accepts that'
 KEEPALIVE = 30  # seconds between messages that keep firewalls and the server from forgetting an idle line
 _FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _FAMILIES = (("ssh-ed25519",), ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"), ("rsa-sha2-512", "rsa-sha2-256"))
@@ -45,6 +46,12 @@ class SshTarget:
     timeout: float = 30.0  # seconds: a TCP connection, the key exchange, the login, an answer
     ask: Callable[[str], str] | None = field(default=None, repr=False)  # asks a person for a secret
     on_host_key: Callable[[str], None] | None = field(default=None, repr=False)  # hears the fingerprint before any secret is sent; may raise
+    legacy: bool = False  # also SHA-1 signatures and key exchange; only the system's ssh still has them
+
+    def host_key_rules(self, name: str) -> HostKeyRules:
+        """Which keys the server called `name` in known_hosts, and servers on the way to it, may show."""
+        files = (self.known_hosts.expanduser(),) if self.known_hosts else (Path.home() / ".ssh" / "known_hosts", SYSTEM_KNOWN_HOSTS)
+        return HostKeyRules(files, name, self.host_key or "")
 
 
 def connect(target: SshTarget) -> SshSession:
@@ -102,11 +109,15 @@ def scan_host_key(target: SshTarget) -> tuple[str, str, paramiko.PKey]:
         attempt.close()
 
 
-def record_host_key(target: SshTarget, known_hosts: Path | None, key: paramiko.PKey) -> Path:
+def record_host_key(target: SshTarget, known_hosts: Path | None, key: HostKey) -> Path:
     """Adds a key, as shown by `scan_host_key`, to the known_hosts file, durably; gives the file's path."""
-    attempt = _Attempt(target)
+    return store_host_key(target, known_hosts, _Attempt(target).name, key)
+
+
+def store_host_key(target: SshTarget, known_hosts: Path | None, name: str, key: HostKey) -> Path:
+    """As `record_host_key`, for a server of which it is known what known_hosts calls it."""
     file = known_hosts or target.known_hosts or Path.home() / ".ssh" / "known_hosts"
-    append_host_key(file.expanduser(), attempt.name, key)
+    append_host_key(file.expanduser(), name, key)
     return file
 
 
@@ -133,8 +144,7 @@ class _Attempt:
         self.user: str = connection.user or getpass.getuser()
         self.name = lookup_name(self.host, self.port)
         self.address = ""
-        files = (target.known_hosts.expanduser(),) if target.known_hosts else (Path.home() / ".ssh" / "known_hosts", SYSTEM_KNOWN_HOSTS)
-        self.rules = HostKeyRules(files, self.name, target.host_key or "")
+        self.rules = target.host_key_rules(self.name)
         self._policy = _policy(paramiko.MissingHostKeyPolicy, self.rules, self.name, target.on_host_key)
         self._transports: list[paramiko.Transport] = []
 
@@ -284,9 +294,7 @@ class _Attempt:
             hint = "set `password` or `key`, or start an SSH agent"
             return LoginRefused("there is nothing to log in with: no password, no key, no agent", where=where, hint=hint)
         if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-            return ProtocolBroken(
-                f"no algorithm in common with the server: {said}", where=where, hint="an old server may offer only SHA-1 algorithms"
-            )
+            return ProtocolBroken(f"no algorithm in common with the server: {said}", where=where, hint=LEGACY_HINT)
         if "banner" in said or isinstance(error, EOFError):
             there = f"port {self.port} of {self.host}" + (f" ({self.address})" if self.address != self.host else "")
             return Unreachable(

@@ -12,18 +12,40 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from hostbackup.errors import HostKeyChanged, HostKeyUnknown, UsageError
 from hostbackup.osal import sync_folder
 
-if TYPE_CHECKING:
-    import paramiko
-
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
-def fingerprint(key: paramiko.PKey) -> str:
+class HostKey(Protocol):
+    """A public key as a server shows it; paramiko's PKey is one."""
+
+    def get_name(self) -> str: ...
+    def asbytes(self) -> bytes: ...
+    def get_base64(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """A public key, by its type and its encoding (RFC 4253, section 6.6)."""
+
+    type: str
+    blob: bytes
+
+    def get_name(self) -> str:
+        return self.type
+
+    def asbytes(self) -> bytes:
+        return self.blob
+
+    def get_base64(self) -> str:
+        return base64.b64encode(self.blob).decode()
+
+
+def fingerprint(key: HostKey) -> str:
     """`SHA256:…` as ssh-keygen shows it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
 
@@ -115,7 +137,7 @@ class HostKeyRules:
         """The key types on record for a host, those first that should be negotiated first."""
         return list(dict.fromkeys(key.type for key in known_keys(self.files, name) if not key.revoked))
 
-    def check(self, name: str, key: paramiko.PKey) -> None:
+    def check(self, name: str, key: HostKey) -> None:
         """Passes only a key that is pinned or on record. Raises HostKeyUnknown or HostKeyChanged."""
         shown = f"{key.get_name()} {fingerprint(key)}"
         if self.pin and name == self.pinned_name:
@@ -152,7 +174,7 @@ def normal_pin(pin: str) -> str:
     return "SHA256:" + re.sub(r"^sha256:", "", pin.strip(), flags=re.IGNORECASE).rstrip("=")
 
 
-def append_host_key(file: Path, name: str, key: paramiko.PKey) -> None:
+def append_host_key(file: Path, name: str, key: HostKey) -> None:
     """Adds a key to a known_hosts file, durably; what stands there stays. Folder and file are made where absent, for the owner only."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = f"{name} {key.get_name()} {key.get_base64()}\n".encode()
