@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 FIRST = 64  # works at once on one channel to begin with
 MOST = 256  # and at most: a process may usually have 1024 files open, and a server may run all channels in one
 _TRIES = 3  # among others, before a refused work is kept for the end
-_HOPELESS = 4  # works in a row refused although each was alone: then the rest will be too
+_HOPELESS = 64  # works in a row refused although each was alone: then the rest will be too
 _CALM = 32  # successes after which one more is let in again
 
 
