@@ -68,11 +68,7 @@ def _as_wanted(wanted: Entry, there: Attrs) -> bool:
 
 
 class Put:
-    """How entries get their places.
-
-    `orphans` are temporary names that may still stand on the server. `unopened` are paths for which the server opened no file and gave no reason:
-    it may have too many open at once.
-    """
+    """How entries get their places. `orphans` are temporary names that may still stand on the server."""
 
     def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], Login]) -> None:
         self._tree = tree
@@ -81,7 +77,6 @@ class Put:
         self._session = session
         self._link_first: bool | None = None
         self.orphans: set[bytes] = set()
-        self.unopened: set[bytes] = set()
 
     @staticmethod
     def weight(item: Write[Entry]) -> int:
@@ -113,10 +108,8 @@ class Put:
         temporary = self.temporary(item.item.path)
         handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, _PRIVATE))
         if not isinstance(handle, bytes):
-            if isinstance(handle, Status) and handle.code == Code.FAILURE:
-                self.unopened.add(item.item.path)
             yield from self.discard(temporary)
-            raise Refused(self._refused(item.item.path, handle))
+            raise Refused(self._refused(item.item.path, handle, "refused"))
         if small:
             there = yield from self._fill(connection, item, handle, temporary, data)
         else:
@@ -183,9 +176,7 @@ class Put:
             writes = [write(handle, at, data[at : at + chunk]) for at in range(0, len(data), chunk)]
         return (yield from self._end(connection, item, handle, temporary, writes))
 
-    def _end(
-        self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes, writes: Sequence[Request] = ()
-    ) -> Steps[object]:
+    def _end(self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes, writes: Sequence[Request] = ()) -> Steps[object]:
         """The last WRITEs, mode and time, sync and CLOSE, with a look at the file's place. Raises Refused; then nothing stands under `temporary`.
 
         Requests on one handle are answered as if in order (draft, section 6); each answer counts, and only then comes the rename.
@@ -262,12 +253,13 @@ class Put:
             if not (isinstance(status, Status) and status.ok):
                 trouble = trouble or self._refused(item.item.path, status)
 
-    def _refused(self, path: bytes, status: object) -> Failure:
+    def _refused(self, path: bytes, status: object, code: str = "not-written") -> Failure:
+        """A failure without a reason has `code`: "refused" is worth another try among fewer, since too many files may have been open."""
         if not isinstance(status, Status):
             status = Status(Code.FAILURE, b"an answer of the wrong kind")
         if status.code == Code.FAILURE:
             hint = "the server tells no reason: is the disk or the quota full there?"
-            return self._tree.tell(path, "refused", f"the server refused to write: {status}", hint)
+            return self._tree.tell(path, code, f"the server refused to write: {status}", hint)
         return self._tree.refused(path, status)
 
     # -- names ------------------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from hostbackup.model import Entry, Failure, Kind, Listing
 from hostbackup.places.exclude import Excludes
 from hostbackup.places.sftp_tree import Lines, Tree, entry, resolve_root
-from hostbackup.protocols.sftp.client import Steps, ask
+from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Name, Status, Type, on_handle, on_path
-from hostbackup.protocols.sftp.pump import Work, light
+from hostbackup.protocols.sftp.pump import Work
 
 _AHEAD = 8  # READDIRs under way in one folder
 _GROUP = 128  # LSTATs or READLINKs under way for one folder
@@ -31,24 +31,24 @@ class Scanner:
         waiting = [b""]
 
         def source() -> Work[Listing[Entry]] | None:
-            return light(functools.partial(self._list, waiting.pop())) if waiting else None
+            return Work(functools.partial(self._list, waiting.pop())) if waiting else None
 
         for listing in self._lines.carry_out(source):
             waiting.extend(item.path for item in reversed(listing.items) if item.kind is Kind.DIR)
             yield listing
 
-    def _list(self, folder: bytes) -> Steps[Listing[Entry]]:
+    def _list(self, folder: bytes, connection: Connection) -> Steps[Listing[Entry]]:
         path = self._tree.full(folder)
         # OPENDIR follows a link that took the folder's place meanwhile; LSTAT tells. The root may be reached through links.
         there, handle = yield from ask(on_path(Type.LSTAT if folder else Type.STAT, path), on_path(Type.OPENDIR, path))
         if isinstance(there, Attrs) and there.kind not in (Kind.DIR, None):
             if isinstance(handle, bytes):
-                yield from ask(on_handle(Type.CLOSE, handle))
+                connection.post(None, on_handle(Type.CLOSE, handle))
             return Listing(folder, [], self._tree.tell(folder, "changed-kind", "it became something else"))
         if not isinstance(handle, bytes):
             return Listing(folder, [], self._tree.refused(folder, _status(handle)))
         names, trouble = yield from self._names(folder, handle)
-        yield from ask(on_handle(Type.CLOSE, handle))
+        connection.post(None, on_handle(Type.CLOSE, handle))  # what is below need not wait for the answer
         items, unclear = yield from self._entries(folder, names)
         items.sort(key=lambda item: item.path)
         return Listing(folder, items, trouble or unclear)
