@@ -15,6 +15,8 @@ from hostbackup.places.sftp_read import REREADS, FileRead
 from hostbackup.places.sftp_scan import Scanner
 from hostbackup.places.sftp_tree import Lines, Tree, resolve_root
 from hostbackup.places.sftp_write import PREFIX, Writer, missing, new_prefix
+from hostbackup.places.stream import Streams
+from hostbackup.places.stream_read import StreamReader
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Type, extended, on_path, parse_statvfs, text, two_paths
 from hostbackup.protocols.sftp.pump import Work, works
@@ -31,6 +33,7 @@ class SftpTree:
     `session_factory` logs in; what it gives belongs to the tree. `exclude` are gitignore patterns (UsageError where one is no pattern);
     files that match `volatile` are read once only, even if they do not stand still. `channels` are used at once on one login. `silence` is
     how many seconds an answer may take before the line counts as cut. `temporary_prefix` begins the name of everything half-written.
+    `streams` says when many files go as one tar stream, where the server runs commands.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SftpTree:
         silence: float = 60.0,
         reader: Callable[[str], BinaryIO] | None = None,
         pause: Callable[[float], None] | None = None,
+        streams: Streams | None = None,
     ) -> None:
         told = root if isinstance(root, bytes) else os.fsencode(root)
         self._tree = Tree(told, side, part)
@@ -55,6 +59,7 @@ class SftpTree:
         if pause is not None:
             self._lines.pause = pause
         self._reader = reader
+        self._streams = streams or Streams()
         self.root_entry: Entry | None = None
         self.temporary_prefix = new_prefix()
 
@@ -76,10 +81,17 @@ class SftpTree:
     def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
         """Contents of files, hundreds at a time. One written to meanwhile is read again, up to three times, then kept with a failure "changing"."""
         self._lines.one(resolve_root(self._tree))
-        source = iter(wanted)
+
+        def by_sftp(entries: Iterator[Entry]) -> Iterator[Read[Entry]]:
+            return self._read_each(entries, sink)
+
+        yield from StreamReader(self._lines, self._tree, sink, self._streams, by_sftp).read(wanted)
+
+    def _read_each(self, entries: Iterator[Entry], sink: Sink) -> Iterator[Read[Entry]]:
+        """Over SFTP."""
 
         def next_work() -> Work[Read[Entry]] | None:
-            entry = next(source, None)
+            entry = next(entries, None)
             if entry is None:
                 return None
             rereads = 0 if self._volatile.covers(entry.path, False) else REREADS

@@ -147,26 +147,12 @@ def header(name: bytes, size: int, mtime: int, mode: int) -> bytes:
     """The header of a regular file owned by whoever extracts it. `name`: at most 100 bytes. Raises ValueError where something does not fit."""
     if not 0 < len(name) <= 100 or size < 0:
         raise ValueError("a name or size that does not fit")
-    fields = [
-        name,
-        _octal(mode & 0o7777, 8),
-        _octal(0, 8),
-        _octal(0, 8),
-        _octal(size, 12),
-        _octal(mtime, 12),
-        b" " * 8,
-        FILE,
-        b"",
-        b"ustar  \0",
-        b"",
-        b"",
-    ]
-    return _packed(fields)
 
+    def packed(checksum: bytes) -> bytes:
+        numbers = (_octal(mode & 0o7777, 8), _octal(0, 8), _octal(0, 8), _octal(size, 12), _octal(mtime, 12))
+        return _WRITTEN.pack(name, *numbers, checksum, FILE, b"", b"ustar  \0", b"", b"")
 
-def _packed(fields: list[bytes]) -> bytes:
-    fields[6] = b"%06o\0 " % sum(_WRITTEN.pack(*fields))
-    return _WRITTEN.pack(*fields)
+    return packed(b"%06o\0 " % sum(packed(b" " * 8)))
 
 
 def _octal(value: int, length: int) -> bytes:
