@@ -1,27 +1,36 @@
-"""Proving over SFTP that files have the claimed contents: digests computed by the server where it has a shell, else a second read."""
+"""Proving over SFTP that files have the claimed contents: digests computed by the server where it can, else a second read.
+
+What metadata say comes first, for thousands of files at a time; while the server hashes one batch, the next one is looked at. A digest that does
+not agree is no proof of damage, since the program that made it may be broken or look at another tree: the file is read once more.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from hostbackup.model import Claim, Entry, Failure, Kind, Method, Proof, Read
 from hostbackup.model import Status as Verdict
-from hostbackup.places import shell
+from hostbackup.places.digests import Reader, Told, local
+from hostbackup.places.sftp_check_file import CheckFile
 from hostbackup.places.sftp_read import FileRead
 from hostbackup.places.sftp_tree import Lines, Tree, proper, resolve_root
+from hostbackup.places.shell import PARALLEL, Commands, Shell, Tool
 from hostbackup.protocols.sftp.client import Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Work, works
 
 BATCH = 5000  # files to one remote command
-BATCH_BYTES = 4 << 30
+BATCH_BYTES = 256 << 20  # as many as let a command that is silent for good be noticed in two minutes
 
 _Proof = Proof[Entry]
 _Claim = Claim[Entry]
+_Left = Generator[_Proof, None, list[_Claim]]  # gives proofs, returns the claims that are left to other means
 
 
 class HashSink:
@@ -48,35 +57,66 @@ class _Hasher:
         pass
 
 
-class Prover:
-    """One call of prove. `second` logs in for second reads; `reader` gives the local bytes of a digest, for servers that know weak digests only."""
+@dataclass(slots=True)
+class Means:
+    """How one server's files can be proven. Made once a tree: what the server can do is found out once.
 
-    def __init__(self, lines: Lines, second: Lines, tree: Tree, reader: Callable[[str], BinaryIO] | None) -> None:
+    `reader` gives the vault's bytes of a SHA-256. With `weak`, digests below SHA-256 count too where the server makes no better ones
+    (Method.SERVER_WEAK), and a digest that differs is believed at once: for questions to which a wrong answer costs no more than a transfer,
+    such as which files to fetch again. Without it, they are not even asked for: a second read proves more.
+    """
+
+    shell: Shell
+    check_file: CheckFile
+    reader: Reader | None = None
+    weak: bool = False
+
+    @classmethod
+    def of(cls, lines: Lines, tree: Tree, reader: Reader | None, weak: bool) -> Means:
+        weak = weak and reader is not None
+        return cls(Shell(lines.session), CheckFile(lines, tree, weak=weak, blocks=reader is not None), reader, weak)
+
+
+class Prover:
+    """One call of prove. `second` logs in for second reads."""
+
+    def __init__(self, lines: Lines, second: Lines, tree: Tree, means: Means) -> None:
         self._lines = lines
         self._second = second
         self._tree = tree
-        self._reader = reader
-        self._tool: shell.Tool | None = None
-        self._looked_for_tool = False
+        self._means = means
 
     def prove(self, claims: Iterable[_Claim]) -> Iterator[_Proof]:
-        """Exactly one proof a claim."""
+        """Exactly one proof a claim. Raises PlaceMissing, ConnectionFailed."""
         self._lines.one(resolve_root(self._tree))
+        hashed: deque[list[_Claim]] = deque()
         try:
-            for batch in _batches(claims):
-                yield from self._batch(batch)
+            with contextlib.closing(Commands(self._means.shell)) as commands:
+                tool: Tool | None = None
+                for batch in _batches(claims):
+                    files = yield from self._looked_at(batch)
+                    tool = self._means.shell.tool(weak=self._means.weak) if files else tool
+                    if tool is None or tool.algorithm != "sha256":
+                        yield from self._without_shell(files, tool)
+                        continue
+                    commands.begin(tool, {self._tree.full(claim.item.path): claim.item.size for claim in files})
+                    hashed.append(files)
+                    if len(hashed) > PARALLEL:
+                        yield from self._by_shell(hashed.popleft(), tool, commands)
+                while hashed and tool is not None:
+                    yield from self._by_shell(hashed.popleft(), tool, commands)
         finally:
             self._second.close()
 
-    def _batch(self, batch: Sequence[_Claim]) -> Iterator[_Proof]:
-        files: list[_Claim] = []
+    def _looked_at(self, batch: Sequence[_Claim]) -> _Left:
+        """Proves what metadata can prove, or disprove."""
+        files = []
         for proof in self._compare(batch):
             if proof.status is Verdict.UNVERIFIED and proof.claim.item.kind is Kind.FILE and proof.failure is None:
                 files.append(proof.claim)
             else:
                 yield proof
-        files = yield from self._by_server(files)
-        yield from self._by_reading(files)
+        return files
 
     # -- metadata ---------------------------------------------------------------------------------------------------------------------
 
@@ -126,42 +166,47 @@ class Prover:
 
     # -- the server's digests ---------------------------------------------------------------------------------------------------------
 
-    def _by_server(self, files: list[_Claim]) -> Generator[_Proof, None, list[_Claim]]:
-        """Proves what the server's own digests prove; returns the claims that they say nothing of."""
-        if not files or not self._find_tool():
-            return files
-        tool = self._tool
-        assert tool is not None
-        told = shell.digests(self._lines.session(), tool, self._tree.root, {claim.item.path: claim.item.size for claim in files})
+    def _by_shell(self, files: list[_Claim], tool: Tool, commands: Commands) -> Iterator[_Proof]:
+        """A batch whose command was begun, and other means for what it tells nothing of."""
+        left = yield from self._told(files, tool, commands)
+        yield from self._without_shell(left, None)
+
+    def _without_shell(self, files: list[_Claim], weak_tool: Tool | None) -> Iterator[_Proof]:
+        """The SFTP server's digests, then weak ones of the shell, then a second read."""
+        files = yield from self._judged(self._means.check_file.digests(files))
+        if files and weak_tool is not None:
+            with contextlib.closing(Commands(self._means.shell)) as commands:
+                commands.begin(weak_tool, {self._tree.full(claim.item.path): claim.item.size for claim in files})
+                files = yield from self._told(files, weak_tool, commands)
+        yield from self._by_reading(files)
+
+    def _told(self, files: list[_Claim], tool: Tool, commands: Commands) -> _Left:
+        found = commands.next()
+        digests = ((claim, found.get(self._tree.full(claim.item.path))) for claim in files)
+        return (yield from self._judged(Told(claim, tool.algorithm, (digest,) if digest else ()) for claim, digest in digests))
+
+    def _judged(self, answers: Iterable[Told]) -> _Left:
         left, doubtful = [], []
-        method = Method.SERVER_SHA256 if tool.algorithm == "sha256" else Method.SERVER_WEAK
-        for claim in files:
-            digest = told.get(claim.item.path)
-            if digest is None:
-                left.append(claim)
-            elif digest == self._expected(claim, tool.algorithm) and claim.size == claim.item.size:
-                yield Proof(claim, Verdict.VERIFIED, method)
+        for told in answers:
+            expected = self._expected(told) if told.digests else None
+            if expected is None:
+                left.append(told.claim)
+            elif told.digests == expected and told.claim.size == told.claim.item.size:
+                yield Proof(told.claim, Verdict.VERIFIED, _method(told))
+            elif self._means.weak:
+                doubtful.append(told)
             else:
-                doubtful.append(claim)
-        for proof in self._compare(doubtful):
-            yield self._different(proof.claim, method) if proof.failure is None else proof
+                left.append(told.claim)
+        methods = {id(told.claim): _method(told) for told in doubtful}
+        for proof in self._compare(told.claim for told in doubtful):
+            yield self._different(proof.claim, methods[id(proof.claim)]) if proof.failure is None else proof
         return left
 
-    def _find_tool(self) -> bool:
-        if not self._looked_for_tool:
-            self._tool = shell.find_tool(self._lines.session(), weak=self._reader is not None)
-            self._looked_for_tool = True
-        return self._tool is not None
-
-    def _expected(self, claim: _Claim, algorithm: str) -> str:
-        if algorithm == "sha256":
-            return claim.digest
-        assert self._reader is not None
-        seen = hashlib.new(algorithm, usedforsecurity=False)
-        with self._reader(claim.digest) as stream:
-            while data := stream.read(1 << 20):
-                seen.update(data)
-        return seen.hexdigest()
+    def _expected(self, told: Told) -> tuple[str, ...] | None:
+        """What the digests must be; None where the vault cannot tell."""
+        if told.algorithm == "sha256" and not told.block:
+            return (told.claim.digest,)
+        return local(self._means.reader, told.claim.digest, told.algorithm, block=told.block) if self._means.reader else None
 
     # -- a second read ----------------------------------------------------------------------------------------------------------------
 
@@ -188,6 +233,10 @@ class Prover:
         if (read.digest, read.size) == (claim.digest, claim.size):
             return Proof(claim, Verdict.VERIFIED, method)
         return self._different(claim, method)
+
+
+def _method(told: Told) -> Method:
+    return Method.SERVER_SHA256 if told.algorithm == "sha256" else Method.SERVER_WEAK
 
 
 def _batches(claims: Iterable[_Claim]) -> Iterator[list[_Claim]]:
