@@ -116,7 +116,7 @@ class _Attempt:
         """Where ssh itself would go. Raises UsageError where it does not understand its configuration."""
         said = ask_program([*self._command(), "-G", "--", self.target.host], _QUICK)
         if said.returncode:
-            reason = said.stderr.strip().splitlines()[-1:] or ["no reason given"]
+            reason = said.stderr.strip().splitlines() or ["no reason given"]
             hint = "does `ssh` itself take them?"
             raise UsageError(f"your settings for ssh cannot be used: {reason[0]}", where="~/.ssh/config", hint=hint)
         told = dict(line.partition(" ")[::2] for line in said.stdout.splitlines())

@@ -180,7 +180,7 @@ class Login:
         where = self.settings.where
         lines = [line for line in said if line and not line.startswith(("debug", "OpenSSH_"))]
         text = "\n".join(lines)
-        if self.target.key_file is not None and (trouble := _key_trouble(text, self.target.key_file)):
+        if self.target.key_file is not None and (trouble := self._key_trouble(self.target.key_file, text, said)):
             return trouble
         if denied := _DENIED.search(text):
             if self.settings.gateway and denied[2] not in (None, self.target.host):
@@ -223,19 +223,23 @@ class Login:
             return LoginRefused("the server takes this key only with a SHA-1 signature", where=where, hint=LEGACY_HINT)
         return LoginRefused("the server refused the login", where=where, hint=_REFUSED_HINT)
 
+    def _key_trouble(self, file: Path, text: str, said: Sequence[str]) -> SecretError | None:
+        """What ssh has against the private key itself."""
+        name = str(file.expanduser())
+        if name[:100] in self._given:
+            # A passphrase that opens nothing is passed over in silence; with a key that opens, the server has its say next.
+            asked = [number for number, line in enumerate(said) if "requested to askpass" in line]
+            after = list(said)[asked[-1] :] if asked else []
+            if asked and not any("Authentications that can continue" in line for line in after):
+                return SecretError("the private key cannot be opened", where=str(file), hint="check `passphrase`")
+        if found := re.search(rf"""Load key "{re.escape(name)}": (.+)""", text):
+            if "bad permissions" in found[1]:
+                return SecretError("the private key file can be read by others, so ssh does not use it", where=str(file), hint="chmod 600")
+            return SecretError(f"the private key cannot be opened: {found[1]}", where=str(file))
+        return None
+
 
 _REFUSED_HINT = "check `user` and `password` or `key`; it was tried only once"
-
-
-def _key_trouble(text: str, file: Path) -> SecretError | None:
-    """What ssh has against the private key itself."""
-    found = re.search(r"""Load key "(.*)": (.+)""", text)
-    if found is None or not str(file.expanduser()).startswith(found[1][:100]):
-        return None
-    if "bad permissions" in found[2]:
-        return SecretError("the private key file can be read by others, so ssh does not use it", where=str(file), hint="chmod 600")
-    hint = "check `passphrase`" if "passphrase" in found[2] else ""
-    return SecretError(f"the private key cannot be opened: {found[2]}", where=str(file), hint=hint)
 
 
 def seen(rules: HostKeyRules, name: str, target: SshTarget) -> Callable[[ShownKey], None]:
