@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("backup", "Old server and local folders into a new snapshot.")
+@made("backup", "Old server and local folders into a new snapshot.", network=True)
 @click.option("--only", type=click.Choice(["web", "mail", "local"]), multiple=True, help="Only this kind of part; may be given twice.")
 @click.option("--checksum", is_flag=True, help="Also find changes that kept size and time, by comparing contents.")
 @click.option("--dry-run", is_flag=True, help="Show what would come; write nothing.")

@@ -11,7 +11,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("check", "Reach every server; show what is there. Changes nothing.")
+@made("check", "Reach every server; show what is there. Changes nothing.", network=True)
 @click.option("--trust", is_flag=True, help="Record the key of a host that is not known yet, after showing it.")
 @click.option("--accept-identity", is_flag=True, help="A server that looks like the new one is the old one all the same; goes on record.")
 @click.option("--probe", is_flag=True, help="Also write a small object to each copy, prove it, and take it away again.")
@@ -31,7 +31,9 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
         identity = Identity(vault.state if vault and accept_identity else None, accept=accept_identity)
         if vault and not accept_identity:
             identity = Identity.reading(vault.state)
-        connections = Connections(profile, identity, session.observer, session.ask if session.can_ask else None, session.secrets.append)
+        connections = Connections(
+            profile, identity, session.observer, session.ask if session.can_ask else None, session.secrets.append, session.limits
+        )
         result = Check(profile, connections, Result(session.observer), vault, trust, probe).run()
         if vault and identity.accepted:
             vault.evidence.write("check", identity.accepted)

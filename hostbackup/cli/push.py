@@ -11,7 +11,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("push", "A snapshot to the new host.")
+@made("push", "A snapshot to the new host.", network=True)
 @click.option("--dry-run", is_flag=True, help="Show what would be written; write nothing.")
 @click.option("--only", type=click.Choice(["web", "mail"]), multiple=True, help="Only web trees, or only mailboxes.")
 @click.option("--account", metavar="USER", multiple=True, help="Only this mailbox (its name on the old server); may be given several times.")

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from hostbackup.cli import document
+from hostbackup.cli import limits as network_limits
 from hostbackup.cli.progress import Chorus, Plain, Progress
 from hostbackup.cli.streams import say
 from hostbackup.errors import Exit, HostbackupError, SecretError, UsageError, worst
@@ -24,10 +25,13 @@ from hostbackup.jobs.context import Job
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Observer
 from hostbackup.profile import Profile, load
+from hostbackup.protocols.limits import Limits
 from hostbackup.report import terminal
 from hostbackup.report.words import one_line, printable
 from hostbackup.secrets import Secret, redact
 from hostbackup.vault.vault import FORMAT_FILE, Mode, Vault
+
+_LAST = (*network_limits.NAMES, "json", "quiet", "verbose", "log_file")  # options that a command has in common with others
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -77,6 +81,7 @@ class Session:
     command: str
     output: Output
     profile_name: str = ""
+    limits_told: Mapping[str, Any] = field(default_factory=dict)
     profile: Profile | None = None
     observer: Observer = field(default_factory=Observer)
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
@@ -134,13 +139,17 @@ class Session:
     def _open(self, folder: Path, mode: Mode, *, create: bool) -> Iterator[Job]:
         profile = self.load()
         with Vault.open(folder, mode, create=create, command=self.command) as vault:
-            job = Job.of(profile, vault, self.observer, self.ask if self.can_ask else None)
+            job = Job.of(profile, vault, self.observer, self.ask if self.can_ask else None, self.limits)
             job.connections.on_secret = self.secrets.append
             try:
                 yield job
             finally:
                 if mode != "read":
                     vault.flush()
+
+    @property
+    def limits(self) -> Limits:
+        return network_limits.limits(self.load(), self.limits_told)
 
     @property
     def can_ask(self) -> bool:
@@ -227,15 +236,19 @@ def _complete_profile(ctx: click.Context, parameter: click.Parameter, incomplete
     return [CompletionItem(name) for name in names if name.startswith(incomplete)] + [CompletionItem(incomplete, type="file")]
 
 
-def command(name: str, short: str, *, profile: bool = True) -> Callable[[Callable[..., None]], click.Command]:
-    """Makes a click command of a function that takes a Session and its own options, with what all commands share."""
+def command(name: str, short: str, *, profile: bool = True, network: bool = False) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a click command of a function that takes a Session and its own options, with what all commands share.
+
+    `network`: it works servers, and takes the options that bound how hard.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
         def wrapped(*, json: bool, quiet: bool, verbose: bool, log_file: Path | None, **options: Any) -> None:
             output = Output(json, quiet, verbose, log_file)
+            limits = {key: options.pop(key) for key in network_limits.NAMES} if network else {}
             try:
-                session = Session(name, output, options.pop("profile", None) or "" if profile else "")
+                session = Session(name, output, options.pop("profile", None) or "" if profile else "", limits)
             except HostbackupError as error:
                 Session(name, Output(json, quiet)).fail(error)
             try:
@@ -245,7 +258,7 @@ def command(name: str, short: str, *, profile: bool = True) -> Callable[[Callabl
             except KeyboardInterrupt:
                 session.interrupted()
 
-        decorated: Any = wrapped
+        decorated: Any = network_limits.options(wrapped) if network else wrapped
         if profile:
             decorated = click.argument("profile", metavar="PROFILE", shell_complete=_complete_profile)(decorated)
         decorated = click.option(
@@ -255,7 +268,7 @@ def command(name: str, short: str, *, profile: bool = True) -> Callable[[Callabl
         decorated = click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")(decorated)
         decorated = click.option("--json", is_flag=True, help="One JSON document on stdout (docs/json.md).")(decorated)
         made: click.Command = click.command(name, short_help=short)(decorated)
-        made.params.sort(key=lambda parameter: isinstance(parameter, click.Option) and parameter.name in ("json", "quiet", "verbose", "log_file"))
+        made.params.sort(key=lambda parameter: _LAST.index(parameter.name) + 1 if parameter.name in _LAST else 0)
         return made
 
     return decorate

@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("sync", "The steps of [sync] in order, for a cron job.")
+@made("sync", "The steps of [sync] in order, for a cron job.", network=True)
 @click.option("--accept-shrink", metavar="PART", multiple=True, help="This part did shrink: it was looked at and is right.")
 def command(session: Session, accept_shrink: tuple[str, ...]) -> None:
     """Do the steps of [sync] in order under one lock (backup, verify, copy unless the profile says otherwise)."""

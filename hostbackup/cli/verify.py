@@ -9,7 +9,7 @@ from hostbackup.cli.run import command as made
 from hostbackup.report import terminal
 
 
-@made("verify", "Prove the vault, and any other side that is asked for.")
+@made("verify", "Prove the vault, and any other side that is asked for.", network=True)
 @click.option("--against", type=click.Choice(["old", "new", "copy"]), multiple=True, help="Also prove this side; may be given several times.")
 @click.option("--only", type=click.Choice(["web", "mail", "local"]), multiple=True, help="Of the live sides, only this kind of part.")
 def command(session: Session, against: tuple[str, ...], only: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
 from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
 from hostbackup.profile.root import login_at
+from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Connections:
     observer: Observer = field(default_factory=Observer)
     ask: Ask | None = None
     on_secret: Callable[[Secret], object] = lambda secret: None  # hears of every secret in use, so that nothing printed shows one
+    limits: Limits = UNLIMITED
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _secrets: dict[str, Secret] = field(default_factory=dict)
@@ -204,12 +206,14 @@ class Connections:
     def old_tree(self, web: Web) -> SftpTree:
         from hostbackup.places.sftp import SftpTree
 
-        return SftpTree(self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude, volatile=web.volatile)
+        return SftpTree(
+            self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude, volatile=web.volatile, limits=self.limits
+        )
 
     def new_tree(self, name: str, path: str) -> SftpTree:
         from hostbackup.places.sftp import SftpTree
 
-        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name))
+        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name), limits=self.limits)
 
     def local_tree(self, name: str, path: Path) -> LocalTree:
         from hostbackup.places.local import LocalTree
@@ -237,7 +241,9 @@ class Connections:
             port=section.port,
             security=section.security,
             addresses=tuple(address),
+            timeout=self.limits.stall,
             ca_file=section.ca_file,
+            rate=self.limits.rate,
         )
 
     def _mail_password(self, side: str, account: Account, host: str) -> str:

@@ -16,6 +16,7 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.model import Observer, Part
 from hostbackup.profile import Profile
+from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.vault.vault import Vault
 
 
@@ -30,9 +31,9 @@ class Job:
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     @classmethod
-    def of(cls, profile: Profile, vault: Vault, observer: Observer, ask: Ask | None = None) -> Job:
+    def of(cls, profile: Profile, vault: Vault, observer: Observer, ask: Ask | None = None, limits: Limits = UNLIMITED) -> Job:
         identity = Identity(vault.state) if vault.mode != "read" else Identity.reading(vault.state)
-        return cls(profile, vault, Connections(profile, identity, observer, ask), observer)
+        return cls(profile, vault, Connections(profile, identity, observer, ask, limits=limits), observer)
 
     @property
     def now(self) -> str:

@@ -19,6 +19,9 @@ _NAME_BYTES = 200  # a part's name is one file name in the vault, with room for 
 _PIN = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}")
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SLOWEST = 1024  # bytes a second: less would look like a line that stands still
 _YEARLY = re.compile(r"(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 
 
@@ -133,6 +136,23 @@ def _timezone(value: str) -> str:
     return value
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second: a number, with K, M or G for 1024, 1024² or 1024³ of them. Raises ValueError."""
+    match = _RATE.fullmatch(text.strip())
+    rate = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if rate < _SLOWEST:
+        raise ValueError(f"expected bytes a second, {_SLOWEST} at least, such as 500K or 2M")
+    return rate
+
+
+def _rate(value: str) -> str:
+    try:
+        parse_rate(value)
+    except ValueError as error:
+        raise wrong(str(error)) from None
+    return value
+
+
 def _yearly(value: str) -> str:
     if not _YEARLY.fullmatch(value):
         raise wrong('expected a date (2026-12-29) or, for every year, month and day in quotes ("12-29")')
@@ -144,6 +164,10 @@ Line = Annotated[str, AfterValidator(_line)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Moment = Annotated[date | datetime, WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$"})]
+Rate = Annotated[str, AfterValidator(_rate)]
+Connections = Annotated[int, Field(ge=1, le=16)]
+Requests = Annotated[int, Field(ge=1, le=4096)]
+Stall = Annotated[float, Field(gt=0, le=86400), Strict(False)]
 Days = Annotated[int, Field(ge=0, le=366)]
 Many = Annotated[tuple[Value, ...], Strict(False)]  # TOML has lists, never tuples
 Patterns = Annotated[Many[str], AfterValidator(_patterns)]

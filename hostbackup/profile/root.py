@@ -14,7 +14,7 @@ from hostbackup import secrets
 from hostbackup.accounts import Account, read_accounts
 from hostbackup.errors import ProfileError, SecretError
 from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
-from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, PathCopy, Sync
+from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
 from hostbackup.secrets import SecretSource
 
 
@@ -41,6 +41,8 @@ class Profile(Section):
     """The domain and its zone."""
     contract: Contract | None = None
     """The contract's calendar."""
+    limits: Pace = Field(default_factory=Pace)
+    """How hard a run may work servers and the line."""
     sync: Sync = Field(default_factory=Sync)
     """What `hostbackup sync` does."""
 

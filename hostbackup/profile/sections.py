@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from hostbackup.profile.fields import (
     Addresses,
     Bucket,
+    Connections,
     Days,
     Endpoint,
     Host,
@@ -23,9 +24,12 @@ from hostbackup.profile.fields import (
     Pin,
     Port,
     Prefix,
+    Rate,
     Recipient,
     RemotePath,
+    Requests,
     Section,
+    Stall,
     TimeZone,
     Yearly,
     last_part,
@@ -371,6 +375,19 @@ class Contract(Section):
     """Rule: days after its issue until which the AuthCode may be used."""
     quiet_days: Days | None = None
     """Rule: days without late mail at the old server before it may go."""
+
+
+class Pace(Section):
+    """How hard a run may work servers and the line. The options of the same names come before these."""
+
+    bwlimit: Rate | None = None
+    """Bytes a second, of web and mail together and both ways: 500K, 2M."""
+    connections: Connections = 1
+    """Logins at once on an SSH server; one with several channels is usually fastest, more help where a server slows down each."""
+    requests: Requests | None = None
+    """SFTP requests without a reply at once on a server; without it, as many as pay."""
+    stall_timeout: Stall = 60.0
+    """Seconds without a byte from a server that owes an answer, after which the line counts as cut."""
 
 
 class Sync(Section):

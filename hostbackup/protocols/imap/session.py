@@ -15,6 +15,7 @@ from hostbackup.protocols.imap.channel import Channel, mailbox
 from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
 from hostbackup.protocols.imap.lexer import Value
 from hostbackup.protocols.imap.wire import Wire, plain
+from hostbackup.protocols.limits import RateLimit
 from hostbackup.protocols.net import connect_tcp
 
 
@@ -30,6 +31,7 @@ class ImapTarget:
     addresses: tuple[str, ...] = ()
     timeout: float = 60.0  # seconds without a byte
     ca_file: Path | None = None  # PEM; only these authorities count then
+    rate: RateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def connect(target: ImapTarget) -> ImapSession:
 
     sock, address = connect_tcp(target.host, target.addresses, target.port, target.timeout)
     where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
-    wire = Wire(sock, where, target.timeout)
+    wire = Wire(sock, where, target.timeout, target.rate)
     channel = log_in(wire, target)
     try:
         return ImapSession(channel, host=target.host, user=target.user, address=address, port=target.port)

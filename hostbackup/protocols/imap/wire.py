@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Iterator
 
 from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, ProtocolBroken
+from hostbackup.protocols.limits import RateLimit
 
 CHUNK = 64 * 1024  # bytes: what one recv takes, and so the largest piece a literal is handed on in
 MAX_LINE = 1024 * 1024  # bytes of one line, literals not counted
@@ -24,12 +25,16 @@ def plain(text: bytes, limit: int = 200) -> str:
 
 
 class Wire:
-    """A connected socket. Every failure of the line becomes LineCut; reads and writes give up after `timeout` seconds without a byte."""
+    """A connected socket. Every failure of the line becomes LineCut; reads and writes give up after `timeout` seconds without a byte.
 
-    def __init__(self, sock: socket.socket, where: str, timeout: float) -> None:
+    `rate` bounds how fast bytes move, both ways together.
+    """
+
+    def __init__(self, sock: socket.socket, where: str, timeout: float, rate: RateLimit | None = None) -> None:
         self.sock = sock
         self.where = where
         self._timeout = timeout
+        self._rate = rate
         self._buffer = b""
         self._at = 0
         self._closed = False
@@ -65,7 +70,13 @@ class Wire:
 
     def send(self, data: bytes | memoryview) -> None:
         with self._mapped("sending"):
-            self.sock.sendall(data)
+            if self._rate is None:
+                self.sock.sendall(data)
+                return
+            for at in range(0, len(data), CHUNK):
+                piece = data[at : at + CHUNK]
+                self.sock.sendall(piece)
+                self._rate.spend(len(piece))
 
     def readline(self) -> bytes:
         """One line, its LF included. Raises ProtocolBroken where it is longer than MAX_LINE."""
@@ -117,6 +128,8 @@ class Wire:
         self._at = 0
         if not self._buffer:
             raise LineCut("the server closed the connection", where=self.where)
+        if self._rate is not None:
+            self._rate.spend(len(self._buffer))
 
     @contextlib.contextmanager
     def _mapped(self, doing: str) -> Iterator[None]:
