@@ -10,7 +10,7 @@ import enum
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar, runtime_checkable
 
 
 class Kind(enum.StrEnum):
@@ -176,6 +176,29 @@ class Sink(Protocol):
     def open(self, size_hint: int = 0) -> Receiver: ...
 
 
+@runtime_checkable
+class ResumableReceiver(Receiver, Protocol):
+    """A receiver that can be ended in a third way, so that another goes on where it ended."""
+
+    @property
+    def received(self) -> int:
+        """Bytes that it has, those of earlier receivers included."""
+        ...
+
+    def suspend(self) -> None:
+        """Ends it, and keeps what came for the next one of the same item."""
+        ...
+
+
+@runtime_checkable
+class ResumingSink(Sink, Protocol):
+    """A sink that knows whose contents it takes, and can go on with them after a cut line and in a later run."""
+
+    def resume(self, item: Entry, /) -> ResumableReceiver:
+        """A receiver that may have the first `received` bytes of an item described just so already, proven to be those that came."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Item]):
     """What became of one item that was read.
@@ -234,16 +257,16 @@ class Status(enum.StrEnum):
 
 
 class Method(enum.StrEnum):
-    """How something was proven (the contract, section 4.4)."""
+    """How something was proven (the contract, section 4.4). The stronger come first."""
 
     VAULT_REREAD = "vault-reread"
     SERVER_SHA256 = "server-sha256"
-    SERVER_WEAK = "server-weak"
     SFTP_SECOND_READ = "sftp-second-read"
     LOCAL_SECOND_READ = "local-second-read"
     IMAP_FETCH = "imap-fetch"
     BUCKET_SHA256 = "bucket-sha256"
     BUCKET_REREAD = "bucket-reread"
+    SERVER_WEAK = "server-weak"  # digests below SHA-256, equal
     NONE = "none"
 
 

@@ -14,6 +14,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _LINUX = sys.platform.startswith("linux")
 _libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
@@ -52,6 +53,12 @@ def sync_fd(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
     else:
         os.fsync(fd)
+
+
+def begin_write_back(fd: int, offset: int, length: int) -> None:
+    """Lets the system begin to bring these bytes to the disk, so that a later sync is short. sync_file_range(2); elsewhere nothing."""
+    if _libc is not None and hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _WRITE)
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,15 +25,14 @@ from tests.support import sftp_server as fake
 from tests.support.sftp_server import Scripted, openssh
 from tests.support.sink import HashSink, MemorySink
 
-TREE = Tree(b"/", "old", Part("web", "site"), root=b"")
-
 
 def run(connections: list[Connection], *begins: Callable[[], Steps[Any]], timeout: float = 5.0) -> list[Any]:
     return list(Pump[Any](connections, timeout=timeout).run(works(begins)))
 
 
 def read_files(connection: Connection, entries: list[Entry], sink: HashSink, timeout: float = 5.0) -> list[Read[Entry]]:
-    left = iter([FileRead(TREE, entry, sink).work for entry in entries])
+    tree = Tree(b"/", "old", Part("web", "site"), root=b"")
+    left = iter([FileRead(tree, entry, sink).work for entry in entries])
     return list(Pump[Read[Entry]]([connection], timeout=timeout).run(lambda: next(left, None)))
 
 
@@ -89,7 +88,8 @@ def test_hundreds_of_chains_overlap_on_several_channels(tmp_path: Path) -> None:
         (tmp_path / f"f{number}").write_bytes(data)
         entries.append(Entry(os.fsencode(tmp_path / f"f{number}")[1:], Kind.FILE, len(data)))
     sink = MemorySink()
-    left = iter([FileRead(TREE, entry, sink).work for entry in entries])
+    tree = Tree(b"/", "old", Part("web", "site"), root=b"")
+    left = iter([FileRead(tree, entry, sink).work for entry in entries])
     with openssh() as one, openssh() as two:
         reads = list(Pump[Read[Entry]]([one, two], timeout=10).run(lambda: next(left, None)))
         assert one.outstanding == two.outstanding == 0

@@ -18,7 +18,8 @@ import pytest
 from hostbackup import osal
 from hostbackup.errors import Damaged, DiskFull, VaultError
 from hostbackup.vault import objects as module
-from hostbackup.vault.objects import BUFFER, ObjectFolder
+from hostbackup.vault.objects import ObjectFolder
+from hostbackup.vault.receiver import BUFFER
 
 
 def sha256(data: bytes) -> str:

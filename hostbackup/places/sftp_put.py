@@ -154,7 +154,7 @@ class Put:
             return None
         if there.kind is Kind.FILE and item.digest and there.size == item.size:
             seen = hashlib.sha256()
-            got = yield from read_whole(connection, self._tree.full(path), seen.update, careful=True)
+            got = yield from read_whole(connection, self._tree, self._tree.full(path), seen.update, careful=True)
             if isinstance(got, Got) and got.still and seen.hexdigest() == item.digest:
                 return entry(path, got.after)
         what = {Kind.FILE: "another file", Kind.DIR: "a folder", Kind.LINK: "a symlink"}.get(there.kind or Kind.OTHER, "something else")
@@ -310,7 +310,7 @@ class Put:
         if isinstance(there, Attrs):
             if there.kind is Kind.LINK:
                 names = yield from ask_one(on_path(Type.READLINK, full))
-                if isinstance(names, list) and names and names[0].name == target:
+                if isinstance(names, list) and names and self._tree.says(path, names[0].name, target):
                     return entry(path, there, target)
             if not item.replace or there.kind not in (Kind.FILE, Kind.LINK) or not _as_expected(item, there):
                 what = {Kind.DIR: "a folder", Kind.LINK: "another symlink", Kind.FILE: "a file"}.get(there.kind or Kind.OTHER, "something else")
@@ -333,7 +333,7 @@ class Put:
         *_, now, names = yield from ask(*looks)
         if not isinstance(now, Attrs) or not isinstance(names, list) or len(names) != 1:
             raise Refused(self._refused(path, now if isinstance(now, Status) else names))
-        return entry(path, now, names[0].name)
+        return entry(path, now, target if self._tree.says(path, names[0].name, target) else names[0].name)
 
     def _make_link(self, path: bytes, target: bytes, where: bytes) -> Steps[None]:
         if self._link_first is None:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hostbackup.errors import ProtocolBroken
-from hostbackup.model import Entry, Failure, Kind, Read, Receiver, Sink
+from hostbackup.model import Entry, Failure, Kind, Read, Receiver, ResumableReceiver, ResumingSink, Sink
+from hostbackup.places.sftp_large import WINDOW, Reading, Stream
 from hostbackup.places.sftp_tree import Tree, entry, proper, same
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Flag, Status, Type, on_handle, on_path, open_file, read
 from hostbackup.protocols.sftp.pump import Work
 
 REREADS = 3  # of a file that does not stand still
-WINDOW = 4 << 20  # bytes of one file under way
+RESUMED = 8 << 20  # bytes from which a file that was cut off is gone on with
 
 _TORN = "it was written to while it was read; what is kept may be torn"
 
@@ -62,26 +63,56 @@ class FileRead:
         yield  # a generator that asks nothing
 
     def _steps(self, connection: Connection) -> Steps[Read[Entry]]:
-        quick = self._begun == 1 and self._asked.size < connection.limits.read
+        path = self._tree.full(self._asked.path)
+        if self._begun == 1 and self._asked.size < connection.limits.read:
+            done = yield from self._small(path)
+            if done is not None:
+                return done
         for rereads_left in range(self._rereads, -1, -1):
-            receiver = self._sink.open(self._asked.size)
+            opened = yield from open_whole(path, careful=self._begun > 1)
+            if not isinstance(opened, Opened):
+                return self._not(opened)
+            receiver, start = self._receiver(opened.before)
             try:
-                path = self._tree.full(self._asked.path)
-                if quick:
-                    got = yield from _read_small(path, self._asked.size, receiver)
-                    quick = False
-                else:
-                    got = yield from read_whole(connection, path, receiver.write, careful=self._begun > 1)
+                got = yield from opened.read(connection, self._tree.reading, receiver.write, start)
                 keep = isinstance(got, Got) and (got.still or not rereads_left)
-            except BaseException:
-                receiver.abort()
+            except BaseException as error:
+                # What ends the run or the line says nothing against the bytes that came.
+                _give_up(receiver, later=not isinstance(error, Exception))
                 raise
             if isinstance(got, Got) and keep:
                 return self._kept(got, receiver)
-            receiver.abort()
+            _give_up(receiver, later=isinstance(got, Status))
             if not isinstance(got, Got):
-                return Read(self._asked, self._asked, failure=self._why(got))
+                return self._not(got)
         raise AssertionError("the last reading has an outcome")
+
+    def _small(self, path: bytes) -> Steps[Read[Entry] | None]:
+        """One quick reading; None where it was not good enough."""
+        receiver = self._sink.open(self._asked.size)
+        try:
+            got = yield from _read_small(path, self._asked.size, receiver)
+        except BaseException:
+            receiver.abort()
+            raise
+        if isinstance(got, Got) and (got.still or not self._rereads):
+            return self._kept(got, receiver)
+        receiver.abort()
+        if isinstance(got, Got):
+            self._rereads -= 1
+            return None
+        return self._not(got)
+
+    def _receiver(self, before: Attrs) -> tuple[Receiver, int]:
+        """Where the bytes go, and how many of them are there already. What had come earlier counts only while the file is as it was then."""
+        asked = self._asked
+        if asked.size >= RESUMED and isinstance(self._sink, ResumingSink) and (before.size, before.mtime_ns) == (asked.size, asked.mtime_ns):
+            resumed = self._sink.resume(asked)
+            return resumed, resumed.received
+        return self._sink.open(before.size or 0), 0
+
+    def _not(self, got: Status | str) -> Read[Entry]:
+        return Read(self._asked, self._asked, failure=self._why(got))
 
     def _kept(self, got: Got, receiver: Receiver) -> Read[Entry]:
         digest, size = receiver.commit()
@@ -130,8 +161,27 @@ def _refusal(before: object, handle: object) -> Status | str | None:
     return None
 
 
-def read_whole(connection: Connection, path: bytes, write: Callable[[memoryview], object], *, careful: bool) -> Steps[Outcome]:
-    """A file of any size, in order, by a window of READs. `careful`: look before opening, since to open a fifo would block the server for good."""
+@dataclass(slots=True)
+class Opened:
+    """An open file. The look before is LSTAT's: should it differ from what was opened, that was another file, and the pass counts as unsteady."""
+
+    handle: bytes
+    before: Attrs
+    size: int
+
+    def read(self, connection: Connection, reading: Reading, write: Callable[[memoryview], object], start: int = 0) -> Steps[Got | Status]:
+        """The bytes from `start` on, in order; closes the file. `received` of the result counts from the file's beginning."""
+        received = yield from Stream(self.handle, start, self.size, reading, write).run(connection.limits.read)
+        after, _ = yield from ask(on_handle(Type.FSTAT, self.handle), on_handle(Type.CLOSE, self.handle))
+        if isinstance(received, Status):
+            return received
+        if not isinstance(after, Attrs):
+            return after if isinstance(after, Status) else Status(Code.FAILURE, b"no attributes")
+        return Got(self.before, after, received)
+
+
+def open_whole(path: bytes, *, careful: bool) -> Steps[Opened | Status | str]:
+    """Opens a file of any size. `careful`: look before opening, since to open a fifo would block the server for good."""
     if careful:
         (before,) = yield from ask(on_path(Type.LSTAT, path))
         if isinstance(before, Attrs) and before.kind is not Kind.FILE:
@@ -146,59 +196,20 @@ def read_whole(connection: Connection, path: bytes, write: Callable[[memoryview]
         return refused
     (opened,) = yield from ask(on_handle(Type.FSTAT, handle))
     size = opened.size if isinstance(opened, Attrs) and opened.size is not None else before.size or 0
-    received = yield from _stream(handle, size, connection.limits.read, write)
-    after, _ = yield from ask(on_handle(Type.FSTAT, handle), on_handle(Type.CLOSE, handle))
-    if isinstance(received, Status):
-        return received
-    if not isinstance(after, Attrs):
-        return after if isinstance(after, Status) else Status(Code.FAILURE, b"no attributes")
-    # The look before is LSTAT's: should it differ from what was opened, that was another file, and the pass counts as unsteady.
-    return Got(before, after, received)
+    return Opened(handle, before, size)
 
 
-def _stream(handle: bytes, size: int, chunk: int, write: Callable[[memoryview], object]) -> Steps[int | Status]:
-    """Bytes 0 to `size` in order; fewer where the file ends earlier. Every reply is awaited, so that the handle can be closed after it."""
-    asked = written = due = 0
-    early: dict[int, memoryview] = {}  # replies ahead of their turn
-    refused: Status | None = None
-    end = size
-    while True:
-        requests = []
-        while refused is None and asked < end and asked - written < WINDOW:
-            length = min(chunk, end - asked)
-            requests.append(read(handle, asked, length, (asked, length)))
-            asked += length
-            due += 1
-        if not due:
-            return written if refused is None else refused
-        (offset, length), value = yield requests
-        due -= 1
-        while isinstance(value, memoryview) and 0 < len(value) < length:  # a short read: the rest is asked for
-            early[offset] = value
-            offset, length = offset + len(value), length - len(value)
-            chunk = max(512, min(chunk, len(value)))
-            if refused is not None:
-                break
-            due += 1
-            written = _in_order(early, written, write)
-            (offset, length), value = yield [read(handle, offset, length, (offset, length))]
-            due -= 1
-        if isinstance(value, memoryview):
-            if len(value) > length:
-                raise ProtocolBroken("the server sent more than a READ asked for")
-            if value:
-                early[offset] = value
-            else:
-                end = min(end, offset)
-        elif isinstance(value, Status) and value.code == Code.EOF:
-            end = min(end, offset)
-        else:
-            refused = value if isinstance(value, Status) else Status(Code.FAILURE, b"an answer of the wrong kind")
-        written = _in_order(early, written, write)
+def read_whole(connection: Connection, tree: Tree, path: bytes, write: Callable[[memoryview], object], *, careful: bool) -> Steps[Outcome]:
+    """A file of any size, from its beginning, once."""
+    opened = yield from open_whole(path, careful=careful)
+    if not isinstance(opened, Opened):
+        return opened
+    return (yield from opened.read(connection, tree.reading, write))
 
 
-def _in_order(early: dict[int, memoryview], written: int, write: Callable[[memoryview], object]) -> int:
-    while (data := early.pop(written, None)) is not None:
-        write(data)
-        written += len(data)
-    return written
+def _give_up(receiver: Receiver, *, later: bool) -> None:
+    """Ends a receiver without an outcome. `later`: what came may be of use yet."""
+    if later and isinstance(receiver, ResumableReceiver):
+        receiver.suspend()
+    else:
+        receiver.abort()

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NameNotResolved, PlaceMissing, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Failure, Kind, Part
+from hostbackup.places.sftp_large import Reading
 from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.protocols.sftp.client import Connection, Steps, ask_one
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Pump, Work
+from hostbackup.protocols.sftp.quirks import as_written, leads_to, mistakes_links
 
 if TYPE_CHECKING:
     from hostbackup.protocols.remote import Login
@@ -47,11 +49,21 @@ class Tree:
     side: str
     part: Part
     root: bytes = b""
+    reading: Reading = field(default_factory=Reading)  # how its server is best asked for large files
+    absolute_links: bool = False  # whether the server tells relative links as absolute paths
 
     def full(self, path: bytes) -> bytes:
         if not path:
             return self.root
         return self.root + path if self.root.endswith(b"/") else self.root + b"/" + path
+
+    def target(self, path: bytes, attrs: Attrs, told: bytes) -> bytes:
+        """What the link at `path` says, from its attributes as its folder lists them and what READLINK tells."""
+        return as_written(self.full(path), told, attrs.size) if self.absolute_links else told
+
+    def says(self, path: bytes, told: bytes, target: bytes) -> bool:
+        """Whether READLINK tells this of a link that says `target`."""
+        return told == target or (self.absolute_links and leads_to(self.full(path), told, target))
 
     @property
     def where(self) -> str:
@@ -83,7 +95,8 @@ def same(before: Attrs, after: Attrs) -> bool:
 def resolve_root(tree: Tree) -> Callable[[Connection], Steps[Attrs]]:
     """Makes `tree.root` absolute (symlinks on the way there are fine) and tells what is there. Raises PlaceMissing."""
 
-    def steps(_: Connection) -> Steps[Attrs]:
+    def steps(connection: Connection) -> Steps[Attrs]:
+        tree.absolute_links = connection.mistakes_links
         told = tree.told_root.removeprefix(b"~/") if tree.told_root != b"~" else b"."
         names = yield from ask_one(on_path(Type.REALPATH, told or b"."))
         if isinstance(names, list) and len(names) == 1 and names[0].name.startswith(b"/") and b"\0" not in names[0].name:
@@ -180,7 +193,9 @@ class Lines:
             return taken
 
     def _open(self, session: Login) -> Connection:
-        return Connection.start(session.open_sftp_channel(), self.limits.stall)
+        connection = Connection.start(session.open_sftp_channel(), self.limits.stall)
+        connection.mistakes_links = mistakes_links(session.server_version)
+        return connection
 
     def _try_open(self, session: Login) -> Connection | None:
         try:

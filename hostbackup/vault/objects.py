@@ -23,14 +23,15 @@ from typing import BinaryIO
 from hostbackup import osal
 from hostbackup.errors import Damaged, VaultError
 from hostbackup.vault.faults import told
+from hostbackup.vault.large import LARGE, LargeReceiver
+from hostbackup.vault.partial import Origin, Partials
+from hostbackup.vault.receiver import ObjectReceiver
 
-BUFFER = 128 * 1024  # bytes held in memory before a receiver goes to disk: most web files are smaller, and take one write
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
 _CHUNK = 1024 * 1024
 _READERS = 4  # threads that read objects again: small files cost waiting, not work
 _READ_AHEAD = 64
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -58,84 +59,6 @@ def hash_fd(fd: int, *, medium: bool = False) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-class ObjectReceiver:
-    """Takes the bytes of one object. Used by one thread at a time; exactly one of commit and abort ends it."""
-
-    __slots__ = ("_buffer", "_fd", "_folder", "_hash", "_over", "_part", "_size")
-
-    def __init__(self, folder: ObjectFolder) -> None:
-        self._folder = folder
-        self._hash = hashlib.sha256()
-        self._buffer = bytearray()
-        self._size = 0
-        self._fd = -1
-        self._part = ""
-        self._over = False
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Takes more bytes. Raises DiskFull or VaultError; nothing can be written or committed after that."""
-        if self._over:
-            raise VaultError("written to after its end", where=os.fspath(self._folder.incoming))
-        self._hash.update(data)
-        before = len(self._buffer)
-        self._buffer += data
-        taken = len(self._buffer) - before
-        self._size += taken
-        if len(self._buffer) >= BUFFER:
-            self._spill()
-        return taken
-
-    def _spill(self) -> None:
-        try:
-            if self._fd < 0:
-                self._part = self._folder.part_name()
-                self._fd = os.open(self._part, _CREATE, 0o400)
-            done = os.write(self._fd, self._buffer)
-            if done < len(self._buffer):
-                rest = memoryview(self._buffer)
-                while done < len(rest):
-                    done += os.write(self._fd, rest[done:])
-                rest.release()
-        except OSError as error:
-            needed = len(self._buffer)
-            self.abort()
-            raise told(error, self._folder.incoming, needed) from error
-        self._buffer = bytearray()
-
-    def commit(self) -> tuple[str, int]:
-        """Digest and size. Durable only after the folder's next flush. Raises DiskFull or VaultError; nothing is left behind then."""
-        if self._over:
-            raise VaultError("committed after its end", where=os.fspath(self._folder.incoming))
-        digest = self._hash.hexdigest()
-        small = self._fd < 0
-        if small and self._folder.stands(digest, self._size):
-            self._over = True
-            return digest, self._size
-        if small or self._buffer:
-            self._spill()
-        self._over = True
-        fd, self._fd = self._fd, -1
-        try:
-            os.close(fd)
-            self._folder.take(self._part, digest, self._size, new=small)
-        except OSError as error:
-            self.abort()
-            raise told(error, self._folder.incoming, self._size) from error
-        return digest, self._size
-
-    def abort(self) -> None:
-        """Forgets what was written. Harmless when repeated."""
-        self._over = True
-        self._buffer = bytearray()
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-        if self._part:
-            part, self._part = self._part, ""
-            with contextlib.suppress(OSError):
-                os.unlink(part)  # noqa: PTH108
-
-
 class ObjectFolder:
     """A folder of objects, with the folders beside it where they arrive and where damaged ones go. All three on one file system.
 
@@ -146,6 +69,7 @@ class ObjectFolder:
         self.folder = objects
         self.incoming = incoming
         self.damaged = damaged
+        self.partials = Partials(incoming)
         self._prefix = f"{os.fspath(objects)}{os.sep}"
         self._parts = f"{os.fspath(incoming)}{os.sep}{secrets.token_hex(8)}-"
         self._arriving = f"{os.fspath(incoming)}{os.sep}"
@@ -162,13 +86,34 @@ class ObjectFolder:
 
     # ------------------------------------------------------------ writing
 
-    def open(self, size_hint: int = 0) -> ObjectReceiver:
+    def open(self, size_hint: int = 0) -> ObjectReceiver | LargeReceiver:
         """A receiver for one object. Raises DiskFull at once where `size_hint` bytes cannot fit."""
+        self._make_room(size_hint)
+        if size_hint < LARGE:
+            return ObjectReceiver(self)
+        try:
+            return LargeReceiver(self)
+        except OSError as error:
+            raise told(error, self.incoming, size_hint) from error
+
+    def resume(self, origin: Origin) -> LargeReceiver:
+        """A receiver for the contents of a file, after what an earlier one of the same origin left behind. Raises as `open`."""
+        try:
+            receiver = LargeReceiver(self, origin)
+        except OSError as error:
+            raise told(error, self.incoming, origin.size) from error
+        try:
+            self._make_room(origin.size - receiver.received)
+        except VaultError:
+            receiver.suspend()
+            raise
+        return receiver
+
+    def _make_room(self, size: int) -> None:
         if self._broken:
             raise self._broken
-        if size_hint > SYNC_BYTES // 4 and size_hint > osal.free_bytes(self.incoming):
-            raise told(OSError(28, "no space left"), self.incoming, size_hint)
-        return ObjectReceiver(self)
+        if size > SYNC_BYTES // 4 and size > osal.free_bytes(self.incoming):
+            raise told(OSError(28, "no space left"), self.incoming, size)
 
     def part_name(self) -> str:
         return f"{self._parts}{next(self._numbers)}.part"
@@ -265,12 +210,18 @@ class ObjectFolder:
             self._touched.clear()
 
     def adopt(self) -> int:
-        """Takes over what an earlier run left in incoming/: whole objects get their names, partial ones go. How many were taken."""
+        """Takes over what an earlier run left in incoming/: whole objects get their names. How many were taken.
+
+        What had come of large files stays, as long as somebody may come back for it; all else goes.
+        """
         taken = 0
         try:
             with os.scandir(self.incoming) as found:
                 leftovers = sorted(entry.name for entry in found if entry.is_file(follow_symlinks=False))
+            kept = self.partials.kept(leftovers)
             for name in leftovers:
+                if name in kept:
+                    continue
                 path = self.incoming / name
                 size = path.stat().st_size
                 if is_digest(name) and not self.stands(name, size) and hash_file(path)[0] == name:
