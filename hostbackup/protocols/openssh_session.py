@@ -158,6 +158,8 @@ class MuxChannel:
             data = self._socket.recv(min(limit, _BUFFER))
         except BlockingIOError:
             return None
+        except ConnectionResetError:
+            data = b""  # the end, with something of ours not taken any more
         if not data and not self._begun:
             self._refused()
         self._begun = True
