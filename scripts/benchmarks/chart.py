@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from scripts.benchmarks.results import Bench, Case, Row
-from scripts.benchmarks.tables import seconds
+from scripts.benchmarks.results import Bench, Case, Row, ratio
+from scripts.benchmarks.tables import seconds, times
 
-WIDTH, LEFT, BAR_END = 820, 190, 690
+WIDTH, LEFT, BAR_END = 820, 200, 660
 BAR, STEP = 16, 24
 _STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; fill: #1f2328 }
@@ -28,17 +28,21 @@ _STYLE = """
 
 
 def chart(bench: Bench) -> str:
-    """One panel a case, one bar a contender; each panel has a scale of its own, its slowest contender as long as the panel is wide."""
+    """One panel a case that compares with others, one bar a contender; in each panel the slowest is as long as the panel is wide."""
     y, parts = 34, []
     parts.append(f'<text class="title" x="24" y="{y}">Time for the same work; shorter is better</text>')
-    shown = [case for case in bench.cases if any(row.ok for row in case.rows)]
+    shown = [case for case in bench.cases if any(row.ok and not row.own for row in case.rows)]
     for case in shown:
         panel, y = _panel(case, y + 34)
         parts += panel
     y += 30
-    facts = bench.machine
-    note = f"Medians on one machine with {facts['cores']} cores, servers on loopback behind a delay. Bars compare within a panel. docs/performance.md"
-    parts.append(f'<text class="small" x="24" y="{y}">{escape(note)}</text>')
+    for note in (
+        f"Medians of runs in turns on one machine with {bench.machine['cores']} cores; the servers are on loopback, behind a delay.",
+        "× is the time compared with hostbackup's. How it was measured: docs/performance.md",
+    ):
+        parts.append(f'<text class="small" x="24" y="{y}">{escape(note)}</text>')
+        y += 18
+    y -= 18
     height = y + 22
     spoken = "; ".join(f"{case.title}: " + ", ".join(f"{row.name} {seconds(row.median)}" for row in case.rows if row.ok) for case in shown)
     head = (
@@ -57,17 +61,18 @@ def _panel(case: Case, y: int) -> tuple[list[str], int]:
     parts = [f'<text class="bold" x="24" y="{y}">{escape(case.title)}</text>', f'<text class="small" x="24" y="{y + 17}">{escape(about)}</text>']
     top = y + 28
     for row in rows:
-        parts += _bar(row, top, longest, own=row.name.startswith("hostbackup") or case.name == "growth")
+        parts += _bar(row, top, longest, case.base)
         top += STEP
     return parts, top
 
 
-def _bar(row: Row, top: int, longest: float, *, own: bool) -> list[str]:
+def _bar(row: Row, top: int, longest: float, base: Row | None) -> list[str]:
     length = max(1.0, (BAR_END - LEFT) * row.median / longest)
     middle = top + BAR - 4
-    weight = ' class="bold"' if own else ""
+    weight = ' class="bold"' if row.own else ""
+    figure = seconds(row.median) + (f"  ·  {times(ratio(row, base))}" if base and row is not base else "")
     return [
         f'<text{weight} x="{LEFT - 10}" y="{middle}" text-anchor="end">{escape(row.name)}</text>',
-        f'<rect class="{"own" if own else "other"}" x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>',
-        f'<text{weight} x="{LEFT + length + 8:.1f}" y="{middle}">{escape(seconds(row.median))}</text>',
+        f'<rect class="{"own" if row.own else "other"}" x="{LEFT}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2"/>',
+        f'<text{weight} x="{LEFT + length + 8:.1f}" y="{middle}">{escape(figure)}</text>',
     ]

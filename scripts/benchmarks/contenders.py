@@ -41,6 +41,10 @@ class Contender:
     trial: Callable[[Path], Trial]
     prepare: Callable[[], None] = field(default=lambda: None)
 
+    @property
+    def own(self) -> bool:
+        return "hostbackup" in self.needs
+
 
 class PreparationFailed(Exception):
     """Something that has to be there before the first trial could not be made."""

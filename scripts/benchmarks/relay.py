@@ -40,11 +40,11 @@ class Line:
         self.closed = False  # and the sink knows
         self._delay, self._earliest = delay, earliest
         self._queue: deque[tuple[float, memoryview]] = deque()
-        self._held = 0
+        self.held = 0
 
     @property
     def reading(self) -> bool:
-        return not self.ended and self._held < IN_FLIGHT
+        return not self.ended and self.held < IN_FLIGHT
 
     @property
     def due(self) -> float | None:
@@ -63,7 +63,7 @@ class Line:
         except OSError:
             data = b""
         self._queue.append((max(now + self._delay, self._earliest), memoryview(data)))
-        self._held += len(data)
+        self.held += len(data)
         self.ended = not data
 
     def deliver(self, now: float) -> None:
@@ -84,7 +84,7 @@ class Line:
             self._drop(sent)
 
     def _drop(self, sent: int) -> None:
-        self._held -= sent
+        self.held -= sent
         while sent:
             due, data = self._queue[0]
             if len(data) > sent:
@@ -95,7 +95,7 @@ class Line:
 
     def _close(self) -> None:
         self._queue.clear()
-        self._held = 0
+        self.held = 0
         self.ended = self.closed = True
         with contextlib.suppress(OSError):
             self.sink.shutdown(socket.SHUT_WR)
@@ -193,6 +193,21 @@ class Relay:
             self._selector.unregister(one)
         elif known.events != events:
             self._selector.modify(one, events)
+
+    @property
+    def open(self) -> int:
+        """Connections that are passed on now."""
+        return len(self._lines) // 2
+
+    @property
+    def held(self) -> int:
+        """Bytes under way."""
+        return sum(line.held for line in self._waiting)
+
+    @property
+    def ending(self) -> int:
+        """Ends of file under way."""
+        return sum(line.ended for line in self._waiting)
 
     def close(self) -> None:
         for one in (self._listener, *self._lines):

@@ -18,6 +18,8 @@ class Row:
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     wrong: str = ""
+    own: bool = False
+    """Is it hostbackup."""
 
     @property
     def ok(self) -> bool:
@@ -66,7 +68,9 @@ class Judged:
     def shown(self) -> str:
         if self.measured is None:
             return "no figure"
-        return f"{self.measured:.0f} MiB" if self.unit == "MiB" else f"{self.measured:.2f}×" if self.measured < 10 else f"{self.measured:.1f}×"
+        if self.unit == "MiB":
+            return f"{self.measured:.0f} MiB"
+        return f"{self.measured:.2f}×" if self.measured < 10 else f"{self.measured:.1f}×"
 
 
 @dataclass
@@ -86,6 +90,12 @@ class Case:
 
     def row(self, name: str) -> Row | None:
         return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def base(self) -> Row | None:
+        """What the others are compared with: hostbackup as it comes."""
+        first = next((row for row in self.rows if row.own), None)
+        return first if first is not None and first.ok else None
 
     def judge(self) -> list[Judged]:
         """The targets whose sides took part."""
@@ -141,7 +151,7 @@ class Bench:
             raise ValueError("not a document of scripts/bench")
         cases = []
         for told in document["cases"]:
-            rows = [Row(one["name"], one["seconds"], one["cpu"], one["memory"], one["wrong"]) for one in told["rows"]]
+            rows = [Row(one["name"], one["seconds"], one["cpu"], one["memory"], one["wrong"], one["own"]) for one in told["rows"]]
             targets = [Target(**one) for one in told["targets"]]
             kept = {key: told[key] for key in ("name", "title", "work", "delay_ms", "full", "taken")}
             cases.append(Case(rows=rows, targets=targets, **kept))

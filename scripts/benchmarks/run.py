@@ -24,7 +24,7 @@ def run_case(name: str, world: World, amounts: Amounts, *, runs: int, tell: Tell
     tell(f"{name}: preparing")
     plan = CASES[name](world, amounts)
     taking = [one for one in plan.contenders if not among or one.name in among]
-    rows = {one.name: Row(one.name) for one in taking}
+    rows = {one.name: Row(one.name, own=one.own) for one in taking}
     taken = f"{time.strftime('%Y-%m-%d', time.gmtime())}, hostbackup {facts.hostbackup()}"
     case = Case(name, plan.title, plan.work, world.delay_ms, list(rows.values()), list(plan.targets), plan.full, taken)
     for one in taking:
@@ -36,7 +36,7 @@ def run_case(name: str, world: World, amounts: Amounts, *, runs: int, tell: Tell
         for one in taking[turn:] + taking[:turn]:
             row = rows[one.name]
             if not row.wrong:
-                _once(one, world, row, limit)
+                attempt(one, world, row, limit)
             figure = row.wrong or f"{row.seconds[-1]:.2f} s, {row.memory[-1] / MIB:.0f} MiB"
             tell(f"{name}: {number + 1} of {runs}: {one.name}: {figure}")
     return case
@@ -53,7 +53,8 @@ def _prepare(one: Contender) -> str:
     return ""
 
 
-def _once(one: Contender, world: World, row: Row, limit: float) -> None:
+def attempt(one: Contender, world: World, row: Row, limit: float = 3600) -> None:
+    """One run: its figures into the row, or what went wrong."""
     scratch = Path(tempfile.mkdtemp(prefix="run-", dir=world.folder))
     try:
         trial = one.trial(scratch)

@@ -14,11 +14,14 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
 
 
+def times(value: float) -> str:
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
 def _cells(case: Case, row: Row) -> tuple[str, ...]:
     if not row.ok:
         return (row.name, row.wrong or "did not run", "", "", "", "")
-    first = case.rows[0]
-    compared = f"{ratio(row, first):.2f}×" if first.ok else ""
+    compared = times(ratio(row, case.base)) if case.base else ""
     runs = " ".join(seconds(one).removesuffix(" s") for one in row.seconds)
     cpu = sorted(row.cpu)[len(row.cpu) // 2]
     return (row.name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu))
@@ -83,4 +86,5 @@ def insert(page: str, figures: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError("the page has no figures section to replace")
-    return f"{before}{BEGIN}\n\n{figures.strip()}\n\n{END}{after}"
+    told = f"{figures.strip()}\n\n" if figures else ""
+    return f"{before}{BEGIN}\n\n{told}{END}{after}"
