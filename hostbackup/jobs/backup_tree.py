@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hostbackup.errors import ConnectionFailed
+from hostbackup.jobs.arrivals import Arrivals
 from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.result import Result
@@ -176,15 +177,21 @@ class TreeBackup:
 
     def fetch(self) -> None:
         """Reads what the plan wants into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
+        sink = Arrivals(self.vault.objects, self.part.id, self.result.observer, self._settled)
+        sink.drop_others(self.scratch.wanted())
         wanted = itertools.chain(self.scratch.wanted(), list(self._silent_changes.values()))
         try:
-            for read in self.place.read(self._fresh_last(wanted), self.vault.objects):
+            for read in self.place.read(self._fresh_last(wanted), sink):
                 self._took(read)
-                self.result.observer.advance(entries=1, size=read.asked.size)
+                sink.done(read.asked)
         except ConnectionFailed as error:
             for entry in itertools.chain(self.scratch.wanted(), list(self._silent_changes.values())):
                 failure = Failure(self.side, self.part.id, entry.path, error.code, error.reason, error.hint)
                 self._failed(Read(entry, entry, failure=failure), failure)
+
+    def _settled(self, entry: Entry) -> bool:
+        """Whether what an earlier run had of it can belong to what is read now. With `checksum`, size and time prove nothing."""
+        return not self.checksum and entry.mtime_ns < self._started_ns - _FRESH_NS
 
     def _fresh_last(self, wanted: Iterable[Entry]) -> Iterator[Entry]:
         """Read last, a fresh file has mostly aged enough to be trusted as unchanged next time."""

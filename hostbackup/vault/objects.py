@@ -88,9 +88,14 @@ class ObjectFolder:
 
     def open(self, size_hint: int = 0) -> ObjectReceiver | LargeReceiver:
         """A receiver for one object. Raises DiskFull at once where `size_hint` bytes cannot fit."""
+        if size_hint >= LARGE:
+            return self.large(size_hint)
         self._make_room(size_hint)
-        if size_hint < LARGE:
-            return ObjectReceiver(self)
+        return ObjectReceiver(self)
+
+    def large(self, size_hint: int) -> LargeReceiver:
+        """The same, for what is large."""
+        self._make_room(size_hint)
         try:
             return LargeReceiver(self)
         except OSError as error:
