@@ -376,7 +376,8 @@ class ProveContract:
         found = scanned(world.place)
         proofs = prove(world.place, *(claim(found[name], data) for name, data in contents.items()))
         assert {proof.status for proof in proofs.values()} == {Status.VERIFIED}
-        assert {proof.method for name, proof in proofs.items() if name.isalnum()} == {world.method}
+        # Of an empty file some servers make no digest.
+        assert {proof.method for name, proof in proofs.items() if name.isalnum() and name != b"zero"} == {world.method}
 
     def test_what_was_just_written_is_verified(self, world: TreeWorld) -> None:
         told = written(world.place, upload(b"f", b"ours"), upload(b"big", BIG))

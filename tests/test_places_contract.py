@@ -17,6 +17,7 @@ from tests.contract import TreeContract
 from tests.contract_mail import MailContract
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld
+from tests.support.proftpd import proftpd
 from tests.support.sshd import Sshd, sshd
 from tests.support.worlds import DiskWorld, MemoryTreeWorld
 
@@ -48,6 +49,12 @@ def without_shell() -> Iterator[Sshd]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def with_check_file() -> Iterator[Sshd]:
+    with proftpd() as server:
+        yield server
+
+
 @contextmanager
 def over_sftp(server: Sshd, root: Path, method: Method) -> Iterator[DiskWorld]:
     places: list[SftpTree] = []
@@ -74,6 +81,13 @@ class TestSftpAlone(TreeContract):
     @pytest.fixture
     def world(self, without_shell: Sshd, tmp_path: Path) -> Iterator[DiskWorld]:
         with over_sftp(without_shell, tmp_path / "tree", Method.SFTP_SECOND_READ) as world:
+            yield world
+
+
+class TestProftpd(TreeContract):
+    @pytest.fixture
+    def world(self, with_check_file: Sshd, tmp_path: Path) -> Iterator[DiskWorld]:
+        with over_sftp(with_check_file, tmp_path / "tree", Method.SERVER_SHA256) as world:
             yield world
 
 

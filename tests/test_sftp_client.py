@@ -338,6 +338,7 @@ class OneChannel:
     """Stands for a session with a scripted server behind it."""
 
     alive = True
+    server_version = "SSH-2.0-Scripted"
 
     def __init__(self, server: Scripted) -> None:
         self._server = server

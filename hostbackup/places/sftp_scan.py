@@ -112,7 +112,7 @@ class Scanner:
         if links:
             for path, value in (yield from self._ask_each(Type.READLINK, list(links))):
                 if isinstance(value, list) and len(value) == 1:
-                    items.append(entry(path, links[path], value[0].name))
+                    items.append(entry(path, links[path], self._tree.target(path, links[path], value[0].name)))
                 elif _status(value).code != Code.NO_SUCH_FILE:  # else it went while the folder was being listed
                     trouble = self._tree.refused(path, _status(value))
         return items, trouble

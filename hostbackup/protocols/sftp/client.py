@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.sftp import packets
 from hostbackup.protocols.sftp.packets import UNHEARD, Attrs, Reply, Request, Status, Type
+from hostbackup.protocols.sftp.quirks import Look
 
 T = TypeVar("T")
 
@@ -104,19 +105,21 @@ class Connection:
     """SFTP on one channel.
 
     `extensions` are those of VERSION. `outstanding` counts requests without a reply, those still to be sent included; of them `most` are on the
-    line at once (0: all). `moved` counts the bytes of both ways. Work (`Steps`) is bound to one connection, as handles are.
+    line at once (0: all). `moved` counts the bytes of both ways. `mistakes_links`: LSTAT and READLINK must not be trusted as they are
+    (`hostbackup.protocols.sftp.quirks`). Work (`Steps`) is bound to one connection, as handles are.
     """
 
     def __init__(self, channel: ByteChannel) -> None:
         self.channel = channel
         self.most = 0
+        self.mistakes_links = False
         self.moved = 0
         self.extensions: dict[bytes, bytes] = {}
         self.limits = Limits()
         self.quiet = 0.0  # seconds spent waiting for this channel since it last gave bytes
         self._framer = packets.Framer()
         self._number = 0
-        self._owners: dict[int, tuple[Steps[Any] | None, Any, type]] = {}
+        self._owners: dict[int, tuple[Steps[Any] | Look | None, Any, type]] = {}
         self._owned = 0
         self._out: list[bytes] = []
         self._unsent = b""
@@ -167,7 +170,7 @@ class Connection:
                     bodies = self._bodies()
                 except ProtocolBroken as error:
                     hint = "if the server's login scripts (.bashrc, .profile) print something, that must end"
-                    raise ProtocolBroken(error.reason, hint=hint) from error
+                    raise ProtocolBroken(error.reason, hint=error.hint or hint) from error
                 if len(bodies) > 1:
                     raise ProtocolBroken("the server answered more than was asked")
                 if bodies:
@@ -194,6 +197,14 @@ class Connection:
 
     def post(self, owner: Steps[Any] | None, request: Request) -> None:
         """Queues a request; its reply resumes `owner` (None: nobody waits for it, as for one marked UNHEARD)."""
+        if self.mistakes_links and request.type == Type.LSTAT and owner is not None and request.mark is not UNHEARD:
+            look = Look(owner, request.mark)
+            for one in look.requests(request):
+                self._queue(look, one._replace(mark=one.type))
+        else:
+            self._queue(owner, request)
+
+    def _queue(self, owner: Steps[Any] | Look | None, request: Request) -> None:
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         if owner is None or request.mark is UNHEARD:
             self._owners[number] = (None, None, object)
@@ -248,7 +259,10 @@ class Connection:
                 raise ProtocolBroken("the server answered a request with something that does not belong to it")
             if owner is not None:
                 self._owned -= 1
-                yield owner, Reply(mark, value)
+                if not isinstance(owner, Look):
+                    yield owner, Reply(mark, value)
+                elif owner.take(value, mark):
+                    yield owner.owner, Reply(owner.mark, owner.value)
 
     def close(self) -> None:
         self._owners.clear()
