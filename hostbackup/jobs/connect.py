@@ -18,6 +18,7 @@ from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
+    from hostbackup.places.digests import Reader
     from hostbackup.places.local import LocalTree
     from hostbackup.places.mail import MailAccount
     from hostbackup.places.sftp import SftpTree
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from hostbackup.protocols.ssh import SshTarget
     from hostbackup.protocols.ssh_hostkeys import HostKey
     from hostbackup.vault.stores import Store
+
+_LOGIN_WAIT = 30.0  # seconds that a server may take for each step of a login
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
 
@@ -156,6 +159,7 @@ class Connections:
             host_key=section.host_key,
             known_hosts=section.known_hosts,
             shell=section.shell,
+            timeout=min(_LOGIN_WAIT, self.limits.stall),
             ask=self._ssh_ask(where) if self.ask else None,
             on_host_key=functools.partial(self._check_host_key, side, section.host),
             legacy=section.legacy,
@@ -203,17 +207,27 @@ class Connections:
 
         return connect
 
-    def old_tree(self, web: Web) -> SftpTree:
+    def old_tree(self, web: Web, reader: Reader | None = None, *, weak: bool = False) -> SftpTree:
+        """`reader` and `weak`: what proofs may rest on (`hostbackup.places.sftp_prove.Means`)."""
         from hostbackup.places.sftp import SftpTree
 
         return SftpTree(
-            self.ssh_factory("old"), web.path, side="old", part=Part("web", web.name), exclude=web.exclude, volatile=web.volatile, limits=self.limits
+            self.ssh_factory("old"),
+            web.path,
+            side="old",
+            part=Part("web", web.name),
+            exclude=web.exclude,
+            volatile=web.volatile,
+            limits=self.limits,
+            reader=reader,
+            weak=weak,
         )
 
-    def new_tree(self, name: str, path: str) -> SftpTree:
+    def new_tree(self, name: str, path: str, reader: Reader | None = None, *, witness: bool = False) -> SftpTree:
+        """`witness`: for proofs alone, of what another tree writes. `reader` as for the old side."""
         from hostbackup.places.sftp import SftpTree
 
-        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name), limits=self.limits)
+        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name), limits=self.limits, reader=reader, witness=witness)
 
     def local_tree(self, name: str, path: Path) -> LocalTree:
         from hostbackup.places.local import LocalTree

@@ -25,10 +25,7 @@ State = dict[bytes, tuple[object, ...]]
 _IMPATIENT = """
 from hostbackup.cli.main import main
 from hostbackup.places import sftp_tree
-from hostbackup.places.sftp import SftpTree
-from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.ssh import SshTarget
-SftpTree.__init__.__kwdefaults__["limits"] = Limits(stall={patience})
 SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)
 sftp_tree.BACK_OFF = (0.1, 0.2, 0.4)
 main()
@@ -102,7 +99,7 @@ class Move:
         new logins follow a cut line sooner."""
         line = command(word, "move.toml", "--json", *options)
         if patience is not None:
-            line = [sys.executable, "-c", _IMPATIENT.format(patience=patience), *line[3:]]
+            line = [sys.executable, "-c", _IMPATIENT.format(patience=patience), *line[3:], "--stall-timeout", str(patience)]
         return subprocess.Popen(
             line, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )

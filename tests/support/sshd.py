@@ -213,17 +213,32 @@ def throwaway_user(shell: str = "/bin/bash") -> Iterator[User]:
 
 
 class Relay:
-    """Passes TCP on to a port of 127.0.0.1, each direction late by `delay` seconds; can cut the line after so many bytes from the server.
+    """Passes TCP on to a port of 127.0.0.1, each direction late by `delay` seconds; can cut or freeze the line after so many bytes from the server.
 
-    It listens on the port `at`, or on a free one.
+    It listens on the port `at`, or on a free one. Of the lines open at once it serves `lines` and ends others at once. `rate` is how many bytes
+    a second pass each way (0: all that come).
     """
 
-    def __init__(self, port: int, *, delay: float = 0.0, cut_after: int | None = None, cuts: int = 1, at: int = 0) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        delay: float = 0.0,
+        cut_after: int | None = None,
+        cuts: int = 1,
+        freeze_after: int | None = None,
+        lines: int | None = None,
+        at: int = 0,
+        rate: int = 0,
+    ) -> None:
         import threading
 
         self._target = port
         self._delay = delay
+        self._rate = rate
         self._cut_after = cut_after
+        self._freeze_after = freeze_after
+        self._lines = lines
         self.cuts_left = cuts if cut_after is not None else 0
         self._listener = socket.create_server(("127.0.0.1", at))
         self.port = int(self._listener.getsockname()[1])
@@ -241,6 +256,9 @@ class Relay:
             except OSError:
                 return
             self.accepted += 1
+            if self._lines is not None and len(self._open) >= 2 * self._lines:
+                near.close()
+                continue
             far = socket.create_connection(("127.0.0.1", self._target))
             for one in (near, far):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -260,6 +278,8 @@ class Relay:
                 wait = due - time.monotonic()
                 if wait > 0:
                     time.sleep(wait)
+                if self._rate:
+                    time.sleep(len(data) / self._rate)
                 try:
                     sink.sendall(data)
                     if not data:
@@ -279,6 +299,9 @@ class Relay:
             if self._frozen.is_set():
                 return
             passed += len(data)
+            if counted and self._freeze_after is not None and passed > self._freeze_after:
+                self.freeze()
+                return
             if counted and self.cuts_left and self._cut_after is not None and passed > self._cut_after:
                 self.cuts_left -= 1
                 for one in (source, sink):
