@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.vault import Vault
 from tests.support.cli import hostbackup
 from tests.support.moves import PAST, Move, fill
 from tests.support.sshd import Sshd, sshd
@@ -128,3 +130,12 @@ def test_a_file_in_the_place_of_a_part_leaves_the_restore_incomplete(local: Move
         [failure] = json.loads(ran.out)["failures"]
         assert (failure["part"], failure["code"]) == ("local/site", "exists")
     assert (local.folder / "out/local/site").read_text() == "mine"
+
+
+def test_a_folder_that_is_new_and_empty_is_listed_as_one(local: Move) -> None:
+    local.run("backup")
+    (local.site / "empty").mkdir()
+    local.run("backup")
+    with Vault.open(local.vault, "read") as vault:
+        root = TreeRoot.open(vault.manifests, local.snapshots[-1]["parts"]["local/site"]["root"])
+        assert list(root.folders()) == [b"", b"empty", b"img", b"many"]

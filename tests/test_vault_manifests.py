@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hostbackup.vault import tree as tree_module
 from hostbackup.vault.layout import mail_meta
 from hostbackup.vault.mailbox import RANGE, MailRoot, MailWriter
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.records import PartTotals, canonical, check_component, check_path, order, parse_line
+from hostbackup.vault.records import PartTotals, canonical, check_component, check_path, order, parse_line, parse_lines
 from hostbackup.vault.tree import TreeRoot, TreeWriter
 
 WEB = Part("web", "public_html")
@@ -65,6 +66,18 @@ def test_canonical_json_keeps_what_utf8_cannot_hold() -> None:
 def test_what_is_no_line_is_damage(line: bytes) -> None:
     with pytest.raises(Damaged):
         parse_line(line, "here")
+
+
+LINES = b'{"name":"a"}\n{"name":"b"}\n'
+
+
+@pytest.mark.parametrize(
+    "data", [LINES + b"[]\n", LINES + b"{\n", LINES + b"1\n", b'{"a":[1\n2]}\n', b'{"a":1},{"b":2}\n', b'{"a":\n1}\n', b"\xff\n"]
+)
+def test_what_are_no_lines_is_damage_also_where_it_would_do_as_one_text(data: bytes) -> None:
+    assert parse_lines(LINES, "here") == [{"name": "a"}, {"name": "b"}]
+    with pytest.raises(Damaged, match="a line that is no JSON"):
+        parse_lines(data, "here")
 
 
 @pytest.mark.parametrize("path", [b"a/../b", b"/a", b"a/", b"a//b", b".", b"..", b"a\0b"])
@@ -473,3 +486,69 @@ def test_a_large_folder_is_found_across_indexes(tmp_path: Path, monkeypatch: pyt
         assert root.records(path) == []
     for records in tree.values():
         assert all(root.find(record.item.path) == record for record in records[::9])
+
+
+# ------------------------------------------------------------ is a folder as it was
+
+FILE = Stored(Entry(b"d/a", Kind.FILE, 3, 5, 0o644), "1" * 64, 3)
+RAW = Stored(Entry(b"d/b\xff", Kind.FILE, 3, 5, 0o644), "2" * 64, 3)
+LINK = Stored(Entry(b"d/c", Kind.LINK, 0, 5, 0o777, b"a"))
+INNER = Stored(Entry(b"d/e", Kind.DIR, 0, 5, 0o755))
+AS_IT_WAS = [FILE, RAW, LINK, INNER]
+
+
+def listing(tmp_path: Path, records: Iterable[Stored[Entry]]) -> TreeRoot:
+    manifests = folder(tmp_path)
+    writer = TreeWriter(manifests, WEB, {})
+    writer.add(b"d", records)
+    return TreeRoot.open(manifests, writer.finish().root)
+
+
+def test_a_folder_that_is_as_it_was_is_known_by_its_entries(tmp_path: Path) -> None:
+    root = listing(tmp_path, AS_IT_WAS)
+    assert root.unchanged(b"d", [record.item for record in AS_IT_WAS]) == [FILE.digest, RAW.digest]
+    assert root.unchanged(b"never listed", []) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(FILE, stale="x"),
+        replace(FILE, failed="x"),
+        replace(FILE, racy=True),
+        replace(FILE, vanished="x"),
+        replace(FILE, size=4),
+        replace(FILE, digest="", size=0, failed="x"),
+        replace(FILE, digest=""),
+        replace(FILE, item=replace(FILE.item, size=4), size=4),
+        replace(FILE, item=replace(FILE.item, mtime_ns=6)),
+        replace(FILE, item=replace(FILE.item, mode=0o600)),
+        replace(FILE, item=replace(FILE.item, path=b"d/A")),
+        Stored(Entry(b"d/a", Kind.DIR, 0, 5, 0o644)),
+        Stored(Entry(b"d/a", Kind.LINK, 3, 5, 0o644, b"x")),
+    ],
+)
+def test_whatever_else_is_known_of_an_entry_its_folder_is_looked_at_closely(tmp_path: Path, changed: Stored[Entry]) -> None:
+    root = listing(tmp_path, [changed, RAW, LINK, INNER])
+    assert root.unchanged(b"d", [record.item for record in AS_IT_WAS]) is None
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        AS_IT_WAS[:-1],
+        AS_IT_WAS[1:],
+        [*AS_IT_WAS, Stored(Entry(b"d/z", Kind.DIR, 0, 5, 0o755))],
+        [FILE, RAW, replace(LINK, item=replace(LINK.item, target=b"b")), INNER],
+    ],
+)
+def test_a_folder_that_lost_or_got_something_is_not_as_it_was(tmp_path: Path, listed: list[Stored[Entry]]) -> None:
+    root = listing(tmp_path, AS_IT_WAS)
+    assert root.unchanged(b"d", [record.item for record in listed]) is None
+
+
+def test_a_folder_of_several_segments_is_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_module, "SEGMENT_NAMES", 2)
+    root = listing(tmp_path, AS_IT_WAS)
+    assert len(root.refs(b"d")) == 2
+    assert root.unchanged(b"d", [record.item for record in AS_IT_WAS]) == [FILE.digest, RAW.digest]

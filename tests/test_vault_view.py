@@ -15,7 +15,7 @@ import pytest
 from hostbackup import osal
 from hostbackup.errors import DiskFull
 from hostbackup.model import Entry, Failure, Folder, Kind, Observer, Stored
-from hostbackup.vault import fill
+from hostbackup.vault import fill, safe
 from hostbackup.vault.safe import SafeFolder
 from hostbackup.vault.snapshots import Snapshot
 from hostbackup.vault.sums import Sums
@@ -489,4 +489,19 @@ def test_copies_of_a_build_that_did_not_end_are_read_before_they_are_believed(va
     monkeypatch.setattr(Sums, "replace", real)
     same_size(at(vault, b"web/public_html/index.html"))  # as a power cut may leave it
     assert build(vault, "copy") == []
+    check_sums(vault)
+
+
+def test_folders_deeper_than_are_held_open_at_once_are_laid_out_and_mended(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe, "_HELD_OPEN", 3)
+    deep = [b"/".join([b"d"] * depth) for depth in range(1, 9)]
+    files = {path + b"/" + name: File(path) for path in deep for name in (b"a", b"z/a")}
+    snapshot(vault, (WEB, write_tree(vault, WEB, files)))
+    assert build(vault) == []
+    before = contents(latest(vault))
+    assert {path for path in before if before[path][0] == "file"} == {b"SHA256SUMS"} | {b"web/public_html/" + path for path in files}
+    at(vault, b"web/public_html/" + deep[-1] + b"/z/a").unlink()
+    at(vault, b"web/public_html/" + deep[3] + b"/z/strange").touch()
+    assert build(vault) == []
+    assert contents(latest(vault)) == before
     check_sums(vault)

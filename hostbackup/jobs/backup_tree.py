@@ -19,7 +19,7 @@ from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
-from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Part, Read, Status, Stored, name_json
+from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Method, Part, Read, Status, Stored, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.records import PartTotals
@@ -78,6 +78,10 @@ class TreeBackup:
 
     def _plan_folder(self, listing: Listing[Entry]) -> None:
         folder = listing.container
+        if self._as_it_was(listing):
+            self.planned["unchanged"] += len(listing.items)
+            self.scratch.keep(folder)
+            return
         before = self.previous.records(folder) if self.previous else []
         live = {record.item.name: record for record in before if not record.vanished}
         gone = {record.item.name: record for record in before if record.vanished}
@@ -98,10 +102,17 @@ class TreeBackup:
         rows += [(record, False) for record in gone.values()]
         rows.sort(key=lambda row: (row[0].item.name, bool(row[0].vanished)))
         untouched = not self.checksum and not any(wanted for _, wanted in rows) and [record for record, _ in rows] == before
-        if self.previous is not None and untouched:
+        if self.previous is not None and untouched and self.previous.refs(folder):
             self.scratch.keep(folder)
         else:
             self.scratch.put(folder, rows)
+
+    def _as_it_was(self, listing: Listing[Entry]) -> bool:
+        """Whether a folder and all that is known of it stayed as they were, as most do."""
+        if self.previous is None or self.checksum or listing.failure is not None:
+            return False
+        digests = self.previous.unchanged(listing.container, listing.items)
+        return digests is not None and all(map(self.vault.objects.has, digests))
 
     def _compare(self, entry: Entry, old: Stored[Entry] | None) -> Row:
         if entry.kind is Kind.OTHER:
@@ -157,6 +168,7 @@ class TreeBackup:
 
     def _find_silent_changes(self) -> None:
         """Files whose size and mtime stayed but whose bytes did not: told by the strongest evidence the place gives."""
+        compared: Counter[str] = Counter()
         for proof in self.place.prove(self._unchanged_claims()):
             entry = proof.claim.item
             if proof.status in (Status.DIFFERENT, Status.CHANGED):
@@ -165,7 +177,10 @@ class TreeBackup:
                 self.planned["unchanged"] -= 1
             elif proof.failure is not None and proof.status is not Status.MISSING:
                 self.result.fail(proof.failure)
+            if proof.method is not Method.NONE:
+                compared[proof.method.value] += 1
             self.result.observer.advance(entries=1)
+        self.result.details.setdefault("compared", {})[self.part.id] = dict(compared)
 
     def _unchanged_claims(self) -> Iterator[Claim[Entry]]:
         for folder in self.scratch.folders():

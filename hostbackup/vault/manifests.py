@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from hostbackup.errors import Damaged
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.records import Line, canonical, parse_line
+from hostbackup.vault.records import Line, canonical, parse_lines
 
 
 class Manifests(ObjectFolder):
@@ -30,6 +30,4 @@ class Manifests(ObjectFolder):
             data = file.read()
         if hashlib.sha256(data).hexdigest() != digest:
             raise Damaged("this manifest is not what was written", where=where, hint="run `verify`, then `copy --repair` to bring it from a copy")
-        for line in data.split(b"\n"):
-            if line:
-                yield parse_line(line, where)
+        yield from parse_lines(data, where)

@@ -34,6 +34,18 @@ def parse_line(line: bytes, where: str) -> Line:
     return value
 
 
+def parse_lines(data: bytes, where: str) -> list[Line]:
+    """`parse_line` for each line of `data`, several times faster: the lines are read as one JSON array. Raises Damaged."""
+    lines = [line for line in data.split(b"\n") if line]
+    try:
+        values = json.loads((b"[" + b",".join(lines) + b"]").decode("utf-8", "surrogatepass"))
+    except ValueError:
+        values = []
+    if len(values) == len(lines) and all(type(value) is dict for value in values):
+        return list(values)
+    return [parse_line(line, where) for line in lines]  # says what is wrong, and where
+
+
 class NotAName(ValueError):
     """What cannot be one component of a path. Its text is in words."""
 
@@ -165,6 +177,12 @@ def entry_line(record: Stored[Entry]) -> Line:
     if item.target:
         line.update(name_json(item.target, "target"))
     return _story(record, line)
+
+
+def stored_size(line: Line) -> int:
+    """How many bytes are stored for a line of an entry or a message. 0 where it makes no sense."""
+    size = line["stored"] if "stored" in line else line.get("size", 0)
+    return size if type(size) is int else 0
 
 
 def entry_record(line: Line, folder: bytes) -> Stored[Entry]:

@@ -21,6 +21,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | get
 _OLD = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _IN_THE_WAY = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
+_HELD_OPEN = 64  # folders of one descent; deeper ones are reached anew
+
 Where = str | bytes
 
 
@@ -60,7 +62,7 @@ class SafeFolder:
         current = SafeFolder(self.path, os.dup(self.fd) if self.fd is not None else None)
         try:
             for name in names:
-                following = current._step(name, create=create)
+                following = current.step(name, create=create)
                 current.close()
                 current = following
         except BaseException:
@@ -68,7 +70,8 @@ class SafeFolder:
             raise
         return current
 
-    def _step(self, name: bytes, *, create: bool) -> SafeFolder:
+    def step(self, name: bytes, *, create: bool = False) -> SafeFolder:
+        """As `below`, one folder down."""
         where = self._at(name)
         path = self.path / os.fsdecode(name)
         for attempt in (0, 1):
@@ -101,6 +104,11 @@ class SafeFolder:
     def names(self) -> set[bytes]:
         """Everything in it."""
         return {os.fsencode(name) for name in os.listdir(self.fd if self.fd is not None else self.path)}  # noqa: PTH208 - of a descriptor
+
+    def entries(self) -> dict[bytes, os.DirEntry[str]]:
+        """Everything in it by name, with what one listing tells of each; to be used while it is open."""
+        with os.scandir(self.fd if self.fd is not None else self.path) as found:
+            return {os.fsencode(entry.name): entry for entry in found}
 
     def stat(self, name: bytes) -> os.stat_result | None:
         """lstat of an entry, None where there is none."""
@@ -166,6 +174,33 @@ class SafeFolder:
             shutil.rmtree(where, dir_fd=self.fd)
         else:
             os.unlink(where, dir_fd=self.fd)
+
+
+class Descent:
+    """Enters the folders of a tree one after another, each from the nearest one above it that is still open: in depth-first order one step each."""
+
+    def __init__(self, base: SafeFolder) -> None:
+        self._base = base
+        self._open: list[tuple[bytes, SafeFolder]] = []  # each below the one before
+
+    def enter(self, path: bytes) -> SafeFolder:
+        """The folder at `path` (components joined by `/`, b"" for the base itself). It stays open until the next is entered. Raises OSError."""
+        while self._open and not (path + b"/").startswith(self._open[-1][0] + b"/"):
+            self._open.pop()[1].close()
+        above, current = self._open[-1] if self._open else (b"", self._base)
+        for name in path[len(above) :].split(b"/") if path != above else ():
+            if not name:
+                continue  # the separator after what is above
+            current = current.step(name)
+            above = above + b"/" + name if above else name
+            if len(self._open) >= _HELD_OPEN:
+                self._open.pop()[1].close()
+            self._open.append((above, current))
+        return current
+
+    def close(self) -> None:
+        while self._open:
+            self._open.pop()[1].close()
 
 
 def is_in_the_way(error: OSError) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hostbackup.errors import Damaged, VaultTooNew
-from hostbackup.model import Entry, Part, Stored, name_from_json, name_json
+from hostbackup.model import Entry, Kind, Part, Stored, name_from_json, name_json
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.records import Line, PartTotals, Totals, canonical, check_path, count, entry_line, entry_record, nonsense, order
 
@@ -22,6 +22,7 @@ VERSION = 1
 SEGMENT_NAMES = 4096  # a folder up to here, and up to SEGMENT_BYTES, is one segment
 SEGMENT_BYTES = 512 * 1024
 _SEGMENT_AVERAGE = 1024
+_PLAIN = frozenset({"name", "name_b64", "kind", "size", "mtime_ns", "mode", "target", "target_b64", "digest"})  # keys of a record with no story to it
 INDEX_REFS = 512  # a list of refs longer than this is grouped
 _INDEX_AVERAGE = 256
 _INDEX_LARGEST = 1024
@@ -202,18 +203,54 @@ class TreeRoot:
 
         return list(below(self.digest, self._refs))
 
+    def lines(self, ref: SegmentRef) -> Iterator[Line]:
+        """The lines of one segment as they stand there, by name. Raises Damaged."""
+        return self._manifests.get(ref.digest)
+
     def segment(self, ref: SegmentRef) -> Iterator[Stored[Entry]]:
         """The records of one segment, by name. Raises Damaged."""
-        where = self._manifests.where(ref.digest)
+        return (self.record(ref, line) for line in self.lines(ref))
+
+    def record(self, ref: SegmentRef, line: Line) -> Stored[Entry]:
+        """What a line of a segment says. Raises Damaged."""
         try:
-            for line in self._manifests.get(ref.digest):
-                yield entry_record(line, ref.folder)
+            return entry_record(line, ref.folder)
         except (KeyError, ValueError, TypeError) as error:
+            where = self._manifests.where(ref.digest)
             raise Damaged(f"an entry of this manifest makes no sense: {nonsense(error)}", where=where) from error
 
     def records(self, folder: bytes) -> list[Stored[Entry]]:
         """All of a folder by name, vanished ones included; nothing where it was never listed."""
         return [record for ref in self.refs(folder) for record in self.segment(ref)]
+
+    def unchanged(self, folder: bytes, entries: Sequence[Entry]) -> list[str] | None:
+        """The digests of a folder's files, where its records are just these entries, all live and whole: none stale, failed or racy. Else None.
+
+        `entries` are sorted by name. Says of nearly every folder that it is as it was, without making a record of each line. Raises Damaged.
+        """
+        refs = self.refs(folder)
+        if not refs or sum(ref.entries + ref.folders + ref.links for ref in refs) != len(entries):
+            return None
+        lines = [line for ref in refs for line in self._manifests.get(ref.digest)]
+        if len(lines) != len(entries):
+            return None
+        start = len(folder) + 1 if folder else 0
+        digests: list[str] = []
+        for line, entry in zip(lines, entries, strict=True):
+            told = line.get
+            if (
+                told("mtime_ns", 0) != entry.mtime_ns
+                or told("size", 0) != entry.size
+                or told("mode", 0) != entry.mode
+                or told("kind") != entry.kind
+                or not line.keys() <= _PLAIN
+            ):
+                return None
+            if name_from_json(line) != entry.path[start:] or (name_from_json(line, "target") if entry.target else b"") != entry.target:
+                return None
+            if entry.kind is Kind.FILE:
+                digests.append(told("digest", ""))
+        return digests if all(digests) else None
 
     def walk(self, *, vanished: bool = False) -> Iterator[Stored[Entry]]:
         """Everything, parents before children. `vanished`: with what is no longer there."""
