@@ -18,13 +18,14 @@ from xml.etree import ElementTree
 import pytest
 
 from scripts.benchmarks import corpus
+from scripts.benchmarks.cases import Plan
 from scripts.benchmarks.chart import chart
 from scripts.benchmarks.contenders import Contender, Trial
 from scripts.benchmarks.corpus import Corpus, Shape
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.relay import Relay, relay
 from scripts.benchmarks.results import MIB, Bench, Case, Row, Target
-from scripts.benchmarks.run import attempt
+from scripts.benchmarks.run import attempt, run_plan
 from scripts.benchmarks.tables import insert, markdown, plain
 from scripts.benchmarks.world import Server, World
 
@@ -219,7 +220,7 @@ def test_single_large_files_have_their_size_and_a_sparse_one_takes_no_room(tmp_p
 
 
 def test_memory_is_that_of_all_processes_together() -> None:
-    child = "import hashlib; data = bytearray(b'x') * (80 << 20); [hashlib.sha256(data) for _ in range(10)]"
+    child = "import hashlib; data = bytearray(b'x') * (80 << 20); [hashlib.sha256(data) for _ in range(6)]"
     both = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}]); {child}; sys.exit(child.wait())"
     found = measure([sys.executable, "-c", both])
     assert found.exit == 0
@@ -236,13 +237,15 @@ def test_a_run_that_takes_too_long_is_ended_with_all_it_started() -> None:
         assert time.monotonic() < deadline
 
 
-def _attempt(folder: Path, command: list[str], *, through: str = "") -> Row:
+def _nowhere(folder: Path) -> World:
     server = Server(1, "nobody", folder / "key", True)
-    row = Row("some")
-    wanted = Corpus(folder, 2, 0, 7)
-    attempt(
-        Contender("some", [], lambda scratch: Trial(command, scratch, wanted, sync=scratch, through=through)), World(folder, server, server, 0), row
-    )
+    return World(folder, server, server, 0)
+
+
+def _attempt(folder: Path, command: list[str], *, through: str = "") -> Row:
+    row, wanted = Row("some"), Corpus(folder, 2, 0, 7)
+    contender = Contender("some", [], lambda scratch: Trial(command, scratch, wanted, sync=scratch, through=through))
+    attempt(contender, _nowhere(folder), row)
     return row
 
 
@@ -255,6 +258,24 @@ def test_a_failure_is_told_and_never_a_time(tmp_path: Path) -> None:
     assert not short.ok
     assert _attempt(tmp_path, ["true"], through="ssh").wrong == "not available: ssh was not used"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_contenders_take_turns_and_who_fails_is_not_asked_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def made(name: str, *, files: int = 0, needs: list[str] | None = None) -> Contender:
+        def trial(scratch: Path) -> Trial:
+            asked.append(name)
+            return Trial(["true"], scratch, Corpus(tmp_path, files, 0, 0))
+
+        return Contender(name, needs or [], trial)
+
+    contenders = [made("one"), made("two"), made("wrong", files=1), made("absent", needs=["no-such-program"]), made("not asked for")]
+    plan = Plan("Title", "work", contenders, [], [], True)
+    case = run_plan("case", plan, _nowhere(tmp_path), runs=3, tell=lambda _: None, among=["one", "two", "wrong", "absent"])
+    assert asked == ["one", "two", "wrong", "two", "one", "one", "two"]
+    assert [(row.name, len(row.seconds)) for row in case.rows] == [("one", 3), ("two", 3), ("wrong", 0), ("absent", 0)]
+    assert case.rows[3].wrong == "not available: no no-such-program here"
 
 
 # -- figures ------------------------------------------------------------------------------------------------------------------------------------
@@ -344,7 +365,7 @@ def test_the_figures_in_the_documents_are_those_of_the_data() -> None:
 
 
 def test_a_small_bench_runs_from_server_to_table(tmp_path: Path) -> None:
-    amount = ["--quick", "--files", "40", "--runs", "2", "--delay", "0", "--only", "first-pull-shell", "--with", "hostbackup", "tar over ssh"]
+    amount = ["--quick", "--files", "40", "--delay", "0", "--only", "first-pull-shell", "--with", "hostbackup", "tar over ssh"]
     where = ["--keep", str(tmp_path / "work"), "--json", str(tmp_path / "out.json"), "--svg", str(tmp_path / "out.svg")]
     done = subprocess.run(
         [sys.executable, "-m", "scripts.benchmarks", *amount, *where], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -352,7 +373,7 @@ def test_a_small_bench_runs_from_server_to_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     bench = Bench.read(json.loads((tmp_path / "out.json").read_text("utf-8")))
     (case,) = bench.cases
-    assert [(row.name, len(row.seconds), row.own, row.wrong) for row in case.rows] == [("hostbackup", 2, True, ""), ("tar over ssh", 2, False, "")]
+    assert [(row.name, len(row.seconds), row.own, row.wrong) for row in case.rows] == [("hostbackup", 1, True, ""), ("tar over ssh", 1, False, "")]
     assert case.row("hostbackup") is not None
     assert not case.full
     assert [judged.asked for judged in case.judge()] == ["hostbackup: within 1.5× of tar over ssh"]

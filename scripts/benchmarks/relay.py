@@ -224,7 +224,10 @@ def relay(to: int, delay_ms: float) -> Iterator[int]:
     assert process.stdout is not None
     assert process.stdin is not None
     try:
-        yield int(process.stdout.readline())
+        port = process.stdout.readline()
+        if not port:
+            raise RuntimeError("the relay did not start")
+        yield int(port)
     finally:
         process.stdin.close()
         process.wait(10)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from scripts.benchmarks import corpus, facts
-from scripts.benchmarks.cases import CASES, Amounts
+from scripts.benchmarks.cases import CASES, Amounts, Plan
 from scripts.benchmarks.contenders import Contender, PreparationFailed
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.results import MIB, Case, Row
@@ -22,7 +22,11 @@ Tell = Callable[[str], None]
 def run_case(name: str, world: World, amounts: Amounts, *, runs: int, tell: Tell, among: Collection[str] = (), limit: float = 3600) -> Case:
     """One case, each contender `runs` times, in turns. `among` names those that take part, all if empty; each run may take `limit` seconds."""
     tell(f"{name}: preparing")
-    plan = CASES[name](world, amounts)
+    return run_plan(name, CASES[name](world, amounts), world, runs=runs, tell=tell, among=among, limit=limit)
+
+
+def run_plan(name: str, plan: Plan, world: World, *, runs: int, tell: Tell, among: Collection[str] = (), limit: float = 3600) -> Case:
+    """As run_case, with a plan at hand."""
     taking = [one for one in plan.contenders if not among or one.name in among]
     rows = {one.name: Row(one.name, own=one.own) for one in taking}
     taken = f"{time.strftime('%Y-%m-%d', time.gmtime())}, hostbackup {facts.hostbackup()}"
