@@ -112,6 +112,11 @@ install_dovecot() {
   fi
 }
 
+# The other tar that servers have.
+install_bsdtar() {
+  command -v bsdtar >/dev/null || apt_install libarchive-tools
+}
+
 # What a bench compares with; rclone is among the Python packages.
 install_peers() {
   local program missing=()
@@ -134,5 +139,6 @@ set_up() {
   install_packages "$1"
   install_sshd
   if [ "$1" = bench ]; then install_peers; else install_dovecot; fi
+  if [ "$1" = test ]; then install_bsdtar; fi
   exec {lock}<&-
 }

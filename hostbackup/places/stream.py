@@ -9,15 +9,15 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hostbackup.errors import ConnectionFailed
 from hostbackup.places.shell import quote
+from hostbackup.places.stream_pack import Packing
 from hostbackup.protocols.tar import TarBroken
 
 if TYPE_CHECKING:
@@ -35,14 +35,20 @@ _ENVIRONMENT = (
 _WHICH = b'case "$(tar --version 2>/dev/null)" in *"GNU tar"*) k=gnu;; *bsdtar*) k=bsd;; *) k=none;; esac; '
 
 
+def _unheard(text: str) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Streams:
     """What one tree knows of its server's tar. `why_not` is set once streams are given up."""
 
     least: int = LEAST
-    note: Callable[[str], object] = str  # hears what becomes of streams
+    note: Callable[[str], object] = _unheard  # hears what becomes of streams
     breaks: int = 0
     why_not: str = ""
+    files: int = 0  # that came or went in streams, and stood
+    packing: Packing = field(default_factory=Packing)
 
     def broke(self, reason: str) -> None:
         self.breaks += 1
@@ -168,18 +174,3 @@ def greeting(chunks: Iterator[bytes], token: bytes) -> tuple[Greeting, bytes]:
         if len(seen) > _NOISE:
             break
     raise TarBroken("it did not begin as asked")
-
-
-def unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What gzip packed (RFC 1952), in pieces of bounded size. Raises TarBroken."""
-    inflate = zlib.decompressobj(31)
-    try:
-        for chunk in chunks:
-            rest = chunk
-            while rest and not inflate.eof:
-                data = inflate.decompress(rest, 1 << 20)
-                rest = inflate.unconsumed_tail
-                if data:
-                    yield data
-    except zlib.error as error:
-        raise TarBroken(f"what gzip packed is damaged: {error}") from error

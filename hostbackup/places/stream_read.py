@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from hostbackup.errors import LineCut, NameNotResolved, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Kind, Read, Sink
 from hostbackup.places.sftp_tree import BACK_OFF, Lines, Tree, proper
-from hostbackup.places.stream import LARGEST, SILENT, Ahead, Greeting, Streams, greeting, new_token, send_files, unpacked
+from hostbackup.places.stream import LARGEST, SILENT, Ahead, Greeting, Streams, greeting, new_token, send_files
+from hostbackup.places.stream_pack import unpacked
 from hostbackup.protocols.sftp.client import Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Type, on_path
 from hostbackup.protocols.sftp.pump import works
-from hostbackup.protocols.tar import FILE, Archive, Member, TarBroken
+from hostbackup.protocols.tar import FILE, FOLDER, HARD_LINK, Archive, Member, TarBroken
 
 if TYPE_CHECKING:
     from hostbackup.protocols.remote import Login
@@ -46,6 +47,7 @@ class _Batch:
     ahead: Ahead | None = None
     said: Greeting = SILENT
     came: list[_Read] = field(default_factory=list)  # whole, but perhaps moving
+    other: list[_Read] = field(default_factory=list)  # what is no file any more
     odd: list[Entry] = field(default_factory=list)  # not as the scan told
     torn: str = ""  # why the stream ended early
     lie: str = ""  # why nothing in it is believed
@@ -153,7 +155,7 @@ class StreamReader:
                     return
                 self._end(batch)  # its line is gone, as another batch found
             batch.token, batch.login = new_token(), login
-            command = send_files(self._tree.root, batch.token, packed=False)
+            command = send_files(self._tree.root, batch.token, packed=self._streams.packing.on)
             running = login.start(command, [b"\0".join([*batch.due, b""])], timeout=self._lines.limits.stall)
         except (ProtocolBroken, LineCut, Unreachable, NameNotResolved) as error:
             self._abreast = self._abreast and not (beside and isinstance(error, ProtocolBroken))
@@ -175,15 +177,15 @@ class StreamReader:
     # -- what comes -------------------------------------------------------------------------------------------------------------------
 
     def _finish(self, batch: _Batch) -> Iterator[_Read]:
-        began, count = time.monotonic(), len(batch.due)
         if batch.ahead is not None:
+            began, count = time.monotonic(), len(batch.due)
             try:
                 self._receive(batch, batch.ahead)
             except TarBroken as error:
                 batch.torn = str(error)
             finally:
                 self._end(batch)
-        self._pace(count, batch.size, time.monotonic() - began)
+            self._measure(batch, count, time.monotonic() - began, batch.ahead.waited)
         if batch.torn:
             self._log_in_again()
         yield from self._judge(batch)
@@ -195,20 +197,24 @@ class StreamReader:
             batch.lie = "the server has no tar that can be used"
             self._streams.give_up(batch.lie)
             return
-        plain = itertools.chain([rest], chunks)
-        archive = Archive(unpacked(plain) if batch.said.packed else plain)
+        coming = itertools.chain([rest], chunks)
+        archive = Archive(unpacked(coming) if batch.said.packed else self._streams.packing.taste(coming))
         for member in archive:
-            entry = batch.due.pop(member.name, None)
+            name = member.name.rstrip(b"/") if member.kind == FOLDER else member.name
+            entry = batch.due.get(name)
             if entry is None:
                 batch.lie = "it held what was not asked for"
                 return
-            if member.size > LARGEST and member.kind == FILE:
-                batch.odd.append(entry)
-                raise TarBroken("a file has grown too large for it")
-            if member.kind != FILE or member.size != entry.size or member.mtime != entry.mtime_ns // 1_000_000_000:
+            if member.kind not in (FILE, HARD_LINK):
+                failure = self._tree.tell(entry.path, "changed-kind", "it became something else")
+                batch.other.append(Read(entry, entry, failure=failure))
+            elif member.kind == HARD_LINK or member.size != entry.size or member.mtime != entry.mtime_ns // 1_000_000_000:
                 batch.odd.append(entry)
             else:
                 batch.came.append(self._take(archive, member, entry))
+            del batch.due[name]
+            if member.size > LARGEST:
+                raise TarBroken("a file has grown too large for it")
         for _ in chunks:
             pass  # until the exit code is there
 
@@ -223,11 +229,14 @@ class StreamReader:
         digest, size = receiver.commit()
         return Read(entry, Entry(entry.path, Kind.FILE, member.size, member.mtime * 1_000_000_000, member.mode), digest, size)
 
-    def _pace(self, count: int, size: int, seconds: float) -> None:
-        """Sets how much the next batch holds."""
+    def _measure(self, batch: _Batch, count: int, seconds: float, waited: float) -> None:
+        """Sets how much the next batches hold, and whether they are packed."""
         factor = min(4.0, _LASTS / max(seconds, 0.001))
         self._files = int(min(max(count * factor, _FILES[0]), _FILES[2]))
-        self._bytes = int(min(max(size * factor, _BYTES[0]), _BYTES[2]))
+        self._bytes = int(min(max(batch.size * factor, _BYTES[0]), _BYTES[2]))
+        told = self._streams.packing.measured(packed=batch.said.packed, size=batch.size, seconds=seconds, waited=waited)
+        if told:
+            self._streams.note(told)
 
     # -- what it is worth -------------------------------------------------------------------------------------------------------------
 
@@ -238,11 +247,14 @@ class StreamReader:
         if clean and batch.due and not batch.lie:
             batch.lie = "it left out what it said it had"
         if batch.lie:
-            self._streams.broke(batch.lie)
-            self._aside.extend(read.asked for read in batch.came)
+            if not self._streams.why_not:
+                self._streams.broke(batch.lie)
+            self._aside.extend(read.asked for read in (*batch.came, *batch.other))
             self._aside.extend(batch.due.values())
             return
+        yield from batch.other
         if clean and batch.said.tar == "gnu":
+            self._streams.files += len(batch.came)
             yield from batch.came
             return
         if batch.torn:
@@ -250,7 +262,7 @@ class StreamReader:
             self._again.extend(batch.due.values())
         else:
             self._aside.extend(batch.due.values())  # SFTP tells what is wrong with them
-            if not batch.came and not clean:
+            if not (batch.came or batch.other or clean):
                 self._streams.broke("tar gave nothing")
         yield from self._look_again(batch)
 
@@ -271,6 +283,7 @@ class StreamReader:
                 item.mode,
             )
             if same and item.mtime_ns < settled:
+                self._streams.files += 1
                 yield read
             else:
                 self._aside.append(read.asked)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BLOCK = 512
-FILE = b"0"
+FILE, HARD_LINK, FOLDER = b"0", b"1", b"5"  # type flags
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _EXTENDED = b"xg"  # POSIX.1-2001 headers may say anything of the next member, its name included
 _NAME_LIMIT = 1 << 16  # bytes of a long name: far above any system's longest path
@@ -27,7 +27,7 @@ class TarBroken(Exception):
 
 
 class Member(NamedTuple):
-    """What a header says. `kind` is the type flag: b"0" for regular files."""
+    """What a header says. `kind` is the type flag; what it calls a folder may end in a slash."""
 
     name: bytes
     kind: bytes
