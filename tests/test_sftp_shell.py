@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.places.digests import Cksum
 from hostbackup.places.shell import TOOLS, Commands, Shell, Tool, digests, find_tools, quote
+from tests.support.programs import only
 
 names = st.binary(min_size=1, max_size=30).map(lambda raw: raw.replace(b"\0", b"").replace(b"/", b"")).filter(bool)
 GNU = Tool("sha256", b"sha256sum", True)
@@ -76,16 +76,6 @@ class Told(Local):
             raise answer
         self.printing.append(Printing(answer))
         return self.printing[-1]
-
-
-def programs(folder: Path, *wanted: str) -> Path:
-    """A folder with only these programs in it, and what a shell needs to hash with them."""
-    folder.mkdir()
-    for name in ("sh", "xargs", "head", *wanted):
-        found = shutil.which(name)
-        assert found is not None
-        (folder / name).symlink_to(found)
-    return folder
 
 
 def line(digest: str, name: bytes) -> bytes:
@@ -197,7 +187,7 @@ def test_a_path_from_the_login_folder_is_never_taken_for_an_option() -> None:
 def test_the_strongest_program_there_is_found_by_one_command_and_a_weak_one_only_if_allowed(
     tmp_path: Path, there: tuple[str, ...], best: str | None
 ) -> None:
-    session = Local(programs(tmp_path / "bin", *there))
+    session = Local(only(tmp_path / "bin", *there))
     shell = Shell(lambda: session)
     found = shell.tool(weak=True)
     assert (found.command.decode() if found else None) == best

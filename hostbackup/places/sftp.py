@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hostbackup.model import Claim, Entry, Kind, Listing, Part, Proof, Read, Sink, Write, Written
 from hostbackup.places.exclude import Excludes
-from hostbackup.places.sftp_prove import Prover
+from hostbackup.places.sftp_prove import Means, Prover
 from hostbackup.places.sftp_put import OLD
 from hostbackup.places.sftp_read import REREADS, FileRead
 from hostbackup.places.sftp_scan import Scanner
@@ -17,6 +17,7 @@ from hostbackup.places.sftp_tree import Lines, Tree, resolve_root
 from hostbackup.places.sftp_write import PREFIX, Writer, missing, new_prefix
 from hostbackup.places.stream import Streams
 from hostbackup.places.stream_read import StreamReader
+from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Type, extended, on_path, parse_statvfs, text, two_paths
 from hostbackup.protocols.sftp.pump import Work, works
@@ -31,9 +32,11 @@ class SftpTree:
     """The tree below `root` (absolute, or from the login folder; reached through symlinks or not) as a Place. No symlink below it is followed.
 
     `session_factory` logs in; what it gives belongs to the tree. `exclude` are gitignore patterns (UsageError where one is no pattern);
-    files that match `volatile` are read once only, even if they do not stand still. `channels` are used at once on one login. `silence` is
-    how many seconds an answer may take before the line counts as cut. `temporary_prefix` begins the name of everything half-written.
-    `streams` says when many files go as one tar stream, where the server runs commands.
+    files that match `volatile` are read once only, even if they do not stand still. `channels` are used at once on each login;
+    `limits` bound what the server and its line are asked to bear. `reader` and `weak` say what proofs may rest on
+    (`hostbackup.places.sftp_prove.Means`). `temporary_prefix` begins the name of everything half-written.
+    A `witness` proves what another tree wrote: its login is one of its own already. `streams` says when many files go as one tar stream,
+    where the server runs commands.
     """
 
     def __init__(
@@ -46,20 +49,23 @@ class SftpTree:
         exclude: Sequence[str] = (),
         volatile: Sequence[str] = (),
         channels: int = 4,
-        silence: float = 60.0,
+        limits: Limits = UNLIMITED,
         reader: Callable[[str], BinaryIO] | None = None,
+        weak: bool = False,
         pause: Callable[[float], None] | None = None,
         streams: Streams | None = None,
+        witness: bool = False,
     ) -> None:
         told = root if isinstance(root, bytes) else os.fsencode(root)
         self._tree = Tree(told, side, part)
         self._excludes = Excludes(exclude)
         self._volatile = Excludes(volatile)
-        self._lines = Lines(session_factory, channels, silence)
+        self._lines = Lines(session_factory, channels, limits)
         if pause is not None:
             self._lines.pause = pause
-        self._reader = reader
+        self._means = Means.of(self._lines, self._tree, reader, weak)
         self._streams = streams or Streams()
+        self._witness = witness
         self.root_entry: Entry | None = None
         self.temporary_prefix = new_prefix()
 
@@ -108,9 +114,9 @@ class SftpTree:
         yield from Writer(self._lines, self._tree, self.temporary_prefix).write(items)
 
     def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
-        """Digests computed by the server where it has a shell, else a second read over a login of its own. Links by target; folders by kind."""
-        second = Lines(self._lines.factory, self._lines.channels, self._lines.silence, self._lines.pause)
-        yield from Prover(self._lines, second, self._tree, self._reader).prove(claims)
+        """Digests the server computes (by shell or check-file), else a second read over a login of its own. Links by target; folders by kind."""
+        second = self._lines if self._witness else self._lines.another()
+        yield from Prover(self._lines, second, self._tree, self._means).prove(claims)
 
     def remove_temporaries(self, prefixes: Iterable[bytes]) -> int:
         """Tidies what writes that were killed left behind, and tells how much that was. `prefixes` are those runs' `temporary_prefix`.

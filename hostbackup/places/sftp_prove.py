@@ -70,6 +70,7 @@ class Means:
     check_file: CheckFile
     reader: Reader | None = None
     weak: bool = False
+    reads_only: bool = False  # nothing better than a second read was found here
 
     @classmethod
     def of(cls, lines: Lines, tree: Tree, reader: Reader | None, weak: bool) -> Means:
@@ -78,7 +79,7 @@ class Means:
 
 
 class Prover:
-    """One call of prove. `second` logs in for second reads."""
+    """One call of prove. `second` logs in for second reads: `lines` itself only where nothing was read or written over them before."""
 
     def __init__(self, lines: Lines, second: Lines, tree: Tree, means: Means) -> None:
         self._lines = lines
@@ -106,11 +107,15 @@ class Prover:
                 while hashed and tool is not None:
                     yield from self._by_shell(hashed.popleft(), tool, commands)
         finally:
-            self._second.close()
+            if self._second is not self._lines:
+                self._second.close()
 
     def _looked_at(self, batch: Sequence[_Claim]) -> _Left:
         """Proves what metadata can prove, or disprove."""
-        files = []
+        files: list[_Claim] = []
+        if self._means.reads_only:  # which tells the same of a file
+            files = [claim for claim in batch if claim.item.kind is Kind.FILE]
+            batch = [claim for claim in batch if claim.item.kind is not Kind.FILE]
         for proof in self._compare(batch):
             if proof.status is Verdict.UNVERIFIED and proof.claim.item.kind is Kind.FILE and proof.failure is None:
                 files.append(proof.claim)
@@ -140,7 +145,7 @@ class Prover:
         if said.kind is Kind.FILE:
             agree = there.size == said.size and there.mtime == said.mtime_ns // 1_000_000_000
             return Proof(claim, Verdict.UNVERIFIED) if agree else self._moved_on(claim)
-        if said.kind is Kind.LINK and not (isinstance(names, list) and len(names) == 1 and names[0].name == said.target):
+        if said.kind is Kind.LINK and not (isinstance(names, list) and len(names) == 1 and self._tree.says(said.path, names[0].name, said.target)):
             return self._moved_on(claim)
         return Proof(claim, Verdict.VERIFIED, Method.SFTP_SECOND_READ)
 
@@ -178,6 +183,7 @@ class Prover:
             with contextlib.closing(Commands(self._means.shell)) as commands:
                 commands.begin(weak_tool, {self._tree.full(claim.item.path): claim.item.size for claim in files})
                 files = yield from self._told(files, weak_tool, commands)
+        self._means.reads_only = bool(files) and self._means.check_file.known is False and not self._means.shell.tool(weak=self._means.weak)
         yield from self._by_reading(files)
 
     def _told(self, files: list[_Claim], tool: Tool, commands: Commands) -> _Left:
