@@ -31,6 +31,7 @@ _SETTINGS_SIZE = 256 * 1024
 _DATABASE = re.compile(rb"(?im)(DB_HOST|DB_SERVER|database_host|\$host\b|DATABASE_URL)['\"\s,:=>)]+([^\s'\";,]{1,120})")
 _RATE = 8_000_000  # bytes a second that an ordinary line to a web host carries: the estimate's only guess
 _ENTRY_SECONDS = 0.0005
+_LARGE = 256 << 20  # bytes of a file with which another client makes a difference that is felt
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Check:
     probe: bool = False
     _bytes: int = field(default=0, init=False)
     _entries: int = field(default=0, init=False)
+    _largest: int = field(default=0, init=False)  # bytes of the largest file
 
     def run(self) -> Result:
         self.connections.learn_new_endpoints()
@@ -80,7 +82,13 @@ class Check:
         client = self.connections.ssh_client(side)
         target = self.connections.ssh_target(side)
         self.result.observer.phase(f"{side}.ssh {section.host}")
-        row: dict[str, Any] = {"section": f"{side}.ssh", "host": section.host, "port": section.port}
+        row: dict[str, Any] = {
+            "section": f"{side}.ssh",
+            "host": section.host,
+            "port": section.port,
+            "client": section.client,
+            "legacy": section.legacy,
+        }
         self.result.details["servers"].append(row)
         if side == "old":
             found = self.connections.addresses(section.host, section.port, section.address)
@@ -105,6 +113,18 @@ class Check:
             for web in self.profile.old.web:
                 part = Part("web", web.name)
                 self._try("old", part.id, partial(self._web, part, web))
+        # The old side comes first: by now it is known what there is to move to the new one as well.
+        if section.client == "paramiko" and self._largest >= _LARGE and (version := self._openssh()):
+            row["advice"] = f'large files move faster with client = "openssh" (OpenSSH {version} is installed)'
+
+    def _openssh(self) -> str:
+        """The version of the system's ssh program, "" where there is none that will do."""
+        from hostbackup.protocols import openssh
+
+        try:
+            return ".".join(map(str, openssh.openssh_version(openssh.program())))
+        except (UsageError, ConnectionFailed):
+            return ""
 
     def _web(self, part: Part, web: Web) -> None:
         self._tree(part, self.connections.old_tree(web))
@@ -124,6 +144,7 @@ class Check:
                 for entry in listing.items:
                     row[counters[entry.kind]] += 1
                     row["bytes"] += entry.size
+                    self._largest = max(self._largest, entry.size)
                     if entry.kind is Kind.FILE and entry.size <= _SETTINGS_SIZE and _SETTINGS.search(entry.path):
                         settings.append(entry)
                 self.result.observer.advance(entries=len(listing.items))

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
@@ -53,6 +53,7 @@ class Connections:
     limits: Limits = UNLIMITED
     _addresses: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
+    _weak: dict[str, dict[str, Any]] = field(default_factory=dict)
     _secrets: dict[str, Secret] = field(default_factory=dict)
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
@@ -61,6 +62,15 @@ class Connections:
         if text not in self._warned:
             self._warned.add(text)
             self.observer.warn(text)
+
+    def _weaker(self, section: str, setting: str, meaning: str) -> None:
+        """A weaker setting that somebody chose and that is in use now: said out loud, and on record."""
+        self._warn_once(f"{section}: {setting}, {meaning}")
+        self._weak.setdefault(f"{section} {setting}", {"type": "weaker-setting", "section": section, "setting": setting, "meaning": meaning})
+
+    def weaker_settings(self) -> list[dict[str, Any]]:
+        """One line of evidence for each weaker setting that was in use (docs/vault-format.md)."""
+        return list(self._weak.values())
 
     # -- secrets ------------------------------------------------------------------------------------------------------------------------
 
@@ -145,7 +155,7 @@ class Connections:
         section = self.ssh_section(side)
         where = f"{side}.ssh"
         if section.legacy:
-            self._warn_once(f"{where} {section.host}: legacy = true, SHA-1 signatures and key exchange are accepted, as well as old ciphers")
+            self._weaker(f"{where} {section.host}", "legacy = true", "SHA-1 signatures and key exchange are accepted, and ciphers of that time")
         password = self.secret(section.password, f"{where}.password") if section.password else None
         passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
         return SshTarget(
@@ -282,7 +292,7 @@ class Connections:
             if refused:  # a refused password is never tried twice, whoever asks
                 raise refused[0]
             if target.security == "plain":
-                self._warn_once(f"{side}.imap {target.host}: plain IMAP, passwords and mail cross the network unencrypted")
+                self._weaker(f"{side}.imap {target.host}", "plain IMAP", "passwords and mail cross the network unencrypted")
             try:
                 made = session.connect(target)
             except LoginRefused as error:

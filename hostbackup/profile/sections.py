@@ -66,9 +66,9 @@ class Ssh(Section):
     shell: Literal["auto", "never"] = "auto"
     """May commands (sha256sum) be run on the server, where it allows them."""
     client: Literal["paramiko", "openssh"] = "paramiko"
-    """What speaks SSH: the built-in library, or the system's ssh program."""
+    """What speaks SSH: the built-in library, or the system's ssh program (OpenSSH 8.5 or newer; faster with large files)."""
     legacy: bool = False
-    """Accept SHA-1 signatures and key exchange, for old servers that have nothing else (client = "openssh")."""
+    """Accept SHA-1 signatures and key exchange and old ciphers, for servers that have nothing else (client = "openssh")."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Ssh:

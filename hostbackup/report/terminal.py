@@ -205,6 +205,8 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
             lines.append(f"         at {row['address']}, {one_line(row['software'])}, {shell}")
         if "recorded_in" in row:
             lines.append(f"         its key is recorded in {one_line(row['recorded_in'])}: compare it with what the provider tells you")
+        if "advice" in row:
+            lines.append(f"         {one_line(row['advice'])}")
     for row in details.get("parts", []):
         other = f", {plural(row['other'], 'special file')} (not backed up)" if row["other"] else ""
         told = f"{plural(row['files'], 'file')}, {plural(row['folders'], 'folder')}, {plural(row['links'], 'symlink')}, {size(row['bytes'])}{other}"
