@@ -16,7 +16,7 @@ from hostbackup.protocols.sftp.packets import Code, Request, Status, read
 
 WINDOW = 4 << 20  # bytes of one file under way, at first
 SPARE = 12 << 20  # bytes that the windows of all files may take beyond that, so that memory stays flat
-PAYS = 1.2  # times as fast as before: then the window was what held the file up
+AHEAD = 2  # windows hold so many times what comes in one round trip: enough never to wait for the server's first byte
 LONGEST = 255 * 1024  # bytes asked for at once where the server tells no limit: a packet of 256 KiB is what most can make
 _WORTH = 1 << 20  # bytes left of a file that is worth trying a length the server tells …
 _WORTH_A_LINE = 16 << 20  # … and one it tells nothing of, which some drop the line for
@@ -31,8 +31,13 @@ class Reading:
     def __init__(self, spare: int = SPARE) -> None:
         self.chunk = DEFAULT_CHUNK
         self.spare = spare
+        self.round_trip = 0.0  # seconds, the shortest seen; 0 before any
         self._tried = False
         self._lowered = False
+
+    def answered(self, seconds: float) -> None:
+        """A request that costs the server nothing was answered within so many seconds."""
+        self.round_trip = min(self.round_trip or seconds, seconds)
 
     def try_out(self, told: int, left: int) -> int:
         """The length of a READ that should be tried now, or 0. Not 0 once only: a server that drops the line over it is left alone.
@@ -56,7 +61,10 @@ class Reading:
 
 
 class Window:
-    """How far reading runs ahead of what has come. Grows while that makes the file come faster, out of what the place has to spare."""
+    """How far reading runs ahead of what has come: what the line brings in two round trips, out of what the place has to spare.
+
+    On a line that waits for requests, that doubles it until the line is full. Once it is full, or the disk is what takes long, it stays.
+    """
 
     def __init__(self, reading: Reading, clock: Callable[[], float] = time.monotonic) -> None:
         self.size = WINDOW
@@ -65,7 +73,6 @@ class Window:
         self._taken = 0
         self._since = clock()
         self._come = 0
-        self._best = 0.0  # bytes a second
 
     def took(self, count: int) -> None:
         """So many bytes more have come."""
@@ -73,10 +80,9 @@ class Window:
         if self._come < self.size:
             return
         now = self._clock()
-        rate = self._come / max(now - self._since, 1e-9)
-        if rate > self._best * PAYS:
-            self._best = rate
-            more = min(self.size, self._reading.spare)
+        rate = self._come / max(now - self._since, 1e-6)
+        more = min(int(AHEAD * rate * self._reading.round_trip) - self.size, self._reading.spare)
+        if more > 0:
             self._reading.spare -= more
             self._taken += more
             self.size += more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class FileRead:
             if done is not None:
                 return done
         for rereads_left in range(self._rereads, -1, -1):
-            opened = yield from open_whole(path, careful=self._begun > 1)
+            opened = yield from open_whole(path, self._tree.reading, careful=self._begun > 1)
             if not isinstance(opened, Opened):
                 return self._not(opened)
             receiver, start = self._receiver(opened.before)
@@ -180,7 +181,7 @@ class Opened:
         return Got(self.before, after, received)
 
 
-def open_whole(path: bytes, *, careful: bool) -> Steps[Opened | Status | str]:
+def open_whole(path: bytes, reading: Reading, *, careful: bool) -> Steps[Opened | Status | str]:
     """Opens a file of any size. `careful`: look before opening, since to open a fifo would block the server for good."""
     if careful:
         (before,) = yield from ask(on_path(Type.LSTAT, path))
@@ -194,14 +195,16 @@ def open_whole(path: bytes, *, careful: bool) -> Steps[Opened | Status | str]:
         if isinstance(handle, bytes):
             yield from ask(on_handle(Type.CLOSE, handle))
         return refused
+    asked_at = time.monotonic()
     (opened,) = yield from ask(on_handle(Type.FSTAT, handle))
+    reading.answered(time.monotonic() - asked_at)
     size = opened.size if isinstance(opened, Attrs) and opened.size is not None else before.size or 0
     return Opened(handle, before, size)
 
 
 def read_whole(connection: Connection, tree: Tree, path: bytes, write: Callable[[memoryview], object], *, careful: bool) -> Steps[Outcome]:
     """A file of any size, from its beginning, once."""
-    opened = yield from open_whole(path, careful=careful)
+    opened = yield from open_whole(path, tree.reading, careful=careful)
     if not isinstance(opened, Opened):
         return opened
     return (yield from opened.read(connection, tree.reading, write))
