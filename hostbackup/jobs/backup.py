@@ -101,7 +101,9 @@ class Backup:
 
     def _web(self, part: Part) -> None:
         web = next(web for web in self.job.profile.old.web if web.name == part.name)
-        self._tree(part, self.job.connections.old_tree(web), {"path": web.path, "exclude": list(web.exclude)}, Excludes(web.volatile))
+        # What is proven here decides no more than what is fetched again.
+        tree = self.job.connections.old_tree(web, self.job.vault.objects.read, weak=True)
+        self._tree(part, tree, {"path": web.path, "exclude": list(web.exclude)}, Excludes(web.volatile))
 
     def _local(self, part: Part) -> None:
         local = next(local for local in self.job.profile.local if local.name == part.name)

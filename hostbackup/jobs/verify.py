@@ -105,7 +105,7 @@ class Verify:
             if web is None:
                 return self._absent(state)
             volatile = Excludes(web.volatile)
-            tree: Any = job.connections.old_tree(web)
+            tree: Any = job.connections.old_tree(web, job.vault.objects.read)
         else:
             local = next((local for local in job.profile.local if local.name == part.name), None)
             if local is None:
@@ -133,7 +133,7 @@ class Verify:
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         if web is not None:
             with job.ledger(push_journal(part, web_target(job, web))) as ledger:
-                tree = job.connections.new_tree(part.name, web.path)
+                tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
                 return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
         with job.ledger(push_journal(part, mail_target(job, account))) as ledger:
             mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name)
