@@ -100,7 +100,7 @@ class Push:
             else:
                 self.result.done += 1
         if self._evidence:
-            job.vault.evidence.write("push", self._evidence)
+            job.vault.evidence.write("push", self._evidence + job.connections.weaker_settings())
         return self.result
 
     def _work(self) -> list[tuple[Part, Callable[[PartState], None]]]:
@@ -119,13 +119,14 @@ class Push:
 
     def _web(self, web: NewWeb, state: PartState) -> None:
         job, part = self.job, state.part
-        target = job.connections.new_tree(part.name, web.path)
+        reader = job.vault.objects.read
+        target, witness = (job.connections.new_tree(part.name, web.path, reader, witness=witness) for witness in (False, True))
         incoming = job.scratch
         with job.ledger(push_journal(part, web_target(job, web))) as ledger, Scratch[Entry](incoming) as there, Scratch[Entry](incoming) as todo:
             source = TreeRoot.open(job.vault.manifests, state.root)
             shrunk = state.shrunk is not None
             adapted, overwrite = Excludes(web.adapted), Excludes(self.overwrite)
-            work = TreePush(part, target, source, job.vault, ledger, there, todo, self.result, adapted, overwrite, shrunk, self.dry_run)
+            work = TreePush(part, target, witness, source, job.vault, ledger, there, todo, self.result, adapted, overwrite, shrunk, self.dry_run)
             try:
                 self._tidy(part, target)
                 job.observer.phase(f"{part}: comparing with the new server", state.entries)
@@ -134,15 +135,14 @@ class Push:
                 if self.dry_run:
                     return
                 self._remember_temporary(part, target.temporary_prefix)
-                job.observer.phase(f"{part}: writing", planned["write"], planned["write_bytes"])
-                work.apply()
-                if work.cut is not None:
-                    return  # half-written files may stand there still: the next push finds them by the prefix on record
-                self._remember_temporary(part)
-                job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
-                self._record(work.prove(), state)
+                job.observer.phase(f"{part}: writing and proving", 2 * planned["write"], 2 * planned["write_bytes"])
+                tally = work.apply()
+                if work.cut is None:  # else half-written files may stand there still: the next push finds them by the prefix on record
+                    self._remember_temporary(part)
+                self._record(tally, state)
             finally:
                 target.close()
+                witness.close()
 
     def _tidy(self, part: Part, target: SftpTree) -> None:
         """Removes what an earlier, killed push of this part may have left half-written on the target."""

@@ -1,4 +1,4 @@
-"""One web tree from a snapshot to the new host: plan, write with a journal, prove."""
+"""One web tree from a snapshot to the new host: plan, then write with a journal, and prove what is written while the rest is being written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.jobs.keys import name_key, stamp
-from hostbackup.jobs.ledger import Ledger
-from hostbackup.jobs.proofs import Tally, settle, settle_missed
+from hostbackup.jobs.ledger import Ledger, Record
+from hostbackup.jobs.proofs import Proving, Tally, settle, settle_missed
 from hostbackup.jobs.push_plan import Action, Comparer, Step, journal_record
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
@@ -23,15 +23,17 @@ from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
 
 _GROUP = 256  # intents made durable at a time, before the first of them is written
+_DONE = 32  # writes told to the journal at a time: what is not told yet when a run dies is proven by the next one
 _WRITES = (Action.CREATE, Action.UPDATE, Action.OVERWRITE)
 
 
 @dataclass(slots=True)
 class TreePush:
-    """Use: `plan()`, then, unless it is a dry run, `apply()` and `prove()`."""
+    """Use: `plan()`, then, unless it is a dry run, `apply()`. `witness` is the target over a login of its own, for proofs."""
 
     part: Part
     target: Place[Entry]
+    witness: Place[Entry]
     source: TreeRoot
     vault: Vault
     ledger: Ledger
@@ -46,6 +48,7 @@ class TreePush:
     cut: ConnectionFailed | None = None
     _made: set[bytes] = field(default_factory=set)  # folders that are made
     _filled: set[bytes] = field(default_factory=set)  # folders that something is written to, now or by a push that was killed
+    _done: list[Record] = field(default_factory=list)  # for the journal
     _unsaved: set[bytes] = field(default_factory=set)  # what was to be overwritten and could not be kept: it stays
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
@@ -163,22 +166,48 @@ class TreePush:
                 self.result.details.setdefault("saved", []).append(row)
             journal.sync()
 
-    def apply(self) -> None:
-        """Writes what the plan says. Each entry is whole or not at all; each is in the journal before and after.
+    def apply(self) -> Tally[Entry]:
+        """Writes what the plan says, and proves what it wrote. Each entry is whole or not at all; each is in the journal before and after.
 
         A line that stays cut leaves the rest as failed entries (`cut` tells that it did); what was written is kept.
         """
+        tally: Tally[Entry] = Tally("new", self.part.id)
         if self.planned[Action.OVERWRITE.value]:
             self._save()
+        with Proving(self.witness) as proving:
+            try:
+                for written in self.target.write(self._writes()):
+                    self._wrote(written, proving)
+                    for proof in proving.proofs():
+                        settle(self.result, tally, proof)
+            except ConnectionFailed as error:
+                self.cut = error
+            finally:
+                self._tell_done()
+            if self.cut is not None:
+                self._tell_left(self.cut)
+            self.ledger.sync()
+            self._prove_rest(proving, tally)
+        return tally
+
+    def _tell_done(self) -> None:
+        self.ledger.put(*self._done)
+        self._done.clear()
+
+    def _tell_left(self, error: ConnectionFailed) -> None:
+        for record, _there in self._todo():
+            if pushed_claim(self.ledger, record) is None:
+                self.result.fail(Failure("new", self.part.id, record.item.path, error.code, error.reason, error.hint))
+
+    def _prove_rest(self, proving: Proving[Entry], tally: Tally[Entry]) -> None:
         try:
-            for written in self.target.write(self._writes()):
-                self._wrote(written)
-        except ConnectionFailed as error:
-            self.cut = error
-            for record, _there in self._todo():
-                if pushed_claim(self.ledger, record) is None:
-                    self.result.fail(Failure("new", self.part.id, record.item.path, error.code, error.reason, error.hint))
-        self.ledger.sync()
+            for proof in proving.rest():
+                settle(self.result, tally, proof)
+        except (ConnectionFailed, PlaceMissing) as error:
+            left = proving.claimed - sum(tally.counts.values())
+            reason = f"{left} written entries could not be proven: {error.reason}"
+            settle_missed(self.result, tally, Failure("new", self.part.id, b"", error.code, reason, "run `verify --against new`"), Status.UNVERIFIED)
+            tally.counts[Status.UNVERIFIED.value] = left
 
     def _writes(self) -> Iterator[Write[Entry]]:
         if self.planned["make_root"]:
@@ -215,40 +244,23 @@ class TreePush:
                 if record.item.path not in self._unsaved:
                     yield record, there.get(record.item.name)
 
-    def _wrote(self, written: Written[Entry]) -> None:
-        record, path = written.asked, written.asked.item.path
-        self.result.observer.advance(entries=1, size=record.size)
+    def _wrote(self, written: Written[Entry], proving: Proving[Entry]) -> None:
+        asked, path = written.asked, written.asked.item.path
+        self.result.observer.advance(entries=1, size=asked.size)
         if written.failure is not None:
             self.result.fail(written.failure)
             return
         if not path:
             return
-        self.ledger.put(journal_record(Stored(record.item, record.digest, record.size), written.item, "done"))
+        record = Stored(asked.item, asked.digest, asked.size)
+        self._done.append(journal_record(record, written.item, "done"))
+        if len(self._done) >= _DONE:
+            self._tell_done()
         if path in self._filled and path not in self._made:
             return
         self.result.counts["written"] += 1
-        self.result.counts["written_bytes"] += record.size
-
-    # -- prove --------------------------------------------------------------------------------------------------------------------------
-
-    def prove(self) -> Tally[Entry]:
-        """Proves what was just written, by the strongest means the new host gives."""
-        tally: Tally[Entry] = Tally("new", self.part.id)
-        try:
-            for proof in self.target.prove(self._claims()):
-                settle(self.result, tally, proof)
-        except ConnectionFailed as error:
-            left = sum(1 for _ in self._claims()) - sum(tally.counts.values())
-            reason = f"{left} written entries could not be proven: {error.reason}"
-            settle_missed(self.result, tally, Failure("new", self.part.id, b"", error.code, reason, "run `verify --against new`"), Status.UNVERIFIED)
-            tally.counts[Status.UNVERIFIED.value] = left
-        return tally
-
-    def _claims(self) -> Iterator[Claim[Entry]]:
-        for record, _there in self._todo():
-            claim = pushed_claim(self.ledger, record)
-            if claim is not None:
-                yield claim
+        self.result.counts["written_bytes"] += asked.size
+        proving.claim(_claim(record, written.item.size, written.item.mtime_ns))
 
 
 def pushed_claim(ledger: Ledger, record: Stored[Entry]) -> Claim[Entry] | None:
@@ -256,9 +268,13 @@ def pushed_claim(ledger: Ledger, record: Stored[Entry]) -> Claim[Entry] | None:
     written = ledger.get(name_key(record.item.path))
     if written is None or written["state"] != "done" or written["digest"] != record.digest or written["kind"] != record.item.kind.value:
         return None
+    return _claim(record, written["size"], written["mtime_ns"])
+
+
+def _claim(record: Stored[Entry], size: int, mtime_ns: int) -> Claim[Entry]:
+    """That the target, which describes its entry by size and time so, has the contents of the record."""
     item = record.item
-    there = Entry(item.path, item.kind, written["size"], written["mtime_ns"], item.mode, item.target)
-    return Claim(there, record.digest, record.size)
+    return Claim(Entry(item.path, item.kind, size, mtime_ns, item.mode, item.target), record.digest, record.size)
 
 
 def _below(path: bytes, folders: set[bytes]) -> bool:
