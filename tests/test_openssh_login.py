@@ -27,6 +27,8 @@ from hostbackup.errors import (
 )
 from hostbackup.protocols import openssh, ssh
 from hostbackup.protocols.openssh_login import Login, Settings
+from hostbackup.protocols.openssh_process import Question
+from tests.support.processes import ssh_of
 from tests.support.sshd import Relay, Sshd, User, free_port, make_key, sshd, throwaway_user
 
 SHA1_ONLY = ("HostKeyAlgorithms ssh-rsa", "KexAlgorithms diffie-hellman-group14-sha1")
@@ -209,6 +211,25 @@ def test_a_password_is_given_where_the_server_asks_for_it_in_its_own_words(user:
         with pytest.raises(LoginRefused):
             openssh.connect(server.target(key_file=None, password="not it"))
         assert server.log.count("Failed") == 1
+
+
+def test_ssh_is_ended_before_a_question_is_refused(for_passwords: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that fails would be an empty password to it, and a second try."""
+    at_work: list[set[int]] = []
+    refuse = Question.refuse
+
+    def watched(question: Question) -> None:
+        at_work.append(ssh_of())
+        refuse(question)
+
+    monkeypatch.setattr(Question, "refuse", watched)
+    with pytest.raises(LoginRefused):
+        openssh.connect(for_passwords.target(key_file=None, ask=broken))
+    assert at_work == [set()]
+
+
+def broken(question: str) -> str:
+    raise LoginRefused("nobody answers")
 
 
 def test_a_person_is_asked_only_where_the_profile_has_no_password(for_passwords: Sshd, user: User) -> None:

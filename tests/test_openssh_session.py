@@ -20,6 +20,7 @@ from hostbackup.protocols import openssh
 from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.openssh_session import OpenSshSession
 from hostbackup.protocols.sftp.client import Connection
+from tests.support.processes import children, command, gone, ssh_of
 from tests.support.sink import MemorySink
 from tests.support.sites import PART, entries, files, put
 from tests.support.sshd import Relay, Sshd, sshd
@@ -38,29 +39,6 @@ def session(server: Sshd) -> Iterator[OpenSshSession]:
     made = openssh.connect(server.target())
     yield made
     made.close()
-
-
-def children(pid: int) -> set[int]:
-    """All processes below one, whatever became of those between."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            number, _, rest = stat.read_text().partition(" ")
-            parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
-
-
-def gone(pids: set[int]) -> bool:
-    """Whether none of them is left within the deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if not [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # -- commands -------------------------------------------------------------------------------------------------------------------------------
@@ -280,7 +258,7 @@ def test_a_server_process_that_is_stopped_ends_in_line_cut(server: Sshd) -> None
 
 def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Sshd) -> None:
     openssh.connect(server.target()).close()
-    before = (children(os.getpid()), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    before = (children(), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     for _ in range(3):
         session = openssh.connect(server.target())
         Connection.start(session.open_sftp_channel(), 10).close()
@@ -293,7 +271,7 @@ def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Ss
         assert Path(folder).is_dir()
         session.close()
         assert not Path(folder).exists()
-    after = (children(os.getpid()), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    after = (children(), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     assert after == before
 
 
@@ -321,9 +299,9 @@ wait()
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         started = children(process.pid)
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in started]
+        commands = [command(pid) for pid in started]
         (folder,) = {os.fsdecode(word) for words in commands for word in words if word.startswith(b"/tmp/hb-") and word.count(b"/") == 2}
-        assert [words for words in commands if words[0].endswith(b"ssh")]
+        assert ssh_of(process.pid)
         assert Path(folder).exists()
         process.kill()
         process.wait()
@@ -335,15 +313,10 @@ wait()
 
 
 def test_what_a_terminal_sends_to_us_does_not_reach_ssh(session: OpenSshSession) -> None:
-    for pid in children(os.getpid()):
-        if b"hb-" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            assert os.getpgid(pid) != os.getpgid(0)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        os.killpg(os.getpgid(0), 0)
-    finally:
-        signal.signal(signal.SIGINT, handler)
     assert session.alive
+    groups = {os.getpgid(pid) for pid in ssh_of()}
+    assert groups
+    assert os.getpgid(0) not in groups
 
 
 def test_a_close_while_others_are_at_work_ends_their_work_too(server: Sshd) -> None:

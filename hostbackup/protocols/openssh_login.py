@@ -85,13 +85,13 @@ class Login:
                     self._hear(Question(shop.listener), process)
                     last = time.monotonic()
                 if process.heard in ready and not process.heard.recv(4096):
-                    raise self.explain(process.said)
+                    raise self.explain(process.said())
                 if process.lines != lines:
                     last, lines = time.monotonic(), process.lines
                 if time.monotonic() - last > self.target.timeout:
                     reason = f"the server stopped answering during the login ({self.target.timeout:.0f} seconds)"
                     raise LineCut(reason, where=self.settings.where)
-        self._read(process.said)
+        self._read(process.said())
 
     # -- questions ----------------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Login:
         """Lines of known_hosts for a server: its key where that is as it should be. Raises what the rules and `judge` raise."""
         own = name == self.alias
         looked_up = self.settings.name if own else name.lower()
-        if why == "HOSTNAME" and not kind.endswith(_CERTIFICATE):
+        if why == "HOSTNAME" and (own or not kind.endswith(_CERTIFICATE)):
             shown = ShownKey(kind, base64.b64decode(encoded, validate=True))
             if own:
                 self.key = shown
@@ -125,7 +125,7 @@ class Login:
             else:
                 self.rules.check(looked_up, shown)
             return f"{name} {kind} {encoded}\n"
-        # The order in which to ask for keys, or a certificate, for which ssh takes the plain key in the end.
+        # The order in which to ask for keys, or a gateway's certificate, for which ssh takes the plain key in the end.
         known = known_keys(self.rules.files, looked_up)
         return "".join(f"{'@revoked ' * key.revoked}{name} {key.type} {base64.b64encode(key.blob).decode()}\n" for key in known)
 

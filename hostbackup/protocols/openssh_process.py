@@ -22,7 +22,7 @@ from hostbackup.protocols import openssh_askpass
 
 _ROOM = 60  # characters of the folder's path: a socket's may have about 100, and ssh binds its own under a longer name first
 _PLAIN = re.compile(r"[A-Za-z0-9/_.-]+")  # needs no quoting anywhere: in ssh_config, in a shell, in ssh's % tokens
-_TOLD = 200  # lines kept of what ssh says
+_TOLD = 2000  # lines kept of what ssh says
 _QUESTION = 1 << 16  # bytes
 _WATCH = 'read -r _; rm -rf -- "$1"; kill -9 0'
 _END = 5.0  # seconds a process that was killed may take to be gone
@@ -105,8 +105,8 @@ class Question:
 class SshProcess:
     """`ssh`, and a watcher beside it that kills both, and what else they started, once this process is gone: however that comes.
 
-    They are a process group of their own: what a terminal sends to us (Ctrl-C) does not reach them. `said` holds the last lines of standard
-    error; `heard` is readable when there are new ones, and at the end.
+    They are a process group of their own: what a terminal sends to us (Ctrl-C) does not reach them. `lines` counts those on standard error;
+    `heard` is readable when there are new ones, and at the end.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
@@ -125,7 +125,7 @@ class SshProcess:
         except BaseException:
             self._end_watcher()
             raise
-        self.said: deque[str] = deque(maxlen=_TOLD)
+        self._said: deque[str] = deque(maxlen=_TOLD)
         self.lines = 0
         self.heard, self._bell = socket.socketpair()
         self._lock = threading.Lock()
@@ -138,10 +138,14 @@ class SshProcess:
         assert errors is not None
         with self._bell:
             for line in errors:
-                self.said.append(line.decode("utf-8", "replace").rstrip())
+                self._said.append(line.decode("utf-8", "replace").rstrip())
                 self.lines += 1
                 with contextlib.suppress(OSError):
                     self._bell.send(b".", socket.MSG_DONTWAIT)
+
+    def said(self) -> list[str]:
+        """The last lines on standard error."""
+        return list(self._said)
 
     @property
     def alive(self) -> bool:

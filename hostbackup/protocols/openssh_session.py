@@ -54,7 +54,7 @@ class OpenSshSession:
 
     def cut(self) -> LineCut:
         """The error for a line that is gone, with what ssh had to say about it."""
-        words = [line for line in self._process.said if line and not line.startswith("debug")]
+        words = [line for line in self._process.said() if line and not line.startswith("debug")]
         return LineCut(f"the line was cut: {words[-1] if words else 'the ssh process ended'}", where=self.host)
 
     def open_sftp_channel(self) -> MuxChannel:
