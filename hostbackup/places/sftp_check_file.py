@@ -84,7 +84,8 @@ class CheckFile:
         small = stall * SLOWEST / 4
         waiting = {id(claim): claim for claim in claims}
         try:
-            for told in self._run([claim for claim in claims if claim.size <= small], stall):
+            few = [claim for claim in claims if claim.size <= small]
+            for told in self._run(few, stall) if few else ():
                 del waiting[id(told.claim)]
                 yield told
             for claim in claims:
