@@ -22,7 +22,7 @@ from hostbackup.protocols.sftp.client import Connection, SocketChannel, Steps, a
 from hostbackup.protocols.sftp.packets import Attrs, Code, Flag, Status, Type, attrs_bytes, on_handle, on_path, open_file, read, text, write
 from hostbackup.protocols.sftp.pump import Pump, Work, works
 from tests.support import sftp_server as fake
-from tests.support.sftp_server import Scripted, openssh
+from tests.support.sftp_server import FileServer, Scripted, openssh
 from tests.support.sink import HashSink, MemorySink
 
 
@@ -34,28 +34,6 @@ def read_files(connection: Connection, entries: list[Entry], sink: HashSink, tim
     tree = Tree(b"/", "old", Part("web", "site"), root=b"")
     left = iter([FileRead(tree, entry, sink).work for entry in entries])
     return list(Pump[Read[Entry]]([connection], timeout=timeout).run(lambda: next(left, None)))
-
-
-class FileServer:
-    """Answers LSTAT, OPEN, FSTAT, READ and CLOSE for one file; `reading` may answer READs otherwise."""
-
-    def __init__(self, content: bytes, reading: Callable[[int, int, int], list[bytes]] | None = None) -> None:
-        self.content = content
-        self.reading = reading
-
-    def __call__(self, kind: int, number: int, body: bytes) -> list[bytes]:
-        if kind in (Type.LSTAT, Type.FSTAT):
-            return [fake.attrs(number, len(self.content))]
-        if kind == Type.OPEN:
-            return [fake.handle(number)]
-        if kind == Type.READ:
-            offset, length = fake.read_body(body)
-            return self.reading(number, offset, length) if self.reading else self.plain(number, offset, length)
-        return [fake.status(number, Code.OK)]
-
-    def plain(self, number: int, offset: int, length: int) -> list[bytes]:
-        part = self.content[offset : offset + length]
-        return [fake.data(number, part) if part else fake.status(number, Code.EOF)]
 
 
 # -- OpenSSH's server

@@ -145,7 +145,10 @@ class Stream:
         if self._refused is not None:
             return requests
         while self._rests:
-            requests.append(self._request(self._rests.popleft()))
+            rest = self._rests.popleft()
+            for at in range(0, rest.length, self._reading.chunk):
+                piece = _Asked(rest.offset + at, min(self._reading.chunk, rest.length - at), 0 if at else rest.short)
+                requests.append(self._request(piece))
         while self._asked < self._end and self._asked - self.written < window:
             length = min(self._reading.chunk, self._end - self._asked)
             requests.append(self._request(_Asked(self._asked, length)))

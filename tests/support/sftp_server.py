@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from hostbackup.protocols.sftp.client import Connection, SocketChannel
-from hostbackup.protocols.sftp.packets import Type, text
+from hostbackup.protocols.sftp.packets import Code, Type, text
 
 SERVER = "/usr/lib/openssh/sftp-server"
 
@@ -99,13 +99,19 @@ class Scripted:
                     self._far.sendall(reply)
         self._far.close()
 
+    def channel(self) -> SocketChannel:
+        return SocketChannel(self._near)
+
     def connect(self, timeout: float = 5.0) -> Connection:
-        return Connection.start(SocketChannel(self._near), timeout)
+        return Connection.start(self.channel(), timeout)
 
     def __enter__(self) -> Scripted:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         for end in (self._near, self._far):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -117,3 +123,25 @@ def read_body(body: bytes) -> tuple[int, int]:
     """Offset and length of a READ's body."""
     offset, length = struct.unpack(">QI", body[-12:])
     return offset, length
+
+
+class FileServer:
+    """Answers LSTAT, OPEN, FSTAT, READ and CLOSE for one file; `reading` may answer READs (number, offset, length) otherwise."""
+
+    def __init__(self, content: bytes, reading: Callable[[int, int, int], list[bytes]] | None = None) -> None:
+        self.content = content
+        self.reading = reading
+
+    def __call__(self, kind: int, number: int, body: bytes) -> list[bytes]:
+        if kind in (Type.LSTAT, Type.FSTAT):
+            return [attrs(number, len(self.content))]
+        if kind == Type.OPEN:
+            return [handle(number)]
+        if kind == Type.READ:
+            offset, length = read_body(body)
+            return self.reading(number, offset, length) if self.reading else self.plain(number, offset, length)
+        return [status(number, Code.OK)]
+
+    def plain(self, number: int, offset: int, length: int) -> list[bytes]:
+        part = self.content[offset : offset + length]
+        return [data(number, part) if part else status(number, Code.EOF)]

@@ -243,6 +243,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", at))
         self.port = int(self._listener.getsockname()[1])
         self.accepted = 0
+        self.brought = 0  # bytes from the server so far
         self._open: list[socket.socket] = []
         self._frozen = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -299,6 +300,7 @@ class Relay:
             if self._frozen.is_set():
                 return
             passed += len(data)
+            self.brought += len(data) if counted else 0
             if counted and self._freeze_after is not None and passed > self._freeze_after:
                 self.freeze()
                 return
