@@ -112,6 +112,16 @@ install_dovecot() {
   fi
 }
 
+# An SFTP server of another make, and the programs that servers hash with where they have no sha256sum.
+install_proftpd() {
+  if ! command -v proftpd >/dev/null || ! compgen -G '/usr/lib/proftpd/mod_sftp.*' >/dev/null; then
+    apt_install proftpd-core proftpd-mod-crypto
+    keep_from_starting proftpd.service proftpd.socket
+  fi
+  command -v shasum >/dev/null || apt_install perl
+  command -v openssl >/dev/null || apt_install openssl
+}
+
 # The other tar that servers have.
 install_bsdtar() {
   command -v bsdtar >/dev/null || apt_install libarchive-tools
@@ -139,6 +149,9 @@ set_up() {
   install_packages "$1"
   install_sshd
   if [ "$1" = bench ]; then install_peers; else install_dovecot; fi
-  if [ "$1" = test ]; then install_bsdtar; fi
+  if [ "$1" = test ]; then
+    install_bsdtar
+    install_proftpd
+  fi
   exec {lock}<&-
 }
