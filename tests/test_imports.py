@@ -56,3 +56,10 @@ def test_every_module_can_be_imported_alone() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 10
+
+
+def test_a_backup_of_web_trees_loads_nothing_of_mail() -> None:
+    modules = loaded_by("hostbackup.jobs.backup")
+    assert not [
+        module for module in modules if module.startswith(("hostbackup.protocols.imap", "hostbackup.places.mail", "hostbackup.jobs.backup_mail"))
+    ]

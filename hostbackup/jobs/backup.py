@@ -8,27 +8,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostbackup.errors import ConnectionFailed, Damaged, PlaceMissing, ProfileError, SecretError, VaultError, WrongMachine
-from hostbackup.jobs.backup_mail import MailBackup
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
-from hostbackup.jobs.scratch import MailScratch, Scratch
+from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.shrink import shrunk
 from hostbackup.model import Failure, Part
 from hostbackup.places.base import TreePlace
 from hostbackup.places.exclude import Excludes
-from hostbackup.places.mail import MailAccount
 from hostbackup.vault.layout import tree_meta
-from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.view import build_view
+
+if TYPE_CHECKING:
+    from hostbackup.jobs.backup_mail import MailBackup
+    from hostbackup.places.mail import MailAccount
+    from hostbackup.vault.mailbox import MailRoot
 
 
 @dataclass(slots=True)
@@ -121,6 +123,10 @@ class Backup:
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
     def _mail(self, part: Part) -> None:
+        from hostbackup.jobs.backup_mail import MailBackup
+        from hostbackup.jobs.scratch import MailScratch
+        from hostbackup.vault.mailbox import MailRoot
+
         job = self.job
         account = next(account for account in job.profile.old_accounts() if account.user == part.name)
         place = job.connections.mailbox("old", account, part.name)
@@ -212,7 +218,7 @@ class Backup:
             for part in self._finished
         ]
         lines += [{"type": "shrink-accepted", "part": part, "time": self.job.now} for part in self.accept_shrink]
-        return lines
+        return lines + self.job.connections.weaker_settings()
 
     def _tell(self, snapshot: Snapshot) -> None:
         self.result.details["snapshot"] = snapshot.id

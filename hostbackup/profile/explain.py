@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from hostbackup.profile.describe import descriptions, models
 from hostbackup.profile.sections import COPY_FORMS
 from hostbackup.secrets import SecretSource
 
@@ -155,14 +156,6 @@ def found(value: object, *, secret: bool = False) -> str:
     return str(value) if isinstance(value, int | float | date) else names.get(type(value), type(value).__name__)
 
 
-def models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections an annotation speaks of, however wrapped."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from models(argument)
-
-
 def fields(model: type[BaseModel]) -> dict[str, Any]:
     """A section's fields by the names a profile uses."""
     return {info.alias or name: info for name, info in model.model_fields.items()}
@@ -184,9 +177,9 @@ def _is_secret(key: Key, root: type[BaseModel]) -> bool:
 
 def _described(key: Key, root: type[BaseModel]) -> str:
     for model in _around(key, root):
-        info = fields(model).get(str(key[-1]))
-        if info is not None and info.description:
-            return f": {info.description.split('.')[0].strip()}"
+        for name, text in descriptions(model).items():
+            if (model.model_fields[name].alias or name) == key[-1]:
+                return f": {text.split('.')[0].strip()}"
     return ""
 
 

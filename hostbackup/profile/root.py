@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr, model_validator
 from hostbackup import secrets
 from hostbackup.accounts import Account, read_accounts
 from hostbackup.errors import ProfileError, SecretError
+from hostbackup.profile.describe import describe
 from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
 from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
 from hostbackup.secrets import SecretSource
@@ -187,6 +188,7 @@ _COMPUTED = ("Profile", "Web", "Local", "BucketCopy", "PathCopy")  # sections wh
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a profile, for editors. Keys that have a computed default are optional in it."""
+    describe(Profile)
     schema = Profile.model_json_schema()
     for model in (schema, *schema["$defs"].values()):
         if model["title"] in _COMPUTED:
