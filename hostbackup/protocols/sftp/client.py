@@ -199,8 +199,8 @@ class Connection:
         """Queues a request; its reply resumes `owner` (None: nobody waits for it, as for one marked UNHEARD)."""
         if self.mistakes_links and request.type == Type.LSTAT and owner is not None and request.mark is not UNHEARD:
             look = Look(owner, request.mark)
-            for one in look.requests(request):
-                self._queue(look, one._replace(mark=one.type))
+            self._queue(look, Request(Type.LSTAT, request.body, Type.LSTAT))
+            self._queue(look, Request(Type.READLINK, request.body, Type.READLINK))
         else:
             self._queue(owner, request)
 

@@ -10,7 +10,7 @@ import posixpath
 import stat
 from typing import Any
 
-from hostbackup.protocols.sftp.packets import Attrs, Request, Type
+from hostbackup.protocols.sftp.packets import Attrs, Type
 
 _LINK = Attrs(permissions=stat.S_IFLNK | 0o777)  # no time is told: that of LSTAT is another file's
 
@@ -31,10 +31,6 @@ class Look:
         self._left = 2
         self._link = False
         self._value: Any = None
-
-    @staticmethod
-    def requests(asked: Request) -> tuple[Request, Request]:
-        return Request(Type.LSTAT, asked.body), Request(Type.READLINK, asked.body)
 
     def take(self, value: Any, kind: int) -> bool:
         """Takes one of the two answers; whether that was the last."""
