@@ -6,6 +6,7 @@ import argparse
 import compileall
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from scripts.benchmarks.world import program, world
 
 DOCS = facts.ROOT / "docs"
 GIB = 1 << 30
+BUSY = 0.5  # load average of the last minute from which on others are at work
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +61,8 @@ def measured(told: argparse.Namespace) -> Bench:
     changes = {"files": told.files, "push": told.push_files, "sparse": int(told.sparse * GIB) if told.sparse else None}
     amounts = dataclasses.replace(amounts, **{key: value for key, value in changes.items() if value})
     runs = told.runs or (1 if told.quick else 3)
+    if os.getloadavg()[0] > BUSY:
+        say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): the figures will not mean much")
     compileall.compile_dir(facts.ROOT / "hostbackup", quiet=2)  # as an installed package is: the first run is like the others
     found = probe(told.delay)
     relay = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}

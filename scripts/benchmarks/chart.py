@@ -47,7 +47,7 @@ def chart(bench: Bench) -> str:
     spoken = "; ".join(f"{case.title}: " + ", ".join(f"{row.name} {seconds(row.median)}" for row in case.rows if row.ok) for case in shown)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img">\n'
-        f"<title>hostbackup beside other tools</title>\n<desc>{escape(spoken)}</desc>\n<style>{_STYLE}</style>\n"
+        f"<title>hostbackup beside other programs</title>\n<desc>{escape(spoken)}</desc>\n<style>{_STYLE}</style>\n"
         f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>\n'
     )
     return head + "\n".join(parts) + "\n</svg>\n"

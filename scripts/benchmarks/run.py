@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,7 +30,7 @@ def run_plan(name: str, plan: Plan, world: World, *, runs: int, tell: Tell, amon
     """As run_case, with a plan at hand."""
     taking = [one for one in plan.contenders if not among or one.name in among]
     rows = {one.name: Row(one.name, own=one.own) for one in taking}
-    taken = f"{time.strftime('%Y-%m-%d', time.gmtime())}, hostbackup {facts.hostbackup()}"
+    taken = f"{time.strftime('%Y-%m-%d', time.gmtime())}, hostbackup {facts.hostbackup()}, load {os.getloadavg()[0]:.1f} before"
     case = Case(name, plan.title, plan.work, world.delay_ms, list(rows.values()), list(plan.targets), plan.full, taken)
     for one in taking:
         rows[one.name].wrong = _prepare(one)

@@ -70,7 +70,7 @@ def _grid(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
 
 def markdown(bench: Bench) -> str:
     """The figures section of docs/performance.md."""
-    lines = [_machine(bench), ""]
+    lines = ["![Time for the same work, hostbackup beside other programs](performance.svg)", "", _machine(bench), ""]
     asked = [(case.title, *target) for case in bench.cases if case.full for target in _targets(case)]
     if asked:
         lines += [*_grid([("work", "asked for", "is", ""), *asked], [False, False, True, False]), ""]
