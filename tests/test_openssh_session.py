@@ -74,6 +74,23 @@ def test_a_stream_that_nobody_reads_on_ends_and_the_line_stays(session: OpenSshS
     assert session.run("echo alive").stdout == b"alive\n"
 
 
+def test_a_command_that_another_thread_closes_is_over_at_once(session: OpenSshSession) -> None:
+    running = session.start(b"echo begun; sleep 600", timeout=600)
+    begun, ended = threading.Event(), threading.Event()
+
+    def take() -> None:
+        for _ in running:
+            begun.set()
+        ended.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    assert begun.wait(DEADLINE)
+    running.close()
+    assert ended.wait(DEADLINE)
+    assert running.exit == -1
+    assert session.run("echo alive").stdout == b"alive\n"
+
+
 def test_much_on_standard_error_stops_nothing_and_the_first_of_it_is_kept(session: OpenSshSession) -> None:
     ran = session.run("printf first >&2; yes | head -c 20000000 >&2; echo out")
     assert ran.stdout == b"out\n"
@@ -256,9 +273,13 @@ def test_a_server_process_that_is_stopped_ends_in_line_cut(server: Sshd) -> None
 # -- the end --------------------------------------------------------------------------------------------------------------------------------
 
 
+def ours(server: Sshd) -> set[int]:
+    return children() - children(server.process.pid)
+
+
 def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Sshd) -> None:
     openssh.connect(server.target()).close()
-    before = (children(), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    before = (ours(server), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     for _ in range(3):
         session = openssh.connect(server.target())
         Connection.start(session.open_sftp_channel(), 10).close()
@@ -271,7 +292,7 @@ def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Ss
         assert Path(folder).is_dir()
         session.close()
         assert not Path(folder).exists()
-    after = (children(), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    after = (ours(server), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     assert after == before
 
 

@@ -93,6 +93,11 @@ class MuxSession:
                 self._socket.setblocking(False)
                 self.take()
 
+    def hang_up(self) -> None:
+        """Ends the session; whoever waits on `fileno` is woken."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Ends the session, whatever is under way. May be called twice."""
         self._socket.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.openssh_mux import MuxSession, Refused, accepts, pair
-from hostbackup.protocols.remote import Ran
+from hostbackup.protocols.remote import Commands
 from hostbackup.protocols.ssh_hostkeys import fingerprint
 
 if TYPE_CHECKING:
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 _BUFFER = 1 << 20  # bytes on the way between us and ssh, each way
 _TAKE = 1 << 18  # bytes taken at once
 _STDERR = 1 << 16  # bytes kept of what a command complains of
-_SHELL_WAIT = 10.0  # seconds a harmless command may take
 _LAST_WORDS = 2.0  # seconds until ssh has told how a session ended
+_FREED = 3.0  # seconds that a server may take to be done with a closed session, where it allows few
+_AGAIN = 0.1
 _LOCAL = 10.0  # seconds until ssh, on this machine, takes a request
 
 
-class OpenSshSession:
+class OpenSshSession(Commands):
     """One login, as a `hostbackup.protocols.remote.Login`. Used by several threads; closed once, by whoever made it."""
 
     def __init__(self, process: SshProcess, shop: Workshop, login: Login, address: str) -> None:
+        super().__init__(login.target.shell)
         assert login.key is not None
         self._process = process
         self._shop = shop
         self._timeout = login.target.timeout
+        self._freed = -_FREED
         self.host = login.settings.host
         self.address = address
         self.port = login.settings.port
         self.host_key_fingerprint = fingerprint(login.key)
         self.host_key_type = login.key.type
         self.server_version = login.version
-        self.shell = login.target.shell
-        self._has_shell: bool | None = None
 
     @property
     def alive(self) -> bool:
@@ -93,6 +94,9 @@ class OpenSshSession:
                 mux.close()
                 raise
         except Refused as error:
+            if time.monotonic() < self._freed + _FREED:
+                time.sleep(_AGAIN)
+                return self._open(command, ends, what, subsystem=subsystem)
             raise ProtocolBroken(f"the server refuses {what}: {error}", where=self.host) from error
         except TimeoutError as error:
             self.abort()
@@ -101,29 +105,9 @@ class OpenSshSession:
             raise self.cut() from error
         return mux
 
-    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
-        """As `hostbackup.protocols.remote.Login.run`."""
-        told = command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
-        running = self.start(told, [stdin] if isinstance(stdin, bytes) else stdin or (), timeout=timeout)
-        out = b"".join(running)
-        return Ran(running.exit, out, running.stderr)
-
-    def has_shell(self) -> bool:
-        """Whether remote commands are allowed and work. Asked once, by a harmless command."""
-        if self._has_shell is None:
-            self._has_shell = self.shell != "never" and self._probe_shell()
-        return self._has_shell
-
-    def _probe_shell(self) -> bool:
-        try:
-            ran = self.run("printf 'hostbackup-%s' shell", timeout=_SHELL_WAIT)
-        except ProtocolBroken:
-            return False
-        except LineCut:
-            if self.alive:
-                return False
-            raise
-        return ran.stdout.endswith(b"hostbackup-shell")
+    def freed(self) -> None:
+        """A session was closed. It counts at the server until its process there has ended: what is refused until then may be allowed soon."""
+        self._freed = time.monotonic()
 
     def abort(self) -> None:
         """Drops the line without a word: never blocks for long."""
@@ -175,12 +159,16 @@ class MuxChannel:
         raise ProtocolBroken(reason, where=self._session.host, hint="is SFTP switched on for this login?")
 
     def send(self, data: bytes, /) -> int:
+        """As ByteChannel. What goes to a session that has ended goes nowhere: `recv` tells of that, and why."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
             return 0
+        except (BrokenPipeError, ConnectionResetError):
+            return len(data)
 
     def close(self) -> None:
+        self._session.freed()
         self._mux.close()
         self._errors.close()
         with contextlib.suppress(OSError):
@@ -202,6 +190,8 @@ class MuxCommand:
         self._pending = memoryview(b"")
         self._feeding = True
         self._limit = limit
+        self._lock = threading.Lock()
+        self._iterated = False  # some thread may be waiting on the sockets: it closes them
         self.exit = -1
 
     @property
@@ -209,6 +199,8 @@ class MuxCommand:
         return bytes(self._errors.held)
 
     def __iter__(self) -> Iterator[bytes]:
+        with self._lock:
+            self._iterated = True
         try:
             yield from self._exchange()
             self._errors.take()
@@ -216,7 +208,8 @@ class MuxCommand:
             if self.exit < 0:
                 self._without_exit()
         finally:
-            self.close()
+            for end in (self._mux, self._errors, self._in, self._out):
+                end.close()
 
     def _without_exit(self) -> None:
         """A session that ended without an exit code: a signal, a server that runs no commands, or a line that is gone."""
@@ -273,10 +266,16 @@ class MuxCommand:
                 return False
 
     def close(self) -> None:
-        self._mux.close()
-        self._errors.close()
-        self._in.close()
-        self._out.close()
+        """Ends the command; whoever iterates comes to the end at once."""
+        self._session.freed()
+        with self._lock:
+            self._mux.hang_up()
+            for end in (self._in, self._out):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            if not self._iterated:
+                for one in (self._mux, self._errors, self._in, self._out):
+                    one.close()
 
 
 class _Bounded:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.sftp.client import ByteChannel
+
+_SHELL_WAIT = 10.0  # seconds a harmless command may take
 
 
 class Ran(NamedTuple):
@@ -89,3 +93,42 @@ class Login(Protocol):
     def close(self) -> None:
         """Ends the login. May be called twice."""
         ...
+
+
+class Commands(ABC):
+    """What follows for a Login from `start` alone, whichever client it is. `shell` is "never" where commands are not wanted."""
+
+    def __init__(self, shell: str) -> None:
+        self.shell = shell
+        self._has_shell: bool | None = None
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool: ...
+
+    @abstractmethod
+    def start(self, command: bytes, stdin: Iterable[bytes] = (), *, timeout: float | None = None) -> Running: ...
+
+    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
+        """As `Login.run`."""
+        told = command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
+        running = self.start(told, [stdin] if isinstance(stdin, bytes) else stdin or (), timeout=timeout)
+        out = b"".join(running)
+        return Ran(running.exit, out, running.stderr)
+
+    def has_shell(self) -> bool:
+        """As `Login.has_shell`."""
+        if self._has_shell is None:
+            self._has_shell = self.shell != "never" and self._probe_shell()
+        return self._has_shell
+
+    def _probe_shell(self) -> bool:
+        try:
+            ran = self.run("printf 'hostbackup-%s' shell", timeout=_SHELL_WAIT)
+        except ProtocolBroken:
+            return False
+        except LineCut:
+            if self.alive:
+                return False
+            raise
+        return ran.stdout.endswith(b"hostbackup-shell")

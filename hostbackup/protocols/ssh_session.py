@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hostbackup.errors import LineCut, ProtocolBroken
-from hostbackup.protocols.remote import Ran
+from hostbackup.interrupts import later
+from hostbackup.protocols.remote import Commands
 from hostbackup.protocols.ssh_hostkeys import fingerprint
 
 if TYPE_CHECKING:
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 _WINDOW = 32 << 20  # bytes the server may send ahead on one channel: above what the SFTP engine ever asks for at once
 _PACKET = 1 << 17
 _FAREWELL = 5.0  # seconds to close one channel
-_SHELL_WAIT = 10.0  # seconds a harmless command may take
 _COMMAND_WINDOW = 8 << 20  # the same for a command: above bandwidth times round trip on any line to a web host
 _TAKE = 1 << 24  # bytes taken from a command at once: all that is there, since paramiko moves the rest of its buffer at each partial read
 _SOON = 0.005  # seconds between looks at what no selector can wait for
 _STDERR = 1 << 16  # bytes kept of what a command complains of
 
 
-class SshSession:
+class SshSession(Commands):
     """One login. Used by several threads; closed once, by whoever made it."""
 
     def __init__(self, connection: fabric.Connection, transport: paramiko.Transport, target: SshTarget, address: str, port: int) -> None:
+        super().__init__(target.shell)
         self._connection = connection
         self._transport = transport
         self._target = target
@@ -41,8 +42,6 @@ class SshSession:
         self.host_key_fingerprint = fingerprint(transport.get_remote_server_key())
         self.host_key_type: str = transport.get_remote_server_key().get_name()
         self.server_version: str = transport.remote_version
-        self.shell = target.shell
-        self._has_shell: bool | None = None
 
     @property
     def host(self) -> str:
@@ -103,30 +102,6 @@ class SshSession:
             raise ProtocolBroken(f"the server does not run commands: {error}", where=self._target.host) from error
         return ParamikoCommand(channel, self, stdin, timeout or self._target.timeout)
 
-    def run(self, command: str | bytes, stdin: bytes | Iterable[bytes] | None = None, *, timeout: float | None = None) -> Ran:
-        """As `hostbackup.protocols.remote.Login.run`."""
-        told = command if isinstance(command, bytes) else command.encode("utf-8", "surrogateescape")
-        running = self.start(told, [stdin] if isinstance(stdin, bytes) else stdin or (), timeout=timeout)
-        out = b"".join(running)
-        return Ran(running.exit, out, running.stderr)
-
-    def has_shell(self) -> bool:
-        """Whether remote commands are allowed and work. Asked once, by a harmless command."""
-        if self._has_shell is None:
-            self._has_shell = self.shell != "never" and self._probe_shell()
-        return self._has_shell
-
-    def _probe_shell(self) -> bool:
-        try:
-            ran = self.run("printf 'hostbackup-%s' shell", timeout=_SHELL_WAIT)
-        except ProtocolBroken:
-            return False
-        except LineCut:
-            if self.alive:
-                return False
-            raise
-        return ran.stdout.endswith(b"hostbackup-shell")
-
     def abort(self) -> None:
         """Drops the line without a word: never blocks."""
         self._transport.close()
@@ -171,8 +146,8 @@ class ParamikoCommand:
             selector.register(channel.fileno(), selectors.EVENT_READ)
             while True:
                 moved = self._feed()
-                while channel.recv_ready():
-                    yield channel.recv(_TAKE)
+                while data := self._come():
+                    yield data
                     moved = True
                 while channel.recv_stderr_ready():
                     self._errors += channel.recv_stderr(_TAKE)[: _STDERR - len(self._errors)]
@@ -188,6 +163,10 @@ class ParamikoCommand:
                     raise LineCut(f"a remote command has been silent for {self._limit:.0f} seconds", where=self._session.host)
                 # The end of a command and a reopened send window wake no selector: look again soon.
                 selector.select(_SOON if self._pending or channel.eof_received else min(0.5, self._limit))
+
+    def _come(self) -> bytes:
+        with later:
+            return bytes(self._channel.recv(_TAKE)) if self._channel.recv_ready() else b""
 
     def _feed(self) -> bool:
         """Gives the command what its channel takes now; whether that was anything."""
@@ -228,7 +207,8 @@ def _send(channel: paramiko.Channel, data: bytes | memoryview, watch: _Watch) ->
     watch.begin()
     try:
         while total < len(data):
-            total += channel.send(bytes(data[total : total + step]))
+            with later:
+                total += channel.send(bytes(data[total : total + step]))
             if channel.closed:
                 raise OSError("the channel is closed")
     except TimeoutError:
@@ -255,7 +235,8 @@ class ParamikoChannel:
 
     def recv(self, limit: int, /) -> bytes | None:
         try:
-            data: bytes = self._channel.recv(limit)
+            with later:
+                data: bytes = self._channel.recv(limit)
         except TimeoutError:
             return None
         return data
@@ -269,7 +250,7 @@ class ParamikoChannel:
         if not self._session.alive:
             return
         # Behind a frozen server even the farewell may block; then the line goes altogether.
-        with contextlib.suppress(LineCut, OSError, EOFError), self._session.ends_within(_FAREWELL, "closing a channel"):
+        with contextlib.suppress(LineCut, OSError, EOFError), self._session.ends_within(_FAREWELL, "closing a channel"), later:
             self._channel.close()
 
 
