@@ -112,7 +112,11 @@ class Scanner:
         if links:
             for path, value in (yield from self._ask_each(Type.READLINK, list(links))):
                 if isinstance(value, list) and len(value) == 1:
-                    items.append(entry(path, links[path], self._tree.target(path, links[path], value[0].name)))
+                    target = self._tree.target(path, links[path], value[0].name)
+                    items.append(entry(path, links[path], target))
+                    if self._tree.doubts(links[path], target):
+                        reason, hint = "the server tells in other words where the link leads", "it is kept as told: compare it before relying on it"
+                        trouble = self._tree.tell(path, "unclear-link", reason, hint)
                 elif _status(value).code != Code.NO_SUCH_FILE:  # else it went while the folder was being listed
                     trouble = self._tree.refused(path, _status(value))
         return items, trouble

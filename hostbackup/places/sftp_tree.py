@@ -61,6 +61,10 @@ class Tree:
         """What the link at `path` says, from its attributes as its folder lists them and what READLINK tells."""
         return as_written(self.full(path), told, attrs.size) if self.absolute_links else told
 
+    def doubts(self, attrs: Attrs, target: bytes) -> bool:
+        """Whether a link cannot be what `target` returned: what it says is not as long."""
+        return self.absolute_links and bool(attrs.size) and attrs.size != len(target)
+
     def says(self, path: bytes, told: bytes, target: bytes) -> bool:
         """Whether READLINK tells this of a link that says `target`."""
         return told == target or (self.absolute_links and leads_to(self.full(path), told, target))
