@@ -17,7 +17,6 @@ from hostbackup.protocols.sftp.quirks import Look, as_written, leads_to, mistake
 from tests.support.sftp_server import Scripted, attrs, names, status
 
 _parts = st.lists(st.sampled_from([b"a", b"bb", b"c c"]), max_size=4)
-_folder = st.lists(st.sampled_from([b"a", b"bb", b"c c"]), min_size=1, max_size=4)  # in the root itself, "." is as long as "/"
 
 
 def test_proftpd_is_known_by_its_name() -> None:
@@ -26,12 +25,12 @@ def test_proftpd_is_known_by_its_name() -> None:
     assert not mistakes_links("SSH-2.0-OpenSSH_9.2p1")
 
 
-@given(_folder, st.integers(0, 4), _parts)
+@given(_parts, st.integers(0, 4), _parts)
 def test_a_relative_way_is_found_again_whatever_it_is(folder: list[bytes], up: int, down: list[bytes]) -> None:
     link = b"/" + b"/".join([*folder, b"link"])
     said = b"/".join([b".."] * min(up, len(folder)) + down) or b"."
     told = posixpath.normpath(posixpath.join(posixpath.dirname(link), said))
-    assert as_written(link, told, len(said)) == said
+    assert as_written(link, told, len(said)) == (told if len(told) == len(said) else said), "the server is believed where it can be right"
     assert leads_to(link, told, said)
 
 

@@ -52,7 +52,8 @@ class Look:
 def as_written(link: bytes, told: bytes, size: int | None) -> bytes:
     """What the link at a full path says, from what the server tells of it and the link's own size: the length of what it says.
 
-    Of all relative ways to the same place no two are equally long, but for those with empty, `.` or needless `..` parts in the middle.
+    Of all relative ways to the same place no two are equally long, but for those with empty, `.` or needless `..` parts in the middle. What is
+    told is believed where it can be right.
     """
     if not size or size == len(told) or not told.startswith(b"/"):
         return told
