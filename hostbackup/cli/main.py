@@ -6,11 +6,11 @@ import importlib
 import logging
 import signal
 import sys
-from types import FrameType
 
 import click
 
 import hostbackup
+from hostbackup import interrupts
 from hostbackup.cli import document, streams
 from hostbackup.errors import Exit, HostbackupError, VaultError
 
@@ -53,15 +53,11 @@ def cli() -> None:
     """
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Runs the command line and exits. Nothing but an exit code of the contract leaves here, and never a traceback for a user's mistake."""
-    signal.signal(signal.SIGTERM, _stop)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _stop)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupts.stop)
     logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing of their own; errors come back as exceptions
     streams.prepare()
     code = _run(sys.argv[1:])

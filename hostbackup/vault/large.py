@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hostbackup import osal
 from hostbackup.errors import VaultError
+from hostbackup.interrupts import later
 from hostbackup.vault.faults import told
 from hostbackup.vault.partial import Hash, Origin
 
@@ -157,8 +158,9 @@ class _Writer:
         self._thread = threading.Thread(target=self._run, name="large-object", daemon=True)
         self._thread.start()
 
-    def take(self, batch: list[Piece]) -> None:
-        self._queue.put(batch)
+    def take(self, batch: list[Piece] | None) -> None:
+        with later:
+            self._queue.put(batch)
 
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:
@@ -219,7 +221,7 @@ class _Writer:
 
     def _end(self) -> None:
         if self._thread.is_alive():
-            self._queue.put(None)
+            self.take(None)
             self._thread.join()
 
     def secure(self) -> bool:
