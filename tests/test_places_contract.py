@@ -16,6 +16,7 @@ from hostbackup.protocols.ssh import connect
 from tests.contract import TreeContract
 from tests.contract_mail import MailContract
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
+from tests.support.faulty_login import faulty_world
 from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld
 from tests.support.proftpd import proftpd
 from tests.support.sshd import Sshd, sshd
@@ -88,6 +89,33 @@ class TestProftpd(TreeContract):
     @pytest.fixture
     def world(self, with_check_file: Sshd, tmp_path: Path) -> Iterator[DiskWorld]:
         with over_sftp(with_check_file, tmp_path / "tree", Method.SERVER_SHA256) as world:
+            yield world
+
+
+class TestOddSftpAnswers(TreeContract):
+    """Answers that are short, late, in pieces and in any order."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Iterator[DiskWorld]:
+        with faulty_world(tmp_path / "tree", "short-reads", "reorder", "overtake", "trickle") as world:
+            yield world
+
+
+class TestOneOpenFile(TreeContract):
+    """A server of version 3 and nothing beyond it, that opens one file at a time."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Iterator[DiskWorld]:
+        with faulty_world(tmp_path / "tree", "handles=1", "no-extensions") as world:
+            yield world
+
+
+class TestLargeReadsRefused(TreeContract):
+    """A server that refuses READs of lengths which it says it can answer."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> Iterator[DiskWorld]:
+        with faulty_world(tmp_path / "tree", "refuse-reads=32768", "handles=3", "reorder") as world:
             yield world
 
 
