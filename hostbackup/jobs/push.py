@@ -17,6 +17,7 @@ from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_tree import TreePush
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
+from hostbackup.jobs.settled import Settled
 from hostbackup.model import Entry, Message, Part, name_from_json
 from hostbackup.places.exclude import Excludes
 from hostbackup.places.mail import MailAccount
@@ -122,11 +123,28 @@ class Push:
         reader = job.vault.objects.read
         target, witness = (job.connections.new_tree(part.name, web.path, reader, witness=witness) for witness in (False, True))
         incoming = job.scratch
-        with job.ledger(push_journal(part, web_target(job, web))) as ledger, Scratch[Entry](incoming) as there, Scratch[Entry](incoming) as todo:
+        journal = push_journal(part, web_target(job, web))
+        with contextlib.ExitStack() as stack:
+            there, todo, bare = (stack.enter_context(Scratch[Entry](incoming)) for _ in range(3))
             source = TreeRoot.open(job.vault.manifests, state.root)
-            shrunk = state.shrunk is not None
-            adapted, overwrite = Excludes(web.adapted), Excludes(self.overwrite)
-            work = TreePush(part, target, witness, source, job.vault, ledger, there, todo, self.result, adapted, overwrite, shrunk, self.dry_run)
+            settled = Settled(job.vault.state, journal)
+            work = TreePush(
+                part=part,
+                target=target,
+                witness=witness,
+                source=source,
+                vault=job.vault,
+                open_ledger=lambda: stack.enter_context(job.ledger(journal)),
+                settled=settled,
+                there=there,
+                todo=todo,
+                bare=bare,
+                result=self.result,
+                adapted=Excludes(web.adapted),
+                overwrite=Excludes(self.overwrite),
+                shrunk=state.shrunk is not None,
+                dry_run=self.dry_run,
+            )
             try:
                 self._tidy(part, target)
                 job.observer.phase(f"{part}: comparing with the new server", state.entries)
@@ -135,7 +153,7 @@ class Push:
                 if self.dry_run:
                     return
                 self._remember_temporary(part, target.temporary_prefix)
-                job.observer.phase(f"{part}: writing and proving", 2 * planned["write"], 2 * planned["write_bytes"])
+                job.observer.phase(f"{part}: writing and proving", 2 * planned["write"] + planned["attributes"], 2 * planned["write_bytes"])
                 tally = work.apply()
                 if work.cut is None:  # else half-written files may stand there still: the next push finds them by the prefix on record
                     self._remember_temporary(part)

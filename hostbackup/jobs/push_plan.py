@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger, Record
@@ -30,6 +30,7 @@ class Action(enum.StrEnum):
     OVERWRITE = "overwrite"
     ADAPTED = "adapted"
     BLOCKED = "blocked"
+    ATTRIBUTES = "attributes"  # the contents are equal; mode or time changed at the old server alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Comparer:
         for pair, there, written in doubted:
             if there.path in written_by_us:
                 pair.written = {**written, "state": "done", "mtime_ns": there.mtime_ns}
-        kept = [(pair, there, last) for pair, there in files if pair.ours and (last := _finished(pair.written)) and there.path not in written_by_us]
+        kept = [(pair, there, last) for pair, there in files if pair.ours and (last := finished(pair.written)) and there.path not in written_by_us]
         untouched = self._proven((there, last["digest"], last["size"]) for _, there, last in kept)
         for pair, there, _ in kept:
             pair.touched = there.path not in untouched
@@ -116,8 +117,16 @@ class Comparer:
         path, kind = source.item.path, source.item.kind
         if there is None:
             return Step(Action.CREATE, source)
-        if pair.equal and pair.killed and kind is Kind.DIR and _finished(written) is None:
+        if pair.equal and pair.killed and kind is Kind.DIR and finished(written) is None:
             return Step(Action.CREATE, source, there)  # a push was killed before it gave the folder its mode and time
+        if pair.equal and kind is not Kind.LINK:
+            dressed = dress(source.item, there, finished(written))
+            if dressed is None:
+                return Step(Action.THEIRS, source, there, "its mode or time was changed on both servers; its contents are equal")
+            if dressed != there:
+                return Step(
+                    Action.BLOCKED if self.shrunk else Action.ATTRIBUTES, source, there, "its part shrank suspiciously" if self.shrunk else ""
+                )
         if pair.equal:
             return Step(Action.ADOPT if pair.killed or not pair.ours else Action.EQUAL, source, there, killed=pair.killed)
         if kind is Kind.DIR or there.kind is Kind.DIR:
@@ -128,7 +137,7 @@ class Comparer:
             if self.shrunk:
                 return Step(Action.BLOCKED, source, there, "its part shrank suspiciously")
             return Step(Action.UPDATE, source, there)
-        last = _finished(written)
+        last = finished(written)
         if last and written and written["state"] == "done" and _source_as_written(source, written):
             return Step(Action.THEIRS, source, there, "changed on the new server since it was pushed")
         if self.overwrite.covers(path, False):
@@ -150,11 +159,35 @@ def journal_record(source: Stored[Entry], there: Entry, state: str, before: Reco
         "target": name_key(source.item.target),
         "size": there.size,
         "mtime_ns": there.mtime_ns,
-        "before": _finished(before) if state == "intent" else None,
+        "mode": there.mode,
+        "source": [source.item.mode, source.item.mtime_ns],
+        "before": finished(before) if state == "intent" else None,
     }
 
 
-def _finished(written: Record | None) -> Record | None:
+def dress(source: Entry, there: Entry, last: Record | None) -> Entry | None:
+    """What the target's entry, whose contents are equal, should be as to mode and time: each as the old server has it, where it changed there and is
+    on the target as the last push left it. None where one was changed on both sides, each in its way.
+
+    A folder's time changes with what is put into it: where both changed that one, it stays as it is.
+    """
+    if last is None or "source" not in last:
+        return there
+    mode, mtime_ns = there.mode, there.mtime_ns
+    source_mode, source_mtime_ns = last["source"]
+    if source.mode and source.mode not in (source_mode, mode):
+        if mode != last["mode"]:
+            return None
+        mode = source.mode
+    if source.mtime_ns and source.mtime_ns not in (source_mtime_ns, mtime_ns):
+        if mtime_ns == last["mtime_ns"]:
+            mtime_ns = source.mtime_ns
+        elif there.kind is not Kind.DIR:
+            return None
+    return replace(there, mode=mode, mtime_ns=mtime_ns)
+
+
+def finished(written: Record | None) -> Record | None:
     """The last record of a write that is known to have happened."""
     before: Record | None = written["before"] if written and written["state"] == "intent" else written
     return before
@@ -162,7 +195,7 @@ def _finished(written: Record | None) -> Record | None:
 
 def _as_written(there: Entry, written: Record | None) -> bool:
     """Whether the target still is as the journal last left it, as far as metadata tell."""
-    written = _finished(written)
+    written = finished(written)
     if not written or written["kind"] != there.kind.value:
         return False
     if there.kind is Kind.LINK:
@@ -188,7 +221,7 @@ def _alike(source: Stored[Entry], there: Entry | None, written: Record | None) -
     if there.kind is Kind.LINK:
         return there.target == source.item.target
     if there.kind is Kind.FILE:
-        last = _finished(written)
+        last = finished(written)
         return last is not None and _as_written(there, last) and _source_as_written(source, last)
     return there.kind is Kind.DIR
 

@@ -5,26 +5,31 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.jobs.keys import name_key, stamp
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.proofs import Proving, Tally, settle, settle_missed
-from hostbackup.jobs.push_plan import Action, Comparer, Step, journal_record
+from hostbackup.jobs.push_plan import Action, Comparer, Step, dress, finished, journal_record
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
+from hostbackup.jobs.settled import Settled
 from hostbackup.model import Claim, Entry, Failure, Kind, Part, Status, Stored, Write, Written, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.layout import tree_top
-from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.tree import SegmentRef, TreeRoot
 from hostbackup.vault.vault import Vault
+
+Row = TypeVar("Row")
 
 _GROUP = 256  # intents made durable at a time, before the first of them is written
 _DONE = 32  # writes told to the journal at a time: what is not told yet when a run dies is proven by the next one
 _WRITES = (Action.CREATE, Action.UPDATE, Action.OVERWRITE)
+_HOLDS = (*_WRITES, Action.EQUAL, Action.ADOPT, Action.ATTRIBUTES)  # what ends with the target as the snapshot is, if all goes well
 
 
 @dataclass(slots=True)
@@ -36,9 +41,11 @@ class TreePush:
     witness: Place[Entry]
     source: TreeRoot
     vault: Vault
-    ledger: Ledger
-    there: Scratch[Entry]  # what the target holds; "wanted" means: to be kept before it is overwritten
+    open_ledger: Callable[[], Ledger]  # asked for it once, and only if there is anything to look up or to note
+    settled: Settled
+    there: Scratch[Entry]  # what the target holds, of folders not known to hold all: "wanted" means: to be kept before it is overwritten
     todo: Scratch[Entry]  # what is to be written
+    bare: Scratch[Entry]  # what is to get its mode and time only
     result: Result
     adapted: Excludes = field(default_factory=Excludes)
     overwrite: Excludes = field(default_factory=Excludes)
@@ -50,17 +57,33 @@ class TreePush:
     _filled: set[bytes] = field(default_factory=set)  # folders that something is written to, now or by a push that was killed
     _done: list[Record] = field(default_factory=list)  # for the journal
     _unsaved: set[bytes] = field(default_factory=set)  # what was to be overwritten and could not be kept: it stays
+    _counts: dict[bytes, int] = field(default_factory=dict)  # entries of each of the snapshot's folders that the target lists
+    _bare: dict[bytes, Stored[Entry]] = field(default_factory=dict)  # under way without contents: what the snapshot says of it
+    _redressed: set[bytes] = field(default_factory=set)  # folders whose mode or time changed
+    _ledger: Ledger | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = self.open_ledger()
+        return self._ledger
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Counter[str]:
         """Compares snapshot, journal and target. Raises ConnectionFailed; a folder that cannot be listed is told and nothing in it is touched."""
-        unlisted = self._look()
+        unlisted, held = self._look()
+        self.planned[Action.EQUAL.value] += sum(self._counts.values())
+        if all(folder in held for folder in self.source.folders()):
+            return self.planned
         comparer = Comparer(self.target, self.ledger, self.adapted, self.overwrite, self.shrunk)
         rows: list[tuple[Stored[Entry], bool]] = []
         current = b""
         blocked: set[bytes] = set()
-        for step in comparer.steps(self._pairs(unlisted)):
+        for step in comparer.steps(self._pairs(unlisted, held)):
+            self._counts[step.source.item.parent] = self._counts.get(step.source.item.parent, 0) + 1
+            if step.action not in _HOLDS:
+                self.settled.doubt(step.source.item.parent)
             if _below(step.source.item.path, blocked):
                 self.planned["blocked"] += 1
                 continue
@@ -72,6 +95,10 @@ class TreePush:
                 self.ledger.put(journal_record(step.source, step.there, "done"))
             elif step.action is Action.OVERWRITE and step.there is not None:
                 self.there.put(step.there.parent, [(Stored(step.there), True)])
+            elif step.action is Action.ATTRIBUTES:
+                self.bare.put(step.source.item.parent, [(step.source, False)])
+                if step.source.item.kind is Kind.DIR:
+                    self._redressed.add(step.source.item.path)
             if step.action not in _WRITES:
                 continue
             if step.source.item.parent != current:
@@ -90,11 +117,20 @@ class TreePush:
         if rows:
             self.todo.put(folder, rows)
 
-    def _look(self) -> set[bytes]:
+    def _look(self) -> tuple[set[bytes], set[bytes]]:
+        """Lists the target. Gives the folders that could not be listed, and those that are known to hold all that the snapshot has for them."""
         unlisted: set[bytes] = set()
+        held: set[bytes] = set()
         try:
             for listing in self.target.scan():
-                self.there.put(listing.container, [(Stored(entry), False) for entry in listing.items])
+                self.settled.listed(listing.container, listing.items)
+                count = None if listing.failure else self.settled.holds(listing.container, self.source.refs(listing.container))
+                if count is not None:
+                    held.add(listing.container)
+                    self._counts[listing.container] = count
+                # Of folders that hold all, those in them count: their times change with what is put into them.
+                kept = listing.items if count is None else [entry for entry in listing.items if entry.kind is Kind.DIR]
+                self.there.put(listing.container, [(Stored(entry), False) for entry in kept])
                 if listing.failure is not None:
                     unlisted.add(listing.container)
                     self.result.fail(listing.failure)
@@ -102,11 +138,14 @@ class TreePush:
         except PlaceMissing:
             self.result.observer.note(f"{self.part}: the target folder is not there yet and will be made")
             self.planned["make_root"] = 1
-        return unlisted
+        return unlisted, held
 
-    def _pairs(self, unlisted: set[bytes]) -> Iterator[tuple[Stored[Entry], Entry | None]]:
+    def _pairs(self, unlisted: set[bytes], held: set[bytes]) -> Iterator[tuple[Stored[Entry], Entry | None]]:
         for folder in self.source.folders():
+            if folder in held:
+                continue
             if folder in unlisted or _below(folder, unlisted):
+                self.settled.doubt(folder)
                 continue
             there = {record.item.name: record.item for record in self.there.records(folder)}
             for record in self.source.records(folder):
@@ -115,6 +154,7 @@ class TreePush:
                 if record.failed:
                     reason = f"it never came whole from the old server: {record.failed}"
                     self.result.fail(Failure("vault", self.part.id, record.item.path, "failed", reason, "run `backup` again, then `push`"))
+                    self.settled.doubt(folder)
                     continue
                 yield record, there.get(record.item.name)
 
@@ -133,7 +173,7 @@ class TreePush:
             row = {"part": self.part.id, **name_json(path), "action": step.action.value, "reason": step.reason}
             self.result.details.setdefault("left_alone", []).append(row)
             self.result.observer.note(f"left alone: {self.part}/{path.decode('utf-8', 'backslashreplace')}: {step.reason}")
-        if self.dry_run and step.action in _WRITES:
+        if self.dry_run and step.action in (*_WRITES, Action.ATTRIBUTES):
             row = {"part": self.part.id, **name_json(path), "action": step.action.value, "kind": step.source.item.kind.value}
             self.result.details.setdefault("plan", []).append(row)
 
@@ -186,13 +226,20 @@ class TreePush:
                 self._tell_done()
             if self.cut is not None:
                 self._tell_left(self.cut)
-            self.ledger.sync()
             self._prove_rest(proving, tally)
+        if self.cut is None:
+            if self._ledger is not None:
+                self._ledger.sync()
+            self.settled.keep(self._held())
         return tally
 
+    def _held(self) -> Iterator[tuple[bytes, list[SegmentRef], int]]:
+        return ((folder, refs, self._counts.get(folder, 0)) for folder, refs in self.source.by_folder())
+
     def _tell_done(self) -> None:
-        self.ledger.put(*self._done)
-        self._done.clear()
+        if self._done:
+            self.ledger.put(*self._done)
+            self._done.clear()
 
     def _tell_left(self, error: ConnectionFailed) -> None:
         for record, _there in self._todo():
@@ -212,16 +259,21 @@ class TreePush:
     def _writes(self) -> Iterator[Write[Entry]]:
         if self.planned["make_root"]:
             yield Write(self._top())
-        folders = [write for folder in sorted(self._filled - self._made - {b""}) for write in self._redated(folder)]
-        self.ledger.put(*(journal_record(Stored(w.item), w.item, "intent", self.ledger.get(name_key(w.item.path))) for w in folders))
         for group in _groups(self._todo(), _GROUP):
-            intents = [journal_record(record, record.item, "intent", self.ledger.get(name_key(record.item.path))) for record, _ in group]
-            self.ledger.put(*intents)
-            self.ledger.sync()
+            self._intend((record, record.item) for record, _ in group)
             for record, there in group:
                 opener = functools.partial(self.vault.objects.read, record.digest) if record.item.kind is Kind.FILE else None
                 yield Write(record.item, record.digest, record.size, opener, there is not None, there)
-        yield from folders
+        for rows in _groups(itertools.chain(self._undressed(), self._outdated()), _GROUP):
+            self._intend((record, dressed) for record, dressed, _ in rows)
+            for record, dressed, there in rows:
+                self._bare[dressed.path] = record
+                yield Write(dressed, record.digest, record.size, None, True, there)
+
+    def _intend(self, rows: Iterable[tuple[Stored[Entry], Entry]]) -> None:
+        """Notes durably what is about to be written: what the snapshot has, and how it is to stand on the target."""
+        self.ledger.put(*(journal_record(source, item, "intent", self.ledger.get(name_key(item.path))) for source, item in rows))
+        self.ledger.sync()
 
     def _top(self) -> Entry:
         """The target folder where it has to be made: as the source's own. One that stands there is left as it is."""
@@ -229,12 +281,24 @@ class TreePush:
         mode = top.mode & 0o777 if top is not None else 0
         return Entry(b"", Kind.DIR, 0, top.mtime_ns if top is not None else 0, mode or 0o755)
 
-    def _redated(self, folder: bytes) -> Iterator[Write[Entry]]:
-        """A folder's time changed with what was put into it: it gets the old server's again, and keeps the mode it has."""
-        source, name = self.source.find(folder), folder.rpartition(b"/")[2]
-        for record in self.there.records(folder.rpartition(b"/")[0]):
-            if source is not None and record.item.name == name and record.item.kind is Kind.DIR:
-                yield Write(Entry(folder, Kind.DIR, 0, source.item.mtime_ns, record.item.mode))
+    def _undressed(self) -> Iterator[tuple[Stored[Entry], Entry, Entry]]:
+        """What is to get its mode and time only: the snapshot's record, how it is to stand on the target, and how it stands there."""
+        for folder in self.bare.folders():
+            there = {record.item.name: record.item for record in self.there.records(folder)}
+            for record in self.bare.records(folder):
+                found = there[record.item.name]
+                dressed = dress(record.item, found, finished(self.ledger.get(name_key(record.item.path)))) or found
+                if record.item.path in self._filled:
+                    dressed = replace(dressed, mtime_ns=record.item.mtime_ns)
+                yield record, dressed, found
+
+    def _outdated(self) -> Iterator[tuple[Stored[Entry], Entry, Entry]]:
+        """Folders whose time changed with what was put into them: each gets the old server's again, and keeps the mode it has."""
+        for folder in sorted(self._filled - self._made - self._redressed - {b""}):
+            source, name = self.source.find(folder), folder.rpartition(b"/")[2]
+            for record in self.there.records(folder.rpartition(b"/")[0]):
+                if source is not None and record.item.name == name and record.item.kind is Kind.DIR:
+                    yield source, replace(record.item, mtime_ns=source.item.mtime_ns), record.item
 
     def _todo(self) -> Iterator[tuple[Stored[Entry], Entry | None]]:
         """What is to be written, each with what it replaces."""
@@ -247,16 +311,20 @@ class TreePush:
     def _wrote(self, written: Written[Entry], proving: Proving[Entry]) -> None:
         asked, path = written.asked, written.asked.item.path
         self.result.observer.advance(entries=1, size=asked.size)
+        source = self._bare.pop(path, None)
         if written.failure is not None:
             self.result.fail(written.failure)
+            self.settled.doubt(written.asked.item.parent)
             return
         if not path:
             return
-        record = Stored(asked.item, asked.digest, asked.size)
+        self.settled.wrote(asked.expected, written.item)
+        record = source or Stored(asked.item, asked.digest, asked.size)
         self._done.append(journal_record(record, written.item, "done"))
         if len(self._done) >= _DONE:
             self._tell_done()
-        if path in self._filled and path not in self._made:
+        if source is not None:  # nothing but mode and time
+            self.result.counts["attributes"] += path not in self._filled or path in self._redressed
             return
         self.result.counts["written"] += 1
         self.result.counts["written_bytes"] += asked.size
@@ -285,7 +353,7 @@ def _below(path: bytes, folders: set[bytes]) -> bool:
     return False
 
 
-def _groups(rows: Iterable[tuple[Stored[Entry], Entry | None]], size: int) -> Iterator[list[tuple[Stored[Entry], Entry | None]]]:
+def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     rows = iter(rows)
     while group := list(itertools.islice(rows, size)):
         yield group

@@ -68,7 +68,11 @@ def _as_wanted(wanted: Entry, there: Attrs) -> bool:
 
 
 class Put:
-    """How entries get their places. `orphans` are temporary names that may still stand on the server."""
+    """How entries get their places.
+
+    `orphans` are temporary names that may still stand on the server, `folders` those of folders for them. `staged` tells where files wait that
+    have come another way (`hostbackup.places.stream_write`), by path.
+    """
 
     def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], Login]) -> None:
         self._tree = tree
@@ -77,6 +81,8 @@ class Put:
         self._session = session
         self._link_first: bool | None = None
         self.orphans: set[bytes] = set()
+        self.folders: set[bytes] = set()
+        self.staged: dict[bytes, bytes] = {}
 
     @staticmethod
     def weight(item: Write[Entry]) -> int:
@@ -98,6 +104,11 @@ class Put:
         before the server has said that all of it is written.
         """
         full = self._tree.full(item.item.path)
+        if item.item.path in self.staged:
+            placed = yield from self._staged(connection, item, self.staged[item.item.path])
+            del self.staged[item.item.path]
+            if placed is not None:
+                return placed
         small = item.size <= WINDOW
         data = self._whole(item) if small else b""
         if not small:
@@ -115,6 +126,44 @@ class Put:
         else:
             there = yield from self._pour(connection, item, handle, temporary)
         return (yield from self.place(connection, item, temporary, there))
+
+    def _staged(self, connection: Connection, item: Write[Entry], temporary: bytes) -> Steps[Entry | None]:
+        """Places what waits under `temporary`; None where that is not what it should be, or cannot be brought there: on another file system perhaps.
+
+        Raises Refused.
+        """
+        there, waits = yield from ask(on_path(Type.LSTAT, self._tree.full(item.item.path)), on_path(Type.LSTAT, temporary))
+        if not (isinstance(waits, Attrs) and _as_wanted(item.item, waits) and waits.mode == item.item.mode & 0o7777):
+            yield from self.discard(temporary)
+            return None
+        try:
+            return (yield from self.place(connection, item, temporary, there))
+        except Refused as refused:
+            if refused.failure.code != "not-written":
+                raise
+            return None
+
+    def whole(self, item: Write[Entry]) -> bytes | None:
+        """The contents of a file that a window holds; None where they are not as on record."""
+        try:
+            return self._whole(item)
+        except Refused:
+            return None
+
+    def _dress(self, item: Write[Entry]) -> Steps[Entry]:
+        """Mode and time of a file that keeps its contents. Raises Refused."""
+        path, full = item.item.path, self._tree.full(item.item.path)
+        there = yield from ask_one(on_path(Type.LSTAT, full))
+        if not isinstance(there, Attrs):
+            raise Refused(self._refused(path, there))
+        if there.kind is not Kind.FILE or not _as_expected(item, there):
+            raise Refused(self._tree.tell(path, "exists", "it was changed since it was looked at, and is left as it is"))
+        seconds = sendable(item.item.mtime_ns)
+        wanted = Attrs(permissions=item.item.mode & 0o7777, atime=seconds, mtime=seconds)
+        done, now = yield from ask(set_attrs(Type.SETSTAT, full, wanted), on_path(Type.LSTAT, full))
+        if not isinstance(now, Attrs) or not (isinstance(done, Status) and (done.ok or done.code == Code.OP_UNSUPPORTED)):
+            raise Refused(self._refused(path, now if not isinstance(now, Attrs) else done))
+        return entry(path, now)
 
     def place(self, connection: Connection, item: Write[Entry], temporary: bytes, there: object) -> Steps[Entry]:
         """Gives what stands whole, dressed and synced under `temporary` its name, and tells how the server then describes it.
