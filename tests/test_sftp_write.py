@@ -182,7 +182,7 @@ def test_what_a_login_may_not_write_is_told(open_tree: Opener) -> None:
 def test_a_cut_line_while_writing_leaves_every_file_whole_and_no_leftovers(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
     contents = {b"d%d/f%d" % (n % 10, n): os.urandom(30_000) for n in range(300)}
     with Relay(with_shell.port, cut_after=60_000, cuts=3) as relay:
-        tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint})
+        tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint, "shell": "never"})
         items = [*(folder(b"d%d" % n) for n in range(10)), *(file(name, data) for name, data in contents.items())]
         outcomes = list(tree.write(items))
         assert relay.cuts_left == 0

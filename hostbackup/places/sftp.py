@@ -111,7 +111,7 @@ class SftpTree:
         The root is made only if the first item is the root. Raises PlaceMissing, ConnectionFailed. Where the server lacks
         posix-rename@openssh.com, a file to be replaced first steps aside under a name that `remove_temporaries` can bring back.
         """
-        yield from Writer(self._lines, self._tree, self.temporary_prefix).write(items)
+        yield from Writer(self._lines, self._tree, self.temporary_prefix, self._streams).write(items)
 
     def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
         """Digests the server computes (by shell or check-file), else a second read over a login of its own. Links by target; folders by kind."""
@@ -126,13 +126,24 @@ class SftpTree:
         own = tuple(prefix for prefix in prefixes if prefix.startswith(PREFIX) and len(prefix) > len(PREFIX))
         if not own:
             return 0
-        found = [
-            entry
-            for listing in Scanner(self._lines, self._tree, Excludes()).listings()
-            for entry in listing.items
-            if entry.kind in (Kind.FILE, Kind.LINK) and entry.name.startswith(own)
-        ]
-        return sum(self._lines.carry_out(works(functools.partial(self._tidy, entry) for entry in found)))
+        found: list[Entry] = []
+        folders: list[Entry] = []  # into which streams were unpacked: all in them is ours
+        inside: list[Entry] = []
+        for listing in Scanner(self._lines, self._tree, Excludes()).listings():
+            ours = any(listing.container == folder.path for folder in folders)
+            for entry in listing.items:
+                if ours:
+                    inside.append(entry)
+                elif entry.name.startswith(own):
+                    (folders if entry.kind is Kind.DIR else found).append(entry)
+        steps = [functools.partial(self._tidy, entry) for entry in found if entry.kind in (Kind.FILE, Kind.LINK)]
+        steps += [functools.partial(self._remove, Type.REMOVE, entry) for entry in inside]
+        last = [functools.partial(self._remove, Type.RMDIR, entry) for entry in folders]
+        return sum(sum(self._lines.carry_out(works(some))) for some in (steps, last))
+
+    def _remove(self, kind: Type, entry: Entry) -> Steps[int]:
+        (done,) = yield from ask(on_path(kind, self._tree.full(entry.path)))
+        return int(done.ok)
 
     def _tidy(self, entry: Entry) -> Steps[int]:
         path = self._tree.full(entry.path)
@@ -142,10 +153,7 @@ class SftpTree:
             (there,) = yield from ask(on_path(Type.LSTAT, place))
             (done,) = yield from ask(two_paths(Type.RENAME, path, place) if missing(there) else on_path(Type.REMOVE, path))
             return int(done.ok)
-        if not entry.name.endswith(b".part"):
-            return 0
-        (done,) = yield from ask(on_path(Type.REMOVE, path))
-        return int(done.ok)
+        return (yield from self._remove(Type.REMOVE, entry)) if entry.name.endswith(b".part") else 0
 
     def free(self) -> int | None:
         """Bytes this login can still write below the root, or None where the server does not tell. Raises PlaceMissing, ConnectionFailed."""

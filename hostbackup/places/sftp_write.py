@@ -16,6 +16,8 @@ from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.model import Entry, Failure, Kind, Write, Written
 from hostbackup.places.sftp_put import Put, Refused, sendable
 from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
+from hostbackup.places.stream import Streams
+from hostbackup.places.stream_write import Stage
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path, set_attrs
 from hostbackup.protocols.sftp.pump import Work, light, works
@@ -44,10 +46,11 @@ _PENDING = "pending"
 class Writer:
     """One call of write."""
 
-    def __init__(self, lines: Lines, tree: Tree, prefix: bytes) -> None:
+    def __init__(self, lines: Lines, tree: Tree, prefix: bytes, streams: Streams) -> None:
         self._lines = lines
         self._tree = tree
         self._put = Put(tree, prefix, lines.session)
+        self._stage = Stage(lines, tree, prefix, streams, self._put)
         self._folders: dict[bytes, str | Failure | None] = {}  # _PENDING; why nothing can go there; None: it is there
         self._waiting: dict[bytes, list[Write[Entry]]] = {}
         self._held = 0
@@ -56,7 +59,7 @@ class Writer:
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
         """Exactly one outcome an item. Raises PlaceMissing where the root is missing and not among the items, and ConnectionFailed."""
-        source = iter(items)
+        source = self._stage.through(items)
         first = next(source, None)
         if first is None:
             return
@@ -67,6 +70,7 @@ class Writer:
                 outcome = self._settle(result)
                 if outcome is not None:
                     yield outcome
+            self._tidy()  # while folders still wait for their times
             yield from self._finish()
         finally:
             self._tidy()
@@ -236,14 +240,15 @@ class Writer:
 
     def _tidy(self) -> None:
         """Removes what is left under temporary names, as far as the line still goes."""
-        orphans = list(self._put.orphans)
+        self._stage.close()
+        orphans, folders = list(self._put.orphans), list(self._put.folders)
         self._put.orphans.clear()
-        if not orphans:
-            return
+        self._put.folders.clear()
         # A line that is cut for good was told already; `remove_temporaries` finds the names in a later run.
         with contextlib.suppress(ConnectionFailed):
-            for _ in self._lines.carry_out(works(functools.partial(ask, on_path(Type.REMOVE, path)) for path in orphans)):
-                pass
+            for kind, paths in ((Type.REMOVE, orphans), (Type.RMDIR, folders)):
+                for _ in self._lines.carry_out(works(functools.partial(ask, on_path(kind, path)) for path in paths)) if paths else ():
+                    pass
 
 
 def _raise(failure: Failure) -> Steps[Entry]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LEAST = 64  # files worth a stream: for fewer, starting commands takes as long as SFTP
 LARGEST = 16 << 20  # bytes of a file that goes in a stream
 BREAKS = 2  # streams of one tree that may break or lie; then SFTP does the rest
+NO_TAR = 98  # the exit code where the server has no tar that can be used
 _AHEAD = 4 << 20  # bytes held of what a command wrote and nobody took yet
 _NOISE = 1 << 16  # bytes that login scripts may print before a command's own output
 _ENVIRONMENT = (
@@ -81,11 +82,22 @@ def send_files(root: bytes, token: bytes, *, packed: bool) -> bytes:
     """
     gnu = b"--null --no-recursion --no-unquote --hard-dereference --format=gnu -b 64 -T - -cf -"
     bsd = b"--null -n --format gnutar -b 64 -T - -cf -"
-    pick = b"case $k in gnu) tar %s;; bsd) tar %s;; *) exit 98;; esac" % (gnu, bsd)
+    pick = b"case $k in gnu) tar %s;; bsd) tar %s;; *) exit %d;; esac" % (gnu, bsd, NO_TAR)
     z = b"z=plain; " + (b"command -v gzip >/dev/null 2>&1 && z=gzip; " if packed else b"")
     script = _ENVIRONMENT + _WHICH + z + b'cd "$1" || exit 97; printf "%s %s %s %s\\n" "$2" $k "$(date +%s)" $z; '
     script += b"if [ $z = gzip ]; then { (" + pick + b'); echo "$2 $?" >&2; } | gzip -1 -c; else ' + pick + b"; fi"
     return in_sh(script, root, token)
+
+
+def take_files(root: bytes, folder: bytes) -> bytes:
+    """A command that unpacks a tar archive into `folder`, new and for its owner alone, below `root`, and brings it to the disk. Exit 0: all of that.
+
+    `sync -f` is for one file system; without it, Linux waits for `sync` to end, others do not.
+    """
+    sync = b'sync -f . 2>/dev/null || { [ "$(uname -s)" = Linux ] && sync; } || exit 96'
+    unpack = b"case $k in gnu|bsd) tar -xpof -;; *) exit %d;; esac || exit 94; " % NO_TAR
+    script = _ENVIRONMENT + _WHICH + b'cd "$1" && umask 077 && mkdir "$2" && cd "$2" || exit 97; ' + unpack + sync
+    return in_sh(script, root, folder)
 
 
 class Ahead:
