@@ -14,6 +14,8 @@ from hostbackup.protocols.sftp.pump import Work
 
 _AHEAD = 8  # READDIRs under way in one folder
 _GROUP = 128  # LSTATs or READLINKs under way for one folder
+_MOST = 4_000_000  # names in one folder: a list that goes on beyond is taken for one without end …
+_IDLE = 100  # … as is one that gave no new name in so many answers in a row
 
 
 class Scanner:
@@ -58,15 +60,21 @@ class Scanner:
         names: dict[bytes, Name] = {}
         trouble: Failure | None = None
         more = on_handle(Type.READDIR, handle, 0)
-        due, ahead, ended = 2, 2, False
+        idle, due, ahead, ended = 0, 2, 2, False  # two do for most folders: the names, and the end of them
         reply = yield [more, more]
         while True:
             due -= 1
             requests = []
             if isinstance(reply.value, list) and reply.value:
+                before = len(names)
                 trouble = self._sift(folder, reply.value, names) or trouble
-                ahead = min(ahead + 1, _AHEAD)
-                requests = [] if ended else [more] * (ahead - due)
+                idle = 0 if len(names) > before else idle + 1
+                if idle >= _IDLE or len(names) >= _MOST:
+                    ended = True
+                    trouble = self._tree.tell(folder, "endless", "the server's list of this folder has no end; what came first is listed")
+                # Only when it takes more than those two are further ones sent: their answers would be waited for.
+                requests = [] if ended or (due and ahead == 2) else [more] * (min(ahead + 1, _AHEAD) - due)
+                ahead = max(ahead, due + len(requests))
             elif not ended:
                 ended = True
                 status = _status(reply.value)
@@ -93,9 +101,13 @@ class Scanner:
 
     def _entries(self, folder: bytes, names: list[Name]) -> Steps[tuple[list[Entry], Failure | None]]:
         prefix = folder + b"/" if folder else b""
-        known = [(prefix + name.name, name.attrs) for name in names]
-        vague = [path for path, attrs in known if not attrs.whole]
-        known = [(path, attrs) for path, attrs in known if attrs.whole]
+        known: list[tuple[bytes, Attrs]] = []
+        vague: list[bytes] = []
+        for name in names:
+            if name.attrs.whole:
+                known.append((prefix + name.name, name.attrs))
+            else:
+                vague.append(prefix + name.name)
         trouble: Failure | None = None
         if vague:
             for path, value in (yield from self._ask_each(Type.LSTAT, vague)):
@@ -107,9 +119,10 @@ class Scanner:
                     trouble = self._tree.refused(path, _status(value))
         if self._excludes:
             known = [(path, attrs) for path, attrs in known if not self._excludes.matches(path, attrs.kind is Kind.DIR)]
-        links = {path: attrs for path, attrs in known if attrs.kind is Kind.LINK}
-        items = [entry(path, attrs) for path, attrs in known if attrs.kind is not Kind.LINK]
+        items = [entry(path, attrs) for path, attrs in known]
+        links = {item.path: attrs for item, (_, attrs) in zip(items, known, strict=True) if item.kind is Kind.LINK}
         if links:
+            items = [item for item in items if item.kind is not Kind.LINK]
             for path, value in (yield from self._ask_each(Type.READLINK, list(links))):
                 if isinstance(value, list) and len(value) == 1:
                     target = self._tree.target(path, links[path], value[0].name)

@@ -103,11 +103,8 @@ class Filler:
         """Whether a file of the view, as `found` by lstat, is the object itself and right in size and time: then `file` would leave it alone."""
         if self._style != "link" or found.st_size != size or abs(found.st_mtime_ns - mtime_ns) > self._tolerance:
             return False
-        try:
-            stored = os.stat(self._objects.where(digest), follow_symlinks=False)  # noqa: PTH116 - str paths: this runs once an entry
-        except FileNotFoundError:
-            return False
-        return stored.st_ino == found.st_ino and stored.st_dev == found.st_dev and stat.S_ISREG(stored.st_mode)
+        # Where a listing tells other inodes than lstat, as on overlays, or the disk is another one: `file` looks closely.
+        return self._objects.inode(digest) == found.st_ino and found.st_dev == self._objects.device and stat.S_ISREG(found.st_mode)
 
     def file(self, folder: SafeFolder, name: bytes, content: Content) -> bool:
         """Makes `name` a file with this content; True where it had to be made, False where it was right.

@@ -7,6 +7,7 @@ and only then renamed to `objects/ab/<digest>`. One sync for many files costs a 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -26,6 +27,7 @@ from hostbackup.vault.faults import told
 from hostbackup.vault.large import LARGE, LargeReceiver
 from hostbackup.vault.partial import Origin, Partials
 from hostbackup.vault.receiver import ObjectReceiver
+from hostbackup.vault.shelves import Shelves
 
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
@@ -82,6 +84,7 @@ class ObjectFolder:
         self._pending_since = 0.0
         self._touched: set[str] = set()  # shards that got names since the last flush
         self._shards: set[str] = set()
+        self._shelves = Shelves(self._prefix)
         self._broken: VaultError | None = None
 
     # ------------------------------------------------------------ writing
@@ -196,6 +199,7 @@ class ObjectFolder:
                 (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
                 self._shards.add(shard)
             self._touched.add(shard)
+            self._shelves.forget(shard)
             os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
 
     def flush(self) -> None:
@@ -254,7 +258,21 @@ class ObjectFolder:
         return self._at(digest)
 
     def has(self, digest: str) -> bool:
-        return digest in self._pending or digest in self._moving or os.path.lexists(self.where(digest))
+        return digest in self._pending or digest in self._moving or self.inode(digest) is not None
+
+    @functools.cached_property
+    def device(self) -> int:
+        """The device that the objects are on."""
+        return self.folder.stat().st_dev
+
+    def inode(self, digest: str) -> int | None:
+        """Of the file that stands under the digest, as a listing told it; None where there is none. Raises VaultError where `digest` is none."""
+        if not is_digest(digest):
+            raise VaultError(f"not a SHA-256 digest: {digest[:80]!r}", where=str(self.folder))
+        try:
+            return self._shelves.inode(digest)
+        except OSError as error:
+            raise told(error, self._at(digest)) from error
 
     def path(self, digest: str) -> Path:
         """Where the object's file is; it stands under its name when this returns, unless there is no such object."""
@@ -321,6 +339,7 @@ class ObjectFolder:
             self.damaged.mkdir(mode=0o700, parents=True, exist_ok=True)
             target = next(path for n in itertools.count(1) if not os.path.lexists(path := self.damaged / f"{digest}.{n}"))
             source.rename(target)
+            self._shelves.forget(digest[:2])
             when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             text = f"what: {self.folder.name}/{digest[:2]}/{digest}\nwhen: {when}\nwhy: {reason}\n"
             osal.write_durably(self.damaged / f"{target.name}.txt", text.encode("utf-8", "backslashreplace"), mode=0o400)
@@ -336,6 +355,7 @@ class ObjectFolder:
         try:
             size = path.lstat().st_size
             path.unlink()
+            self._shelves.forget(digest[:2])
         except FileNotFoundError:
             return 0
         except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -190,18 +189,22 @@ class TreeRoot:
 
     def refs(self, folder: bytes) -> list[SegmentRef]:
         """The segments of one folder; none where it was never listed."""
-        wanted = order(folder)
+        found: list[SegmentRef] = []
+        self._gather(self.digest, self._refs, order(folder), found)
+        return found
 
-        def below(digest: str, refs: list[Ref]) -> Iterator[SegmentRef]:
-            for ref in itertools.islice(refs, bisect.bisect_left(self._ends[digest], wanted), None):
-                if order(ref.span[0]) > wanted:
+    def _gather(self, digest: str, refs: list[Ref], wanted: bytes, found: list[SegmentRef]) -> None:
+        ends = self._ends[digest]
+        for at in range(bisect.bisect_left(ends, wanted), len(refs)):
+            ref = refs[at]
+            if isinstance(ref, IndexRef):
+                if order(ref.begin) > wanted:
                     return
-                if isinstance(ref, SegmentRef):
-                    yield ref
-                else:
-                    yield from below(ref.digest, self._index(ref))
-
-        return list(below(self.digest, self._refs))
+                self._gather(ref.digest, self._index(ref), wanted, found)
+            elif ends[at] == wanted:
+                found.append(ref)
+            else:
+                return
 
     def lines(self, ref: SegmentRef) -> Iterator[Line]:
         """The lines of one segment as they stand there, by name. Raises Damaged."""

@@ -102,9 +102,8 @@ class Attrs(NamedTuple):
     @property
     def kind(self) -> Kind | None:
         """What it is, or None where the server told no type bits."""
-        if self.permissions is None or not stat.S_IFMT(self.permissions):
-            return None
-        return _KINDS.get(stat.S_IFMT(self.permissions), Kind.OTHER)
+        told = (self.permissions or 0) & 0o170000
+        return _KINDS.get(told, Kind.OTHER) if told else None
 
     @property
     def mode(self) -> int:
@@ -322,11 +321,18 @@ def _names(body: memoryview, at: int) -> list[Name]:
     if count * 12 > len(body) - at:
         raise _broken("more names than bytes")
     names = []
-    for _ in range(count):
-        name, at = _string(body, at)
-        _, at = _string(body, at)  # the long name, as `ls -l` would show it: for people only
-        attrs, at = parse_attrs(body, at)
-        names.append(Name(bytes(name), attrs))
+    unpack = _u32.unpack_from
+    try:  # a length that leads past the end leaves nothing to unpack behind it
+        for _ in range(count):
+            begin, end = at + 4, at + 4 + unpack(body, at)[0]
+            at = end + 4 + unpack(body, end)[0]  # past the long name, as `ls -l` would show it: for people only
+            if unpack(body, at)[0] == _ALL:
+                attrs, at = Attrs._make(_all_attrs.unpack_from(body, at + 4)), at + 32
+            else:
+                attrs, at = parse_attrs(body, at)
+            names.append(Name(bytes(body[begin:end]), attrs))
+    except struct.error as error:
+        raise _broken("a name is cut off") from error
     if at != len(body):
         raise _broken("bytes left over after a list of names")
     return names
