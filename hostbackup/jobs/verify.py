@@ -48,7 +48,7 @@ class Verify:
         for side in SIDES:
             if side in self.against:
                 {"old": self._old, "new": self._new, "copy": self._copy}[side]()
-        job.vault.evidence.write("verify", self._evidence)
+        job.vault.evidence.write("verify", self._evidence + job.connections.weaker_settings())
         self.result.details["proven"] = [
             {key: line[key] for key in ("side", "part", "method", "counts", "bytes")} for line in self._evidence if line["type"] == "proof"
         ]
