@@ -80,6 +80,7 @@ class Put:
         self._numbers = itertools.count()
         self._session = session
         self._link_first: bool | None = None
+        self._stepped: set[bytes] = set()  # places whose files may stand aside
         self.orphans: set[bytes] = set()
         self.folders: set[bytes] = set()
         self.staged: dict[bytes, bytes] = {}
@@ -201,13 +202,21 @@ class Put:
         path = item.item.path
         if item.replace and there.kind in (Kind.FILE, Kind.LINK) and _as_expected(item, there):
             return None
-        if there.kind is Kind.FILE and item.digest and there.size == item.size:
-            seen = hashlib.sha256()
-            got = yield from read_whole(connection, self._tree, self._tree.full(path), seen.update, careful=True)
-            if isinstance(got, Got) and got.still and seen.hexdigest() == item.digest:
-                return entry(path, got.after)
+        kept = yield from self._same(connection, item, there)
+        if kept is not None:
+            return kept
         what = {Kind.FILE: "another file", Kind.DIR: "a folder", Kind.LINK: "a symlink"}.get(there.kind or Kind.OTHER, "something else")
         raise Refused(self._tree.tell(path, "exists", f"{what} is there, and is left as it is"))
+
+    def _same(self, connection: Connection, item: Write[Entry], there: Attrs) -> Steps[Entry | None]:
+        """The entry that is there already, if it has the bytes that are to be written. Raises Refused where that cannot be seen now."""
+        if there.kind is not Kind.FILE or not item.digest or there.size != item.size:
+            return None
+        path, seen = item.item.path, hashlib.sha256()
+        got = yield from read_whole(connection, self._tree, self._tree.full(path), seen.update, careful=True)
+        if isinstance(got, Status) and got.code == Code.FAILURE:
+            raise Refused(self._tree.refused(path, got))
+        return entry(path, got.after) if isinstance(got, Got) and got.still and seen.hexdigest() == item.digest else None
 
     def _whole(self, item: Write[Entry]) -> bytes:
         """The contents of a file that a window holds, found to be as on record before anything stands on the server. Raises Refused."""
@@ -328,27 +337,42 @@ class Put:
             # Also where the server looked before it had renamed: requests on different names may overtake each other.
             now = yield from ask_one(on_path(Type.LSTAT, full))
         if done and isinstance(now, Attrs):
+            if full in self._stepped:  # in an attempt whose line was cut
+                yield from self._forget_aside(full)
             return entry(path, now)
-        if not done and isinstance(now, Attrs) and not item.replace:
-            kept = yield from self._in_the_way(connection, item, now)
-            if kept is not None:  # renamed by an attempt whose line was cut, or put there by somebody with the same bytes
+        if not done and isinstance(now, Attrs):
+            # Renamed by an attempt whose line was cut, or put there by somebody with the same bytes.
+            kept = yield from (self._same if item.replace else self._in_the_way)(connection, item, now)
+            if kept is not None:
                 yield from ask(on_path(Type.REMOVE, temporary))
+                if full in self._stepped:
+                    yield from self._forget_aside(full)
                 return kept
         raise Refused(self._refused(path, now if done else status))
 
+    def _aside(self, full: bytes) -> bytes:
+        folder, _, name = full.rpartition(b"/")
+        return folder + b"/" + self._prefix + OLD + name
+
     def _swap(self, temporary: bytes, full: bytes) -> Steps[object]:
         """Replaces without posix-rename: the old file steps aside under a name that tells where it belongs, and comes back if that fails."""
-        folder, _, name = full.rpartition(b"/")
-        aside = folder + b"/" + self._prefix + OLD + name
+        aside = self._aside(full)
+        self._stepped.add(full)
         status = yield from ask_one(two_paths(Type.RENAME, full, aside))
         if not (isinstance(status, Status) and status.ok):
             return status
         status = yield from ask_one(two_paths(Type.RENAME, temporary, full))
         if isinstance(status, Status) and status.ok:
-            yield from ask(on_path(Type.REMOVE, aside))
+            yield from self._forget_aside(full)
         else:
             yield from ask(two_paths(Type.RENAME, aside, full))
+            self._stepped.discard(full)
         return status
+
+    def _forget_aside(self, full: bytes) -> Steps[None]:
+        """Removes the file that stepped aside: the new one stands."""
+        yield from ask(on_path(Type.REMOVE, self._aside(full)))
+        self._stepped.discard(full)
 
     # -- links ------------------------------------------------------------------------------------------------------------------------
 

@@ -287,6 +287,7 @@ class Front:
         path = self._opening.pop(number, None)
         if path is not None and kind == HANDLE:
             self._paths[_string(packet, 9)] = path
+            self._told.pop(_string(packet, 9), None)
         elif path is not None:
             self._open -= 1
         if number in self._swallowed:
