@@ -6,6 +6,8 @@ import hashlib
 import os
 import random
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from hostbackup.model import Entry, Kind, Part, Read
-from hostbackup.places import stream, stream_read
+from hostbackup.places import stream, stream_pack, stream_read
 from hostbackup.places.sftp import SftpTree
 from hostbackup.places.stream import Streams
+from hostbackup.places.stream_pack import Packing
 from hostbackup.protocols import ssh, ssh_session
+from hostbackup.protocols.tar import Archive
 from tests.support.sink import HashSink, MemorySink, Receiving
 from tests.support.sites import ODD_NAMES, files, put
 from tests.support.sshd import Relay, Sshd, throwaway_user
@@ -49,11 +53,18 @@ def tree_on(server: Sshd, root: Path, streams: Streams, **target: object) -> Ite
 
 
 def read_all(
-    server: Sshd, root: Path, *, least: int = 1, change: Callable[[], None] | None = None, extra: list[Entry] | None = None, **target: object
+    server: Sshd,
+    root: Path,
+    *,
+    least: int = 1,
+    change: Callable[[], None] | None = None,
+    extra: list[Entry] | None = None,
+    packer: Packing | None = None,
+    **target: object,
 ) -> Told:
     """Everything below `root`; `change` happens between scan and read."""
     notes: list[str] = []
-    streams = Streams(least=least, note=notes.append)
+    streams = Streams(least=least, note=notes.append, packing=packer or Packing())
     sink = MemorySink()
     with tree_on(server, root, streams, **target) as tree:
         wanted = [*files(tree), *(extra or [])]
@@ -366,24 +377,76 @@ def test_closing_early_ends_the_commands(tar_server: Sshd, tmp_path: Path, monke
         assert len(list(tree.read(files(tree), HashSink()))) == 200
 
 
-def test_a_slow_line_is_packed_and_the_bytes_stay_the_same(tar_server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_read, "_FILES", (50, 50, 50))
-    monkeypatch.setattr("hostbackup.places.stream_pack._STRETCH", 0.2)
-    many(tmp_path, 600, size=2500)
-    with Relay(tar_server.port, rate=3_000_000) as relay:
-        told = read_all(tar_server, tmp_path, port=relay.port, known_hosts=None, host_key=tar_server.host_key_fingerprint)
-    assert all(read.failure is None for read in told.reads.values())
-    assert told.streams.files == 600
-    assert told.streams.packing.on
-    same(told, by_sftp(tar_server, tmp_path))
+def packing(*, sample: bytes, rate: int, waited: float) -> Packing:
+    """After a stretch of a plain stream of so many bytes a second, for this share of the time waiting for the line."""
+    judged = Packing()
+    assert list(judged.taste([sample])) == [sample]
+    judged.measured(packed=False, size=10 * rate, seconds=10, waited=10 * waited)
+    return judged
 
 
-def test_without_gzip_a_stream_stays_plain(tar_server: Sshd, tools: Toolbox, tmp_path: Path) -> None:
-    many(tmp_path / "site")
-    streams = Streams(least=1)
-    streams.packing.on = True
-    tools.put("#!/bin/sh\nexit 1\n", "gzip")
-    with tree_on(tar_server, tmp_path / "site", streams) as tree:
-        reads = list(tree.read(files(tree), HashSink()))
-    assert all(read.failure is None for read in reads)
-    assert len(reads) == 40
+TEXT = b"<p>text like that of any page</p>\n" * 1000
+
+
+def test_a_stream_is_packed_where_the_line_is_what_limits_and_it_helps() -> None:
+    assert packing(sample=TEXT, rate=10_000, waited=0.9).on
+    assert not packing(sample=TEXT, rate=10_000, waited=0.1).on, "the line is not what limits"
+    assert not packing(sample=random.Random(1).randbytes(30_000), rate=10_000, waited=0.9).on, "it does not become smaller"
+    assert not packing(sample=TEXT, rate=100_000_000_000, waited=0.9).on, "packing is slower than the line"
+
+
+def test_packing_that_does_not_help_is_left_off_for_good() -> None:
+    judged = packing(sample=TEXT, rate=10_000, waited=0.9)
+    assert judged.measured(packed=False, size=1, seconds=100, waited=0) == "", "one that was begun plain tells nothing"
+    assert judged.measured(packed=True, size=300_000, seconds=10, waited=5) == ""
+    assert judged.on
+    assert "left off" in judged.measured(packed=True, size=100_000, seconds=10, waited=5)
+    judged.measured(packed=False, size=100_000, seconds=10, waited=9)
+    assert not judged.on
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/tar", BSD])
+def test_a_packed_stream_gives_what_sftp_gives(
+    tar_server: Sshd, tools: Toolbox, tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_pack, "_STRETCH", 1e9)
+    tools.real(program)
+    many(tmp_path, 300, size=1000)
+    (tmp_path / "f0007").chmod(0o600)
+
+    def change() -> None:
+        (tmp_path / "f0008").unlink()
+
+    packer = Packing()
+    packer.on = True
+    one = read_all(tar_server, tmp_path, change=change, packer=packer)
+    many(tmp_path, 300, size=1000)
+    same(one, by_sftp(tar_server, tmp_path, change=change))
+    assert one.streams.files == 299
+    assert one.notes == []
+
+
+@pytest.mark.parametrize("gzip", ["cat >/dev/null", "head -c 5000", "cat; exit 0", "echo noise; /usr/bin/gzip -1c"])
+def test_a_gzip_that_breaks_changes_nothing(tar_server: Sshd, tools: Toolbox, tmp_path: Path, gzip: str) -> None:
+    many(tmp_path / "site", size=1000)
+    tools.put(f"#!/bin/sh\n{gzip}\n", "gzip")
+    packer = Packing()
+    packer.on = True
+    one = read_all(tar_server, tmp_path / "site", packer=packer)
+    same(one, by_sftp(tar_server, tmp_path / "site"))
+    assert one.streams.files == 0
+
+
+@pytest.mark.parametrize("gzip", [True, False])
+def test_what_is_to_be_packed_comes_plain_where_there_is_no_gzip(tmp_path: Path, gzip: bool) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for program in ("sh", "tar", "date", *(["gzip"] if gzip else [])):
+        (tools / program).symlink_to(shutil.which(program) or "")
+    put(tmp_path, b"f", b"data")
+    command = stream.send_files(os.fsencode(tmp_path), b"token", packed=True)
+    done = subprocess.run(["/bin/sh", "-c", command], input=b"./f\0", env={"PATH": str(tools)}, capture_output=True, check=True)
+    told, rest = stream.greeting(iter([done.stdout]), b"token")
+    assert (told.tar, told.packed) == ("gnu", gzip)
+    assert [member.name for member in Archive(stream_pack.unpacked([rest]) if gzip else [rest])] == [b"./f"]
+    assert (done.stderr == b"token 0\n") == gzip

@@ -52,6 +52,8 @@ class Streams:
     packing: Packing = field(default_factory=Packing)
 
     def broke(self, reason: str) -> None:
+        if self.why_not:
+            return  # one that was under way when streams were given up
         self.breaks += 1
         self.note(f"a tar stream broke: {reason}")
         if self.breaks >= BREAKS:

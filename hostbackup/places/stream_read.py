@@ -247,8 +247,7 @@ class StreamReader:
         if clean and batch.due and not batch.lie:
             batch.lie = "it left out what it said it had"
         if batch.lie:
-            if not self._streams.why_not:
-                self._streams.broke(batch.lie)
+            self._streams.broke(batch.lie)
             self._aside.extend(read.asked for read in (*batch.came, *batch.other))
             self._aside.extend(batch.due.values())
             return

@@ -132,10 +132,12 @@ class ParamikoCommand:
         return bytes(self._errors)
 
     def __iter__(self) -> Iterator[bytes]:
+        import paramiko
+
         try:
             yield from self._exchange()
             self.exit = self._channel.exit_status if self._channel.exit_status_ready() else -1
-        except OSError as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             raise LineCut(f"the line was cut during a remote command: {error}", where=self._session.host) from error
         finally:
             self.close()
@@ -197,7 +199,8 @@ class ParamikoCommand:
 
     def close(self) -> None:
         self._watch.stop()
-        with self._session.ends_within(self._limit, "ending a command"):
+        # Should the line be gone, whatever is done next on it tells.
+        with contextlib.suppress(LineCut, OSError, EOFError), self._session.ends_within(self._limit, "ending a command"):
             self._channel.close()
 
 
