@@ -138,10 +138,20 @@ def renote(root: Path, **changes: object) -> None:
     note(root).write_text(json.dumps({**json.loads(note(root).read_text()), **changes}))
 
 
+def never_written(root: Path) -> None:
+    os.truncate(data_file(root), 2 * MIB)
+    os.truncate(data_file(root), 3 * MIB)
+
+
+def link(root: Path) -> None:
+    data_file(root).rename(root / "x")
+    data_file(root).symlink_to(root / "x")
+
+
 HARM: dict[str, Callable[[Path], object]] = {
     "a bit flipped": lambda root: flip(data_file(root), 2 * MIB),
     "the tail torn off": lambda root: os.truncate(data_file(root), 3 * MIB - 1),
-    "the tail never written": lambda root: (os.truncate(data_file(root), 2 * MIB), os.truncate(data_file(root), 3 * MIB)),
+    "the tail never written": never_written,
     "the data gone": lambda root: data_file(root).unlink(),
     "the note gone": lambda root: note(root).unlink(),
     "the note torn": lambda root: note(root).write_bytes(note(root).read_bytes()[:-40]),
@@ -151,7 +161,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "an offset of nothing": lambda root: renote(root, offset=0),
     "an offset beyond the file": lambda root: renote(root, offset=len(DATA) + 1),
     "another digest": lambda root: renote(root, sha256="0" * 64),
-    "a link in its place": lambda root: data_file(root).rename(root / "x") and data_file(root).symlink_to(root / "x"),
+    "a link in its place": link,
     "many days gone by": lambda root: os.utime(note(root), (PAST, PAST)),
 }
 
@@ -167,7 +177,8 @@ def test_more_bytes_than_the_note_knows_of_are_cut_off(tmp_path: Path) -> None:
     part_way(tmp_path)
     with data_file(tmp_path).open("ab") as file:
         file.write(b"never synced")
-    goes_on(tmp_path, 3 * MIB)
+    # zeros are not written: what stood there would stay
+    goes_on(tmp_path, 3 * MIB, data=DATA[: 3 * MIB] + bytes(len(DATA) - 3 * MIB))
 
 
 @pytest.mark.parametrize(("size", "mtime_ns"), [(ORIGIN.size + 1, ORIGIN.mtime_ns), (ORIGIN.size, ORIGIN.mtime_ns + 1)])
@@ -249,6 +260,20 @@ def test_nothing_is_believed_of_a_file_whose_sync_failed(tmp_path: Path, monkeyp
     with monkeypatch.context() as disk:
         disk.setattr(osal, "sync_fd", fails)
         receiver.suspend()
+    assert incoming(tmp_path) == set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_of_something_else_hangs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(self: object, batch: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(large._Writer, "_store", dies)
+    receiver = folder(tmp_path).resume(ORIGIN)
+    with pytest.raises(VaultError, match="ended early"):
+        for _ in range(3):
+            give(receiver, DATA)
+        receiver.commit()
     assert incoming(tmp_path) == set()
 
 

@@ -64,10 +64,8 @@ class LargeReceiver:
         """Takes more bytes; waits where the disk is slower than they come. Raises DiskFull or VaultError: it is over then, as if suspended."""
         if self._over:
             raise VaultError("written to after its end", where=os.fspath(self._folder.incoming))
-        # Bytes that nobody can change are held, not copied.
-        lasting = isinstance(data, bytes) or (isinstance(data, memoryview) and isinstance(data.obj, bytes))
-        piece = data if lasting else bytes(data)
-        self._batch.append(piece)  # type: ignore[arg-type]
+        piece = _lasting(data)
+        self._batch.append(piece)
         self._held += len(piece)
         self.received += len(piece)
         if self._held >= _BATCH:
@@ -117,7 +115,7 @@ class LargeReceiver:
         kept = False
         if self._origin is not None:
             kept = writer.secure()
-            if kept and writer.error is None:
+            if kept:
                 self._folder.partials.keep(self._origin, writer.seen)
         writer.close()
         if not kept:
@@ -141,6 +139,13 @@ class LargeReceiver:
                 Path(self._part).unlink(missing_ok=True)
 
 
+def _lasting(data: bytes | bytearray | memoryview) -> Piece:
+    """The same bytes, copied only where somebody could change them."""
+    if isinstance(data, bytes) or (isinstance(data, memoryview) and isinstance(data.obj, bytes)):
+        return data
+    return bytes(data)
+
+
 class _Writer:
     """The thread, and the file it has for itself until `finish` or `drop`."""
 
@@ -152,6 +157,7 @@ class _Writer:
         self._fd = fd
         self._note = note
         self._begun = offset  # write-back has begun up to here
+        self._through = False  # the thread has taken all there was
         self._unsafe = False  # a sync failed: nothing of this file is to be believed
         self._queue: queue.Queue[list[Piece] | None] = queue.Queue(_AHEAD)
         os.lseek(fd, offset, os.SEEK_SET)
@@ -159,8 +165,10 @@ class _Writer:
         self._thread.start()
 
     def take(self, batch: list[Piece] | None) -> None:
-        with later:
-            self._queue.put(batch)
+        while self._thread.is_alive():
+            with later, contextlib.suppress(queue.Full):
+                self._queue.put(batch, timeout=1.0)
+                return
 
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:
@@ -169,6 +177,7 @@ class _Writer:
                     self._store(batch)
                 except OSError as error:
                     self.error = error
+        self._through = True
 
     def _store(self, batch: Iterable[Piece]) -> None:
         for piece in batch:
@@ -208,6 +217,8 @@ class _Writer:
     def finish(self) -> None:
         """Waits until all is written. `error` tells what went wrong."""
         self._end()
+        if not self._through and self.error is None:
+            self.error = OSError("the thread that writes has ended early")
         if self.error is None:
             try:
                 os.ftruncate(self._fd, self.offset)
