@@ -104,7 +104,12 @@ def test_a_note_is_written_only_when_its_bytes_are_on_the_disk(tmp_path: Path, m
     monkeypatch.setattr(large, "NOTED", MIB)
     synced: list[int] = []
     real_sync, real_note = osal.sync_fd, partial.Partials.note
-    monkeypatch.setattr(osal, "sync_fd", lambda fd: (real_sync(fd), synced.append(os.fstat(fd).st_size)))
+
+    def syncing(fd: int) -> None:
+        real_sync(fd)
+        synced.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr(osal, "sync_fd", syncing)
 
     def noting(self: partial.Partials, origin: Origin, seen: partial.Hash, offset: int) -> None:
         assert synced[-1] == offset
