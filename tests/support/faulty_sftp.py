@@ -13,7 +13,7 @@ Runs as an SSH server's subsystem (`command`), or in threads over a socket (`tes
     cut-after=N cuts=K   ends the connection after N bytes of both ways, in the middle of a packet; in all only K times
     no-extensions        knows nothing beyond version 3
     trickle              answers in tiny pieces
-    mutate=SHARE         garbles that share of its answers, but for those to REALPATH, on which rests where a test writes
+    mutate=SHARE         garbles that share of its answers, from that to the first REALPATH on: upon it rests where a test writes
     seed=N state=FOLDER  which ones; where servers that run one after the other, or at once, remember what was done
 
 What happens follows from the seed and from what is asked, not from time.
@@ -319,7 +319,7 @@ class Front:
 
     def _send(self, packet: bytes) -> None:
         (number,) = struct.unpack_from(">I", packet, 5)
-        if self._faults.mutate and self._rng.random() < self._faults.mutate and number not in self._resolving:
+        if self._resolving and number not in self._resolving and self._rng.random() < self._faults.mutate:
             packet = garbled(self._rng, packet)
         self._count(packet, self._ready.append)
         if not self._faults.trickle:
@@ -347,11 +347,13 @@ class Front:
 
 
 def garbled(rng: random.Random, packet: bytes) -> bytes:
-    """The same answer, wrong in one of many ways."""
+    """The same answer, wrong in one of many ways; half of them leave it a packet of its kind."""
     made = bytearray(packet)
     inside = rng.randrange(9, len(made)) if len(made) > 9 else len(made) - 1
-    how = rng.randrange(12)
-    if how == 0:
+    how = rng.choice((*range(12), *[0] * 10))
+    if how == 0 and made[4] == STATUS:
+        made[9:13] = struct.pack(">I", rng.choice((0, 1, 2, 3, 4, 8, 9, 2**32 - 1)))
+    elif how == 0:
         made[inside] ^= 1 << rng.randrange(8)
     elif how == 1:
         made[4] = rng.choice((0, 2, 101, 102, 103, 104, 105, 201, 255))
