@@ -273,13 +273,9 @@ def test_a_server_process_that_is_stopped_ends_in_line_cut(server: Sshd) -> None
 # -- the end --------------------------------------------------------------------------------------------------------------------------------
 
 
-def ours(server: Sshd) -> set[int]:
-    return children() - children(server.process.pid)
-
-
 def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Sshd) -> None:
     openssh.connect(server.target()).close()
-    before = (ours(server), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    before = (children(without=server.process.pid), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     for _ in range(3):
         session = openssh.connect(server.target())
         Connection.start(session.open_sftp_channel(), 10).close()
@@ -292,7 +288,7 @@ def test_a_closed_login_leaves_no_process_no_thread_and_no_descriptor(server: Ss
         assert Path(folder).is_dir()
         session.close()
         assert not Path(folder).exists()
-    after = (ours(server), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
+    after = (children(without=server.process.pid), threading.active_count(), len(list(Path("/proc/self/fd").iterdir())))
     assert after == before
 
 

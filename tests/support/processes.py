@@ -10,14 +10,15 @@ from pathlib import Path
 _DEADLINE = 20.0
 
 
-def children(pid: int | None = None) -> set[int]:
-    """All processes below one (this one, if not told), whatever became of those between."""
+def children(pid: int | None = None, *, without: int | None = None) -> set[int]:
+    """All processes below one (this one, if not told), whatever became of those between; `without` one and those below it."""
     root = os.getpid() if pid is None else pid
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             number, _, rest = stat.read_text(errors="replace").partition(" ")
-            parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
+            if int(number) != without:
+                parents[int(number)] = int(rest.rpartition(")")[2].split()[1])
     found = {root}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
