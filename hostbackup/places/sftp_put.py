@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 WINDOW = 2 << 20  # bytes of one file under way
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _FSYNC = b"fsync@openssh.com"
-_LSETSTAT = b"lsetstat@openssh.com"
 _PRIVATE = Attrs(permissions=0o600)  # of what is half-written
+_ABSENT = Status(Code.NO_SUCH_FILE)
 OLD = b".old-"  # between a temporary prefix and a name: the target's own file, moved aside for a moment
 
 
@@ -48,7 +48,7 @@ class Refused(Exception):
         self.failure = failure
 
 
-def _as_expected(item: Write[Entry], there: Attrs) -> bool:
+def as_expected(item: Write[Entry], there: Attrs) -> bool:
     """Whether what is to be replaced still is what the caller looked at, as far as version 3 tells."""
     said = item.expected
     if said is None:
@@ -79,11 +79,17 @@ class Put:
         self._prefix = prefix
         self._numbers = itertools.count()
         self._session = session
-        self._link_first: bool | None = None
+        self._is_openssh: bool | None = None
         self._stepped: set[bytes] = set()  # places whose files may stand aside
         self.orphans: set[bytes] = set()
         self.folders: set[bytes] = set()
         self.staged: dict[bytes, bytes] = {}
+
+    def openssh(self) -> bool:
+        """Whether the server calls itself OpenSSH."""
+        if self._is_openssh is None:
+            self._is_openssh = "OpenSSH" in self._session().server_version
+        return self._is_openssh
 
     @staticmethod
     def weight(item: Write[Entry]) -> int:
@@ -121,7 +127,7 @@ class Put:
         handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, _PRIVATE))
         if not isinstance(handle, bytes):
             yield from self.discard(temporary)
-            raise Refused(self._refused(item.item.path, handle, "refused"))
+            raise Refused(self.refused(item.item.path, handle, "refused"))
         if small:
             there = yield from self._fill(connection, item, handle, temporary, data)
         else:
@@ -156,14 +162,14 @@ class Put:
         path, full = item.item.path, self._tree.full(item.item.path)
         there = yield from ask_one(on_path(Type.LSTAT, full))
         if not isinstance(there, Attrs):
-            raise Refused(self._refused(path, there))
-        if there.kind is not Kind.FILE or not _as_expected(item, there):
+            raise Refused(self.refused(path, there))
+        if there.kind is not Kind.FILE or not as_expected(item, there):
             raise Refused(self._tree.tell(path, "exists", "it was changed since it was looked at, and is left as it is"))
         seconds = sendable(item.item.mtime_ns)
         wanted = Attrs(permissions=item.item.mode & 0o7777, atime=seconds, mtime=seconds)
         done, now = yield from ask(set_attrs(Type.SETSTAT, full, wanted), on_path(Type.LSTAT, full))
         if not isinstance(now, Attrs) or not (isinstance(done, Status) and (done.ok or done.code == Code.OP_UNSUPPORTED)):
-            raise Refused(self._refused(path, now if not isinstance(now, Attrs) else done))
+            raise Refused(self.refused(path, now if not isinstance(now, Attrs) else done))
         return entry(path, now)
 
     def place(self, connection: Connection, item: Write[Entry], temporary: bytes, there: object) -> Steps[Entry]:
@@ -175,7 +181,7 @@ class Put:
         try:
             kept = yield from self._look(connection, item, there)
             if kept is None:
-                kept = yield from self._rename(connection, item, temporary, full, taken=isinstance(there, Attrs))
+                kept = yield from self.rename(connection, item, temporary, full, taken=isinstance(there, Attrs))
             else:
                 yield from ask(on_path(Type.REMOVE, temporary))
         except Refused:
@@ -195,12 +201,12 @@ class Put:
             return (yield from self._in_the_way(connection, item, there))
         if isinstance(there, Status) and there.code == Code.NO_SUCH_FILE:
             return None
-        raise Refused(self._refused(item.item.path, there))
+        raise Refused(self.refused(item.item.path, there))
 
     def _in_the_way(self, connection: Connection, item: Write[Entry], there: Attrs) -> Steps[Entry | None]:
         """What to do with what is there already: the entry to be content with, or None to go on. Raises Refused."""
         path = item.item.path
-        if item.replace and there.kind in (Kind.FILE, Kind.LINK) and _as_expected(item, there):
+        if item.replace and there.kind in (Kind.FILE, Kind.LINK) and as_expected(item, there):
             return None
         kept = yield from self._same(connection, item, there)
         if kept is not None:
@@ -244,12 +250,16 @@ class Put:
         last = [set_attrs(Type.FSETSTAT, handle, Attrs(permissions=item.item.mode & 0o7777, atime=seconds, mtime=seconds))]
         if _FSYNC in connection.extensions:
             last.append(extended(_FSYNC, text(handle)))
-        *results, there = yield from ask(*writes, *last, on_handle(Type.CLOSE, handle), on_path(Type.LSTAT, self._tree.full(path)))
+        last.append(on_handle(Type.CLOSE, handle))
+        if item.replace or not self.openssh():
+            *results, there = yield from ask(*writes, *last, on_path(Type.LSTAT, self._tree.full(path)))
+        else:  # its RENAME itself sees to it that nothing is there
+            results, there = (yield from ask(*writes, *last)), _ABSENT
         for place, status in enumerate(results):
             # A server that keeps no modes or times has the file all the same; what it made of them is told by the LSTAT at the end.
             if not status.ok and (place < len(writes) or status.code != Code.OP_UNSUPPORTED):
                 yield from self.discard(temporary)
-                raise Refused(self._refused(path, status))
+                raise Refused(self.refused(path, status))
         return there
 
     def _pour(self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes) -> Steps[object]:
@@ -309,9 +319,9 @@ class Put:
             length, status = yield requests
             due -= length
             if not (isinstance(status, Status) and status.ok):
-                trouble = trouble or self._refused(item.item.path, status)
+                trouble = trouble or self.refused(item.item.path, status)
 
-    def _refused(self, path: bytes, status: object, code: str = "not-written") -> Failure:
+    def refused(self, path: bytes, status: object, code: str = "not-written") -> Failure:
         """A failure without a reason has `code`: "refused" is worth another try among fewer, since too many files may have been open."""
         if not isinstance(status, Status):
             status = Status(Code.FAILURE, b"an answer of the wrong kind")
@@ -322,7 +332,7 @@ class Put:
 
     # -- names ------------------------------------------------------------------------------------------------------------------------
 
-    def _rename(self, connection: Connection, item: Write[Entry], temporary: bytes, full: bytes, *, taken: bool) -> Steps[Entry]:
+    def rename(self, connection: Connection, item: Write[Entry], temporary: bytes, full: bytes, *, taken: bool) -> Steps[Entry]:
         """Gives what stands under `temporary` its name, and tells how it is described there. Raises Refused; then `temporary` still stands."""
         path = item.item.path
         if item.replace and _POSIX_RENAME in connection.extensions:
@@ -348,7 +358,7 @@ class Put:
                 if full in self._stepped:
                     yield from self._forget_aside(full)
                 return kept
-        raise Refused(self._refused(path, now if done else status))
+        raise Refused(self.refused(path, now if done else status))
 
     def _aside(self, full: bytes) -> bytes:
         folder, _, name = full.rpartition(b"/")
@@ -373,61 +383,3 @@ class Put:
         """Removes the file that stepped aside: the new one stands."""
         yield from ask(on_path(Type.REMOVE, self._aside(full)))
         self._stepped.discard(full)
-
-    # -- links ------------------------------------------------------------------------------------------------------------------------
-
-    def link(self, connection: Connection, item: Write[Entry]) -> Steps[Entry]:
-        """The symlink in its place. Raises Refused."""
-        path, full, target = item.item.path, self._tree.full(item.item.path), item.item.target
-        there = yield from ask_one(on_path(Type.LSTAT, full))
-        if isinstance(there, Attrs):
-            if there.kind is Kind.LINK:
-                names = yield from ask_one(on_path(Type.READLINK, full))
-                if isinstance(names, list) and names and self._tree.says(path, names[0].name, target):
-                    return entry(path, there, target)
-            if not item.replace or there.kind not in (Kind.FILE, Kind.LINK) or not _as_expected(item, there):
-                what = {Kind.DIR: "a folder", Kind.LINK: "another symlink", Kind.FILE: "a file"}.get(there.kind or Kind.OTHER, "something else")
-                raise Refused(self._tree.tell(path, "exists", f"{what} is there, and is left as it is"))
-            temporary = self.temporary(path)
-            try:
-                yield from self._make_link(path, target, temporary)
-                yield from self._rename(connection, item, temporary, full, taken=True)
-            except Refused:
-                yield from self.discard(temporary)
-                raise
-            self.orphans.discard(temporary)
-        else:
-            yield from self._make_link(path, target, full)
-        looks = [on_path(Type.LSTAT, full), on_path(Type.READLINK, full)]
-        if _LSETSTAT in connection.extensions and item.item.mtime_ns:
-            seconds = sendable(item.item.mtime_ns)
-            times = set_attrs(Type.SETSTAT, full, Attrs(atime=seconds, mtime=seconds))
-            looks.insert(0, extended(_LSETSTAT, times.body))
-        *_, now, names = yield from ask(*looks)
-        if not isinstance(now, Attrs) or not isinstance(names, list) or len(names) != 1:
-            raise Refused(self._refused(path, now if isinstance(now, Status) else names))
-        return entry(path, now, target if self._tree.says(path, names[0].name, target) else names[0].name)
-
-    def _make_link(self, path: bytes, target: bytes, where: bytes) -> Steps[None]:
-        if self._link_first is None:
-            self._link_first = yield from self._probe_order(path)
-        first, second = (where, target) if self._link_first else (target, where)
-        status = yield from ask_one(two_paths(Type.SYMLINK, first, second))
-        if not (isinstance(status, Status) and status.ok):
-            raise Refused(self._refused(path, status))
-
-    def _probe_order(self, path: bytes) -> Steps[bool]:
-        """Whether SYMLINK takes the link's own path first, as the draft says. OpenSSH and those who follow it take it second.
-
-        Tried out with two temporary names where the server does not call itself OpenSSH: in the wrong order a link's target would become a place.
-        """
-        if "OpenSSH" in self._session().server_version:
-            return False
-        one, two = self.temporary(path), self.temporary(path)
-        yield from ask(two_paths(Type.SYMLINK, one, two))
-        first, second = yield from ask(on_path(Type.LSTAT, one), on_path(Type.LSTAT, two))
-        made = [name for name, value in ((one, first), (two, second)) if isinstance(value, Attrs)]
-        yield from ask(*(on_path(Type.REMOVE, name) for name in made or [one]))
-        if not made:
-            raise Refused(self._tree.tell(path, "unsupported", "the server makes no symlinks"))
-        return made == [one]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.model import Entry, Failure, Kind, Write, Written
+from hostbackup.places.sftp_link import Links
 from hostbackup.places.sftp_put import Put, Refused, sendable
 from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
 from hostbackup.places.stream import Streams
@@ -50,6 +51,7 @@ class Writer:
         self._lines = lines
         self._tree = tree
         self._put = Put(tree, prefix, lines.session)
+        self._links = Links(tree, self._put)
         self._stage = Stage(lines, tree, prefix, streams, self._put)
         self._folders: dict[bytes, str | Failure | None] = {}  # _PENDING; why nothing can go there; None: it is there
         self._waiting: dict[bytes, list[Write[Entry]]] = {}
@@ -170,7 +172,7 @@ class Writer:
         if kind is Kind.DIR:
             return light(lambda: self._folder(item))
         if kind is Kind.LINK:
-            return Work(lambda connection: self._attempt(item, self._put.link(connection, item)))
+            return Work(lambda connection: self._attempt(item, self._links.link(connection, item)))
         if kind is Kind.FILE:
             return Work(lambda connection: self._attempt(item, self._put.file(connection, item)), self._put.weight(item))
         failure = self._tree.tell(item.item.path, "unsupported", "only files, folders and symlinks can be written")
