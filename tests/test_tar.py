@@ -136,3 +136,25 @@ def test_the_real_tar_takes_what_is_written(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"0": b"", "1": b"x" * 513, "2" * 100: b"long name"}
     assert {path.stat().st_mtime for path in tmp_path.iterdir()} == {1_600_000_000}
     assert {path.stat().st_mode & 0o7777 for path in tmp_path.iterdir()} == {0o604}
+
+
+@given(
+    st.dictionaries(short_names, contents, min_size=1, max_size=4),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=12), st.integers(0, 600)), min_size=1, max_size=3),
+)
+def test_a_mangled_archive_is_refused_or_ends(files: dict[bytes, bytes], deeds: list[tuple[float, bytes, int]]) -> None:
+    stream = archive_of(files)
+    for where, put_in, left_out in deeds:
+        place = int(where * len(stream))
+        stream = stream[:place] + put_in + stream[place + left_out :]
+    archive = Archive([stream])
+    given_out = 0
+    try:
+        for member in archive:
+            came = sum(len(piece) for piece in archive.pieces())
+            assert came == member.size
+            given_out += came
+    except TarBroken:
+        return
+    assert archive.ended
+    assert given_out <= len(stream)
