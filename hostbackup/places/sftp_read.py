@@ -136,7 +136,7 @@ def _read_small(path: bytes, size: int, receiver: Receiver) -> Steps[Outcome]:
             yield from ask(on_handle(Type.CLOSE, handle))
         return refused
     # One byte more than expected shows growth at once. Requests on one file are answered as if in order (draft, section 6).
-    data, after, _ = yield from ask(read(handle, 0, size + 1), on_handle(Type.FSTAT, handle), on_handle(Type.CLOSE, handle))
+    data, after = yield from ask(read(handle, 0, size + 1), on_handle(Type.FSTAT, handle), also=on_handle(Type.CLOSE, handle))
     if isinstance(data, Status):
         if data.code != Code.EOF:
             return data

@@ -272,10 +272,16 @@ class Connection:
         self.channel.close()
 
 
-def ask(*requests: Request) -> Steps[list[Any]]:
-    """Sends the requests at once and returns the values of the replies in the order of the requests, whichever way they come."""
+def ask(*requests: Request, also: Request | None = None) -> Steps[list[Any]]:
+    """Sends the requests at once and returns the values of the replies in the order of the requests, whichever way they come.
+
+    `also` goes out after them, and nobody waits for its reply.
+    """
     values: list[Any] = [None] * len(requests)
-    reply = yield [Request(request[0], request[1], place) for place, request in enumerate(requests)]
+    marked = [Request(request[0], request[1], place) for place, request in enumerate(requests)]
+    if also is not None:
+        marked.append(Request(also[0], also[1], UNHEARD))
+    reply = yield marked
     for left in range(len(requests) - 1, -1, -1):
         values[reply[0]] = reply[1]
         if left:
@@ -287,8 +293,3 @@ def ask_one(request: Request) -> Steps[Any]:
     """Sends one request and returns the value of its reply."""
     reply = yield [request]
     return reply.value
-
-
-def unheard(request: Request) -> Request:
-    """The same request, whose reply nobody waits for: it resumes no work."""
-    return Request(request[0], request[1], UNHEARD)

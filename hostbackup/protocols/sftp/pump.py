@@ -111,6 +111,8 @@ class Pump(Generic[Result]):
             try:
                 self._fill(source)
                 if not self._active and not self._done:
+                    for connection in self._connections:
+                        connection.flush()  # what nobody waits for may still be queued: sent, it keeps no connection from its next use
                     return
                 if not self._done:
                     self._turn()
