@@ -220,6 +220,7 @@ class Connections:
     def old_tree(self, web: Web, reader: Reader | None = None, *, weak: bool = False) -> SftpTree:
         """`reader` and `weak`: what proofs may rest on (`hostbackup.places.sftp_prove.Means`)."""
         from hostbackup.places.sftp import SftpTree
+        from hostbackup.places.stream import Streams
 
         return SftpTree(
             self.ssh_factory("old"),
@@ -231,13 +232,22 @@ class Connections:
             limits=self.limits,
             reader=reader,
             weak=weak,
+            streams=Streams(note=self._stream_note("old", web.name)),
         )
 
     def new_tree(self, name: str, path: str, reader: Reader | None = None, *, witness: bool = False) -> SftpTree:
         """`witness`: for proofs alone, of what another tree writes. `reader` as for the old side."""
         from hostbackup.places.sftp import SftpTree
+        from hostbackup.places.stream import Streams
 
-        return SftpTree(self.ssh_factory("new"), path, side="new", part=Part("web", name), limits=self.limits, reader=reader, witness=witness)
+        part, streams = Part("web", name), Streams(note=self._stream_note("new", name))
+        return SftpTree(self.ssh_factory("new"), path, side="new", part=part, limits=self.limits, reader=reader, witness=witness, streams=streams)
+
+    def _stream_note(self, side: str, name: str) -> Callable[[str], None]:
+        def note(text: str) -> None:
+            self.observer.note(f"{side} web/{name}: {text}")
+
+        return note
 
     def local_tree(self, name: str, path: Path) -> LocalTree:
         from hostbackup.places.local import LocalTree
