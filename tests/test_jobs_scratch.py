@@ -170,3 +170,13 @@ with Scratch(Path(sys.argv[1])) as scratch:
 def test_memory_stays_flat(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", _MANY, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True)
     assert int(ran.stdout) < 16_000, "kilobytes more for 100,000 entries than for 10,000"
+
+
+def test_many_results_are_noted_at_once_and_one_that_nobody_asked_for_is_told(scratch: Scratch[Entry]) -> None:
+    scratch.put(b"a", [(Stored(file(b"a/1")), True), (Stored(file(b"a/2")), True), (Stored(file(b"a/3")), True)])
+    scratch.results([(path, Stored(file(path), "ab" * 32, 1)) for path in (b"a/1", b"a/3")])
+    assert [entry.path for entry in scratch.wanted()] == [b"a/2"]
+    assert [record.digest for record in scratch.records(b"a")] == ["ab" * 32, "", "ab" * 32]
+    scratch.results([])
+    with pytest.raises(KeyError):
+        scratch.results([(b"a/2", Stored(file(b"a/2"), "ab" * 32, 1)), (b"a/4", Stored(file(b"a/4"), "ab" * 32, 1))])

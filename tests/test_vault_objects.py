@@ -386,3 +386,53 @@ def test_a_receiver_that_failed_or_ended_takes_nothing_more(tmp_path: Path, monk
             receiver.commit()
     objects.flush()
     assert named(tmp_path) == {sha256(b"y")}
+
+
+def test_two_of_the_same_bytes_at_the_same_time_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = folder(tmp_path)
+    first, second = objects.open(), objects.open()
+    first.write(b"same")
+    second.write(b"same")
+    write, done = os.write, []
+
+    def slow(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        done.append(second.commit())  # while the first is half-way
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    done.append(first.commit())
+    assert done == [(sha256(b"same"), 4)] * 2
+    objects.flush()
+    assert objects.read(sha256(b"same")).read() == b"same"
+    assert list(objects.incoming.iterdir()) == []
+
+
+def test_an_object_that_another_was_dropped_for_and_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = folder(tmp_path)
+    first, second = objects.open(), objects.open()
+    first.write(b"same")
+    second.write(b"same")
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        second.commit()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(DiskFull):
+        first.commit()
+    with pytest.raises(VaultError):
+        objects.flush()
+    assert list(objects.incoming.iterdir()) == []
+    assert not objects.has(sha256(b"same"))
+
+
+def test_a_torn_file_under_a_digest_is_never_adopted(tmp_path: Path) -> None:
+    objects = folder(tmp_path)
+    torn = objects.incoming / sha256(b"whole")
+    torn.write_bytes(b"who")
+    assert objects.adopt() == 0
+    assert not torn.exists()
+    assert not objects.has(sha256(b"whole"))

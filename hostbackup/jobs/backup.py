@@ -188,7 +188,7 @@ class Backup:
         self._lay_out(snapshot)
         vault.evidence.write(self.command, self._evidence(snapshot))
         for part in self._finished:
-            vault.state.journal(resume_journal(part)).replace(())
+            vault.state.journal(resume_journal(part)).clear()
         self._tell(snapshot)
 
     def _lay_out(self, snapshot: Snapshot) -> None:

@@ -28,6 +28,8 @@ from hostbackup.vault.vault import Vault
 
 _FRESH_NS = 2_000_000_000  # SFTP v3 tells whole seconds: what is this young may change again without showing it
 _FRESH_HELD = 50_000
+_TOGETHER = 64  # entries that are noted together, and the seconds that none waits longer for it while others come
+_UNNOTED = 1.0
 
 Row = tuple[Stored[Entry], bool]  # a record, and whether its contents are to be fetched
 
@@ -52,6 +54,8 @@ class TreeBackup:
     _started_ns: int = 0
     _fresh_since_ns: int = 0
     _fresh_read: set[bytes] = field(default_factory=set)
+    _came: list[tuple[bytes, Stored[Entry]]] = field(default_factory=list)  # read and not yet noted
+    _noted: float = 0.0
     _silent_changes: dict[bytes, Entry] = field(default_factory=dict)  # by path: changed under an old size and time, not yet read
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
@@ -200,9 +204,22 @@ class TreeBackup:
                 self._took(read)
                 sink.done(read.asked)
         except ConnectionFailed as error:
+            self._note()
             for entry in itertools.chain(self.scratch.wanted(), list(self._silent_changes.values())):
                 failure = Failure(self.side, self.part.id, entry.path, error.code, error.reason, error.hint)
                 self._failed(Read(entry, entry, failure=failure), failure)
+        finally:
+            self._note()
+
+    def _note(self) -> None:
+        """Notes what has come, for this run and for the next one should this end here: some at a time, which costs a fraction of one by one."""
+        came, self._came = self._came, []
+        self._noted = time.monotonic()
+        self.scratch.results(came)
+        if self.resume is not None:
+            self.resume.append(
+                {"key": name_key(path), "size": one.size, "mtime_ns": one.item.mtime_ns, "digest": one.digest, "racy": one.racy} for path, one in came
+            )
 
     def _settled(self, entry: Entry) -> bool:
         """Whether what an earlier run had of it can belong to what is read now. With `checksum`, size and time prove nothing."""
@@ -227,10 +244,9 @@ class TreeBackup:
         if read.failure is None:
             horizon = self._fresh_since_ns if path in self._fresh_read else self._started_ns
             racy = read.item.mtime_ns >= horizon - _FRESH_NS
-            self.scratch.result(path, Stored(read.item, read.digest, read.size, racy=racy))
-            if self.resume is not None:
-                facts = {"size": read.size, "mtime_ns": read.item.mtime_ns, "digest": read.digest, "racy": racy}
-                self.resume.put({"key": name_key(path), **facts})
+            self._came.append((path, Stored(read.item, read.digest, read.size, racy=racy)))
+            if len(self._came) >= _TOGETHER or time.monotonic() - self._noted >= _UNNOTED:
+                self._note()
             self.result.counts["read"] += 1
             self.result.counts["read_bytes"] += read.size
             return

@@ -116,13 +116,19 @@ class Notes(Generic[Item, Group, Key_contra]):
 
     def result(self, key: Key_contra, record: Stored[Item]) -> None:
         """Replaces the record noted for what is there under `key`, which is no longer wanted then. KeyError where none is."""
-        group, name = self._codec.locate(key)
+        self.results([(key, record)])
+
+    def results(self, records: Iterable[tuple[Key_contra, Stored[Item]]]) -> None:
+        """As `result`, for many at once."""
+        rows = []
+        for key, record in records:
+            group, name = self._codec.locate(key)
+            rows.append((self._pack(record), self._codec.pack_group(group), name))
+        sql = "UPDATE rows SET data = ?, wanted = 0 WHERE home = (SELECT id FROM groups WHERE key = ?) AND name = ? AND variant = 0"
         with self._watched() as base:
-            changed = base.execute(
-                "UPDATE rows SET data = ?, wanted = 0 WHERE home = ? AND name = ? AND variant = 0", (self._pack(record), self._found(group), name)
-            )
-        if changed.rowcount != 1:
-            raise KeyError(key)
+            changed = base.executemany(sql, rows)
+        if changed.rowcount != len(rows):
+            raise KeyError(*(name for _, _, name in rows[:1]))
 
     def drop(self, key: Key_contra) -> None:
         """Forgets what is there under `key`. KeyError where nothing is noted."""

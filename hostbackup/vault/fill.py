@@ -106,8 +106,8 @@ class Filler:
         # Where a listing tells other inodes than lstat, as on overlays, or the disk is another one: `file` looks closely.
         return self._objects.inode(digest) == found.st_ino and found.st_dev == self._objects.device and stat.S_ISREG(found.st_mode)
 
-    def file(self, folder: SafeFolder, name: bytes, content: Content) -> bool:
-        """Makes `name` a file with this content; True where it had to be made, False where it was right.
+    def file(self, folder: SafeFolder, name: bytes, content: Content, *, absent: bool = False) -> bool:
+        """Makes `name` a file with this content; True where it had to be made, False where it was right. `absent`: nothing stands there, for sure.
 
         Raises Damaged where the object is missing or found to be wrong (it is set aside then), OSError where the file system refuses.
         """
@@ -119,7 +119,7 @@ class Filler:
             raise self._objects.missing(content.digest) from error
         if stored.st_size != content.size or not stat.S_ISREG(stored.st_mode):
             self._damaged(content.digest, f"{stored.st_size} bytes long where {content.size} were stored", folder, name)
-        standing = folder.stat(name)
+        standing = None if absent else folder.stat(name)
         shared = standing is not None and (standing.st_ino, standing.st_dev) == (stored.st_ino, stored.st_dev)
         timely = self._timely(stored, content)
         # an object's mtime is the view's to set as long as no second entry relies on it

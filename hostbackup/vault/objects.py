@@ -1,7 +1,8 @@
 """Contents by digest: one read-only file each, written so that only durable bytes ever stand under a name.
 
-A file is `<random>.part` in `incoming/` while it is written, and `<digest>` there once whole. Now and then all whole ones are synced in one go
-and only then renamed to `objects/ab/<digest>`. One sync for many files costs a fraction of one sync each.
+A file is `<random>.part` in `incoming/` while it is written, and `<digest>` there once whole; a small one, whose digest is known before its file is
+begun, is `<digest>` from the start, and a start believes none that it has not hashed. Now and then all whole ones are synced in one go and only then
+renamed to `objects/ab/<digest>`. One sync for many files costs a fraction of one sync each.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class ObjectFolder:
         self._settling = threading.Lock()  # one sync at a time
         self._pending: dict[str, int] = {}  # whole in incoming/, not synced
         self._moving: dict[str, int] = {}  # being synced and renamed right now
+        self._writing: set[str] = set()  # under their digest, not whole yet
+        self._relied: set[str] = set()  # those for which others of the same bytes were dropped
         self._pending_bytes = 0
         self._pending_since = 0.0
         self._touched: set[str] = set()  # shards that got names since the last flush
@@ -126,6 +129,25 @@ class ObjectFolder:
     def part_name(self) -> str:
         return f"{self._parts}{next(self._numbers)}.part"
 
+    def whole_name(self, digest: str) -> str:
+        """Where an object whose digest is known goes, so that it need not be renamed once it is whole: a start hashes whatever it finds there.
+
+        Two that are the same, written at the same time, do not meet: the second gets a name of its own.
+        """
+        with self._lock:
+            if digest in self._writing or digest in self._pending or digest in self._moving:
+                return self.part_name()
+            self._writing.add(digest)
+        return self._arriving + digest
+
+    def gave_up(self, part: str) -> None:
+        """What was to be written there is not. Where another one of the same bytes was dropped for it, nothing more can be relied on."""
+        digest = part.rpartition(os.sep)[2]
+        with self._lock:
+            self._writing.discard(digest)
+            if digest in self._relied and self._broken is None:
+                self._broken = VaultError("an object could not be written", where=part, hint="is the disk full or damaged?")
+
     def stands(self, digest: str, size: int) -> bool:
         """Whether these bytes need not be stored again. An object of the wrong length is damaged: it makes room for the good bytes."""
         if digest in self._pending or digest in self._moving:
@@ -147,9 +169,18 @@ class ObjectFolder:
         with self._lock:
             if self._broken:
                 raise self._broken
-            known = digest in self._pending or digest in self._moving if new else self.stands(digest, size)
+            named = part == self._arriving + digest
+            if named:
+                known = False
+                self._writing.discard(digest)
+            elif digest in self._writing:
+                known = True
+                self._relied.add(digest)
+            else:
+                known = digest in self._pending or digest in self._moving if new else self.stands(digest, size)
             if not known:
-                os.rename(part, self._arriving + digest)  # noqa: PTH104
+                if not named:
+                    os.rename(part, self._arriving + digest)  # noqa: PTH104
                 if not self._pending:
                     self._pending_since = time.monotonic()
                 self._pending[digest] = size
@@ -199,8 +230,8 @@ class ObjectFolder:
                 (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
                 self._shards.add(shard)
             self._touched.add(shard)
-            self._shelves.forget(shard)
             os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
+            self._shelves.forget(shard)
 
     def flush(self) -> None:
         """After it every committed object is durable under its name. Raises DiskFull or VaultError."""

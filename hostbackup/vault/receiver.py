@@ -44,10 +44,11 @@ class ObjectReceiver:
             self._spill()
         return taken
 
-    def _spill(self) -> None:
+    def _spill(self, digest: str = "") -> None:
+        """Puts what is held into the file. `digest`: the file is made, and this is all of it."""
         try:
             if self._fd < 0:
-                self._part = self._folder.part_name()
+                self._part = self._folder.whole_name(digest) if digest else self._folder.part_name()
                 self._fd = os.open(self._part, _CREATE, 0o400)
             done = os.write(self._fd, self._buffer)
             if done < len(self._buffer):
@@ -71,12 +72,15 @@ class ObjectReceiver:
             self._over = True
             return digest, self._size
         if small or self._buffer:
-            self._spill()
+            self._spill(digest if small else "")
         self._over = True
         fd, self._fd = self._fd, -1
         try:
             os.close(fd)
             self._folder.take(self._part, digest, self._size, new=small)
+        except VaultError:
+            self.abort()
+            raise
         except OSError as error:
             self.abort()
             raise told(error, self._folder.incoming, self._size) from error
@@ -91,5 +95,6 @@ class ObjectReceiver:
             os.close(fd)
         if self._part:
             part, self._part = self._part, ""
+            self._folder.gave_up(part)
             with contextlib.suppress(OSError):
                 os.unlink(part)  # noqa: PTH108

@@ -141,6 +141,17 @@ class Journal:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Ends what it told, so that another can begin. Does nothing to one that tells nothing."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise told(error, self.path) from error
+        if size:
+            self.replace(())
+
     def remove(self) -> None:
         """Ends the journal for good: its work is done."""
         with self._lock:

@@ -87,9 +87,9 @@ class TreeView:
                 self._build.sums.add(digest, self._prefix + path)
                 return name
         record = self._tree.record(ref, line)
-        return record.item.name if self._entry(folder, record, pending) else b""
+        return record.item.name if self._entry(folder, record, pending, absent=record.item.name not in standing) else b""
 
-    def _entry(self, folder: SafeFolder, record: Stored[Entry], pending: Pending) -> bool:
+    def _entry(self, folder: SafeFolder, record: Stored[Entry], pending: Pending, *, absent: bool) -> bool:
         """Whether something now stands there for the record."""
         item, part = record.item, self._tree.part
         try:
@@ -99,7 +99,7 @@ class TreeView:
             elif item.kind is Kind.LINK:
                 self._build.filler.symlink(folder, item.name, item.target, item.mtime_ns)
             elif item.kind is Kind.FILE and record.digest:
-                self._build.filler.file(folder, item.name, Content(record.digest, record.size, item.mtime_ns))
+                self._build.filler.file(folder, item.name, Content(record.digest, record.size, item.mtime_ns), absent=absent)
                 self._build.sums.add(record.digest, self._prefix + item.path)
             else:
                 return False
