@@ -216,7 +216,10 @@ class Read(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Write(Generic[Item]):
-    """One item to be written to a target. `open` gives its contents from the start each time it is called (files and messages only)."""
+    """One item to be written to a target. `open` gives its contents from the start each time it is called (files and messages only).
+
+    A file to be replaced without `open` keeps its contents: only its mode and time are brought, where the place can do that (SFTP can).
+    """
 
     item: Item
     digest: str = ""

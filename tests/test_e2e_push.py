@@ -361,6 +361,134 @@ def test_a_push_without_anything_to_push_to_or_from_says_so(move: Move, two: tup
     assert "nothing to push" in move.run("push", exit=2).reasons
 
 
+# -- mode and time alone ------------------------------------------------------------------------------------------------------------------
+
+
+def dress(path: Path, mode: int, when: int) -> None:
+    path.chmod(mode)
+    os.utime(path, (when, when))
+
+
+def dressed(path: Path) -> tuple[int, float]:
+    known = path.stat()
+    return known.st_mode & 0o7777, known.st_mtime
+
+
+def test_a_change_of_mode_or_time_alone_is_pushed_without_the_contents(move: Move, two: tuple[Sshd, Sshd]) -> None:
+    fill(move.site, {b"mode": b"m", b"time": b"t", b"both/in": b"b", b"still": b"s"})
+    move.run("backup")
+    move.run("push")
+    inodes = {path: path.stat().st_ino for path in move.target.rglob("*")}
+    dress(move.site / "mode", 0o600, int((move.site / "mode").stat().st_mtime))
+    dress(move.site / "time", 0o644, PAST + 70_000)
+    dress(move.site / "both/in", 0o640, PAST + 70_000)
+    dress(move.site / "both", 0o711, PAST + 70_000)
+    move.run("backup")
+    told_before = move.run("push", "--dry-run")
+    assert told(told_before, "plan", action="attributes") == {"mode", "time", "both/in", "both"}
+    ran = move.run("push")
+    assert (ran.json["counts"].get("written", 0), ran.json["counts"]["attributes_written"]) == (0, 4)
+    assert state(move.target) == state(move.site)
+    assert {path: path.stat().st_ino for path in move.target.rglob("*")} == inodes
+    assert move.run("push").json["counts"].get("attributes_written", 0) == 0
+    move.run("verify", "--against", "new")
+
+
+def test_a_mode_that_the_new_side_changed_is_left_alone_and_listed_if_the_old_side_changed_it_too(move: Move) -> None:
+    fill(move.site, {b"theirs": b"1", b"both": b"2", b"alike": b"3", b"updated": b"4"})
+    move.run("backup")
+    move.run("push")
+    for name in ("theirs", "both", "alike"):
+        (move.target / name).chmod(0o600)
+    for name, mode in (("both", 0o640), ("alike", 0o600)):
+        (move.site / name).chmod(mode)
+    move.run("backup")
+    for _ in range(2):
+        ran = move.run("push")
+        assert told(ran, "left_alone", action="changed-at-new-side") == {"both"}
+    assert [dressed(move.target / name)[0] for name in ("theirs", "both", "alike")] == [0o600, 0o600, 0o600]
+
+
+def test_a_part_that_shrank_has_no_modes_pushed_either(move: Move) -> None:
+    fill(move.site, {b"index.html": b"page"} | {b"page%d" % number: b"%d" % number for number in range(20)})
+    move.run("backup")
+    move.run("push")
+    for number in range(20):
+        (move.site / f"page{number}").unlink()
+    (move.site / "index.html").chmod(0o600)
+    move.run("backup", exit=3)
+    assert told(move.run("push", exit=3), code="shrunk") == {"index.html"}
+    assert dressed(move.target / "index.html")[0] == 0o644
+
+
+def test_times_before_1970_are_pushed_once_and_not_as_times_to_come(move: Move) -> None:
+    fill(move.site, {b"old": b"x"})
+    dress(move.site / "old", 0o644, -32400)
+    move.run("backup")
+    assert (move.vault / "latest/web/public_html/old").stat().st_mtime == -32400
+    move.run("push")
+    assert dressed(move.target / "old") == (0o644, 0)
+    counts = move.run("push").json["counts"]
+    assert (counts.get("written", 0), counts.get("attributes_written", 0)) == (0, 0)
+
+
+# -- folders that are known to hold all ---------------------------------------------------------------------------------------------------
+
+
+def settled(move: Move) -> Path:
+    return next((move.vault / "state").glob("settled-*"), move.vault / "none")
+
+
+def test_what_is_known_of_folders_changes_speed_only(move: Move) -> None:
+    """A push that looks at each entry, and one that knows most folders again, end alike: after a change on either side, and without the note."""
+    odd_site(move.site)
+    fill(move.site, many_files(60))
+    move.run("backup")
+    move.run("push")
+    put(move.target / "d01/f0001", b"theirs", PAST + 80_000)
+    put(move.site / "d02/f0002", b"ours, changed", PAST + 80_000)
+    put(move.site / "d03/f0003", b"conflict", PAST + 80_000)
+    put(move.target / "d03/f0003", b"conflict!", PAST + 90_000)
+    (move.target / "d04/f0004").unlink()
+    move.run("backup")
+    plans = []
+    for _ in range(2):
+        ran = move.run("push", "--dry-run", exit=3)
+        plans.append((ran.json["planned"], ran.json["plan"], ran.json["left_alone"], ran.json["failures"]))
+        settled(move).unlink(missing_ok=True)
+    assert plans[0] == plans[1]
+    assert told(ran, "plan") == {"d02/f0002", "d04/f0004"}
+    move.run("push", exit=3)
+    assert [read(move.target / name) for name in ("d01/f0001", "d02/f0002", "d03/f0003")] == [b"theirs", b"ours, changed", b"conflict!"]
+    again = move.run("push", exit=3)
+    assert told(again, "left_alone") == {"d01/f0001"}
+    assert told(again, code="conflict") == {"d03/f0003"}
+
+
+def test_a_push_with_nothing_to_do_looks_at_no_entry_twice(move: Move) -> None:
+    odd_site(move.site)
+    move.run("backup")
+    first = move.run("push")
+    noted = settled(move).stat().st_mtime_ns
+    again = move.run("push")
+    assert again.json["planned"][PART]["equal"] == first.json["planned"][PART]["create"]
+    assert again.json["counts"].get("written", 0) == 0
+    assert settled(move).stat().st_mtime_ns == noted
+
+
+def test_a_journal_that_was_replaced_makes_what_is_known_of_folders_void(move: Move) -> None:
+    fill(move.site, {b"a": b"one", b"d/b": b"one"})
+    move.run("backup")
+    move.run("push")
+    (journal,) = (move.vault / "state").glob("push-web*")
+    journal.unlink()
+    assert move.run("push").json["planned"][PART]["adopt"] == 3
+    put(move.site / "a", b"newer")
+    move.run("backup")
+    move.run("push")
+    assert read(move.target / "a") == b"newer"
+
+
 # -- killed in the middle -----------------------------------------------------------------------------------------------------------------
 
 

@@ -16,12 +16,13 @@ from hostbackup.protocols.sftp.packets import Attrs, Framer, Name, Status, Type,
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
+seconds = st.integers(-(2**31), 2**31 - 1)
 
 
 @st.composite
 def attributes(draw: st.DrawFn) -> Attrs:
     uid, gid = draw(st.just((None, None)) | st.tuples(u32, u32))
-    atime, mtime = draw(st.just((None, None)) | st.tuples(u32, u32))
+    atime, mtime = draw(st.just((None, None)) | st.tuples(seconds, seconds))
     return Attrs(draw(st.none() | u64), uid, gid, draw(st.none() | u32), atime, mtime)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import select
 import socket
 import stat
 import struct
@@ -17,11 +18,14 @@ import pytest
 from hostbackup.errors import PlaceMissing
 from hostbackup.model import Claim, Entry, Kind, Status, Write
 from hostbackup.places.sftp import SftpTree
+from hostbackup.places.sftp_put import Put
+from hostbackup.places.sftp_tree import Tree
 from hostbackup.protocols import ssh
 from hostbackup.protocols.limits import Limits
-from hostbackup.protocols.sftp.client import SocketChannel
+from hostbackup.protocols.sftp.client import Connection, SocketChannel, Steps
 from hostbackup.protocols.sftp.packets import Framer, Type
 from hostbackup.protocols.ssh_session import SshSession
+from tests.support.sftp_server import openssh
 from tests.support.sink import HashSink
 from tests.support.sites import ODD_NAMES, PART, Opener, by_path, entries, file, folder, link, path_of, put
 from tests.support.sshd import Relay, Sshd, sshd, throwaway_user
@@ -181,7 +185,7 @@ def test_what_a_login_may_not_write_is_told(open_tree: Opener) -> None:
 
 def test_a_cut_line_while_writing_leaves_every_file_whole_and_no_leftovers(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
     contents = {b"d%d/f%d" % (n % 10, n): os.urandom(30_000) for n in range(300)}
-    with Relay(with_shell.port, cut_after=60_000, cuts=3) as relay:
+    with Relay(with_shell.port, cut_after=15_000, cuts=3) as relay:
         tree = open_tree(with_shell, tmp_path, target={"port": relay.port, "host_key": with_shell.host_key_fingerprint, "shell": "never"})
         items = [*(folder(b"d%d" % n) for n in range(10)), *(file(name, data) for name, data in contents.items())]
         outcomes = list(tree.write(items))
@@ -224,6 +228,112 @@ def test_without_posix_rename_files_and_links_are_replaced_all_the_same(tmp_path
     assert codes == {b"f": None, b"l": None, b"n": None, b"kept": "exists"}
     assert {path.name for path in tmp_path.iterdir()} == {"f", "l", "n", "kept"}
     assert ((tmp_path / "f").read_bytes(), str((tmp_path / "l").readlink())) == (b"new", "new")
+
+
+def test_a_time_before_1970_becomes_the_nearest_that_can_be_sent(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    tree = open_tree(server, tmp_path)
+    before = {b"f": file(b"f", b"x", mtime=-32400), b"d": folder(b"d", mtime=-32400)}
+    outcomes = by_path(list(tree.write(before.values())))
+    assert [outcomes[path].failure for path in before] == [None, None]
+    assert [(tmp_path / name).stat().st_mtime for name in ("f", "d")] == [0, 0]
+    assert {outcome.item for outcome in outcomes.values()} == set(entries(tree).values())
+
+
+def test_a_time_before_1970_is_told_as_it_is(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    put(tmp_path, b"f", b"x", mtime=-32400)
+    assert entries(open_tree(server, tmp_path))[b"f"].mtime_ns == -32400 * 10**9
+
+
+def test_mode_and_time_of_a_file_that_keeps_its_contents(server: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    for name in (b"f", b"edited", b"gone"):
+        put(tmp_path, name, b"kept")
+    tree = open_tree(server, tmp_path)
+    seen = entries(tree)
+    (tmp_path / "edited").write_bytes(b"theirs!")
+    (tmp_path / "gone").unlink()
+    inode = (tmp_path / "f").stat().st_ino
+    items = [
+        Write(dataclasses.replace(there, mode=0o600, mtime_ns=1_500_000_000 * 10**9), replace=True, expected=there, size=there.size)
+        for there in seen.values()
+    ]
+    outcomes = by_path(list(tree.write(items)))
+    assert {path: outcome.failure and outcome.failure.code for path, outcome in outcomes.items()} == {
+        b"f": None,
+        b"edited": "exists",
+        b"gone": "vanished",
+    }
+    now = (tmp_path / "f").stat()
+    assert ((tmp_path / "f").read_bytes(), stat.S_IMODE(now.st_mode), now.st_mtime, now.st_ino) == (b"kept", 0o600, 1_500_000_000, inode)
+    assert outcomes[b"f"].item == entries(tree)[b"f"]
+    assert (tmp_path / "edited").read_bytes() == b"theirs!"
+
+
+class Disobedient(SocketChannel):
+    """Fails each WRITE that holds `poison` on its way back, and keeps what the client asked for afterwards."""
+
+    poison = b"poison"
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._framer = Framer()
+        self._poisoned: set[bytes] = set()
+        asked.clear()
+
+    def send(self, data: bytes, /) -> int:
+        for body in self._framer.feed(data):
+            packet = bytes(body)
+            asked.append(packet)
+            if packet[0] == Type.WRITE and self.poison in packet:
+                (length,) = struct.unpack_from(">I", packet, 5)
+                packet = packet[:5] + struct.pack(">I", 3) + b"bad" + packet[9 + length :]  # a handle that the server never gave
+            self._socket.setblocking(True)
+            self._socket.sendall(struct.pack(">I", len(packet)) + packet)
+            self._socket.setblocking(False)
+        return len(data)
+
+
+asked: list[bytes] = []
+
+
+def test_nothing_is_renamed_before_the_server_said_that_all_of_it_is_written(tmp_path: Path) -> None:
+    put(tmp_path, b"old", b"theirs")
+    tree = SftpTree(lambda: Foreign(Disobedient), str(tmp_path), side="new", part=PART, channels=1)  # type: ignore[arg-type, return-value]
+    writes = [file(b"new", b"poison"), file(b"old", b"poison", replace=True), file(b"good", b"fine"), file(b"empty", b"")]
+    outcomes = by_path(list(tree.write(writes)))
+    tree.close()
+    assert {path for path, outcome in outcomes.items() if outcome.failure is not None} == {b"new", b"old"}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"theirs", "good": b"fine", "empty": b""}
+    renames = [packet for packet in asked if packet[0] == Type.RENAME or (packet[0] == Type.EXTENDED and b"posix-rename" in packet)]
+    assert len(renames) == 2, "only what the server took whole"
+
+
+def test_a_small_file_costs_three_round_trips(tmp_path: Path) -> None:
+    tree = Tree(os.fsencode(tmp_path), "new", PART, os.fsencode(tmp_path))
+    put_ = Put(tree, b".hostbackup-1", lambda: Foreign(SocketChannel))  # type: ignore[arg-type, return-value]
+    with openssh() as connection:
+        steps = put_.file(connection, file(b"f", b"x" * 100_000))
+        assert turns(connection, steps) == 3
+    assert (tmp_path / "f").read_bytes() == b"x" * 100_000
+
+
+def turns(connection: Connection, steps: Steps[Entry]) -> int:
+    """How often a work, run to its end, had to wait for answers before it could ask anything more."""
+    count, requests = 0, list(next(steps))
+    while True:
+        count += 1
+        due = len(requests)
+        for request in requests:
+            connection.post(steps, request)
+        requests = []
+        while due:
+            connection.flush()
+            select.select([connection.channel.fileno()], [], [], 10)
+            for _, reply in connection.receive():
+                due -= 1
+                try:
+                    requests += steps.send(reply)
+                except StopIteration:
+                    return count
 
 
 class Swapped(SocketChannel):

@@ -324,7 +324,7 @@ class TreePush:
         if len(self._done) >= _DONE:
             self._tell_done()
         if source is not None:  # nothing but mode and time
-            self.result.counts["attributes"] += path not in self._filled or path in self._redressed
+            self.result.counts["attributes_written"] += path not in self._filled or path in self._redressed
             return
         self.result.counts["written"] += 1
         self.result.counts["written_bytes"] += asked.size

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hostbackup.errors import VaultError
-from hostbackup.model import Entry
+from hostbackup.model import Entry, Kind
 from hostbackup.vault.state import StateFolder
 from hostbackup.vault.tree import SegmentRef
 
@@ -82,6 +82,8 @@ class Settled:
     def wrote(self, before: Entry | None, now: Entry) -> None:
         """The target describes an entry so, after a write."""
         folder = now.parent
+        if before is None and now.kind is Kind.DIR:
+            self._sums.setdefault(now.path, 0)
         self._sums[folder] = (self._sums.get(folder, 0) + mark(now) - (mark(before) if before is not None else 0)) & _ROUND
 
     def keep(self, folders: Iterator[tuple[bytes, list[SegmentRef], int]]) -> None:

@@ -64,7 +64,12 @@ def sendable(mtime_ns: int) -> int:
 
 def _as_wanted(wanted: Entry, there: Attrs) -> bool:
     """Whether a look after a rename shows what was renamed, as far as version 3 tells."""
-    return there.kind is Kind.FILE and there.size == wanted.size and there.mtime == sendable(wanted.mtime_ns)
+    return (
+        there.kind is Kind.FILE
+        and there.size == wanted.size
+        and there.mtime is not None
+        and (there.mtime - sendable(wanted.mtime_ns)) % (1 << 32) == 0
+    )
 
 
 class Put:
@@ -157,7 +162,7 @@ class Put:
         except Refused:
             return None
 
-    def _dress(self, item: Write[Entry]) -> Steps[Entry]:
+    def dress(self, item: Write[Entry]) -> Steps[Entry]:
         """Mode and time of a file that keeps its contents. Raises Refused."""
         path, full = item.item.path, self._tree.full(item.item.path)
         there = yield from ask_one(on_path(Type.LSTAT, full))

@@ -173,6 +173,8 @@ class Writer:
             return light(lambda: self._folder(item))
         if kind is Kind.LINK:
             return Work(lambda connection: self._attempt(item, self._links.link(connection, item)))
+        if kind is Kind.FILE and item.open is None and item.replace:
+            return light(lambda: self._attempt(item, self._put.dress(item)))
         if kind is Kind.FILE:
             return Work(lambda connection: self._attempt(item, self._put.file(connection, item)), self._put.weight(item))
         failure = self._tree.tell(item.item.path, "unsupported", "only files, folders and symlinks can be written")

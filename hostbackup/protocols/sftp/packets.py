@@ -84,13 +84,19 @@ _two = struct.Struct(">II")
 _read = struct.Struct(">QI")
 _head = struct.Struct(">IBI")
 _status = struct.Struct(">I")
-_all_attrs = struct.Struct(">QIIIII")
+_times = struct.Struct(">ii")
+_all_attrs = struct.Struct(">QIIIii")
 
 _KINDS = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIR, stat.S_IFLNK: Kind.LINK}
 
 
 class Attrs(NamedTuple):
-    """File attributes (section 5); None where the server told none. Times are whole seconds, unsigned."""
+    """File attributes (section 5); None where the server told none.
+
+    Times are whole seconds. The draft has them unsigned, and servers put times before 1970 into the upper half, cut to 32 bits: read with a
+    sign they are what the file has (a zip without a date, unpacked east of Greenwich, is from 1969), where a time after 2038 is a clock gone wrong.
+    To be sent they must not be negative: servers would take that for one after 2038.
+    """
 
     size: int | None = None
     uid: int | None = None
@@ -177,7 +183,7 @@ def attrs_bytes(attrs: Attrs) -> bytes:
     if attrs.permissions is not None:
         flags, body = flags | _PERMISSIONS, body + _u32.pack(attrs.permissions)
     if attrs.atime is not None and attrs.mtime is not None:
-        flags, body = flags | _TIMES, body + _two.pack(attrs.atime, attrs.mtime)
+        flags, body = flags | _TIMES, body + _two.pack(attrs.atime & 0xFFFFFFFF, attrs.mtime & 0xFFFFFFFF)
     return _u32.pack(flags) + body
 
 
@@ -304,7 +310,7 @@ def _some_attrs(body: memoryview, at: int, flags: int) -> tuple[Attrs, int]:
     if flags & _PERMISSIONS:
         (permissions,), at = _u32.unpack_from(body, at), at + 4
     if flags & _TIMES:
-        (atime, mtime), at = _two.unpack_from(body, at), at + 8
+        (atime, mtime), at = _times.unpack_from(body, at), at + 8
     if flags & _EXTENDED:
         (count,), at = _u32.unpack_from(body, at), at + 4
         if count * 8 > len(body) - at:
