@@ -266,7 +266,7 @@ def whole_vault(root: Path) -> int:
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, f"{path} is not what it is called"
                 assert path.parent.name == path.name[:2]
                 there[kind].add(path.name)
-    for path in (root / "snapshots").iterdir():
+    for path in (root / "snapshots").glob("*"):  # a vault that was killed while it was made has none
         document = json.loads(path.read_text("utf-8"))
         bare = {key: value for key, value in document.items() if key != "sha256"}
         line = json.dumps(bare, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
@@ -289,7 +289,7 @@ def _needed(root: Path, digest: str) -> Iterator[str]:
 
 def _chained(folder: Path) -> None:
     before, digest = "", ""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("*")):
         data = path.read_bytes()
         first = json.loads(data.split(b"\n")[0])
         assert (first["previous_name"], first["previous"]) == (before, digest), f"{path.name} does not follow {before}"
