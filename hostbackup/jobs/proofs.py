@@ -129,6 +129,8 @@ class Proving(Generic[Item]):
         self.claimed += 1
         with self._changed:
             self._changed.wait_for(lambda: len(self._claims) < _AHEAD or self._finished)
+            if self._finished:  # by an error, which `rest` tells
+                return
             self._claims.append(claim)
             if len(self._claims) >= _BATCH:
                 self._changed.notify_all()

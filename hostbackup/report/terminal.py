@@ -118,7 +118,8 @@ def push(details: Mapping[str, Any], result: Any) -> list[str]:
     header = ["part", "to write", "proven", "method", "there already", "left alone", "conflicts"]
     if proven_nowhere(details):
         return [*_plan(details), *lines]
-    return [*table(rows, header), *lines]
+    dressed = result.counts["attributes_written"]
+    return [*table(rows, header), *([f"{number(dressed)} more got a new mode or time"] if dressed else []), *lines]
 
 
 def proven_nowhere(details: Mapping[str, Any]) -> bool:
