@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from hostbackup.protocols.tar import TarBroken
 
-_STRETCH = 1.5  # seconds measured before packing is judged
+_STRETCH = 3.0  # seconds measured before packing is judged
 _STARVED = 0.3  # share of the time in which nothing came: then the line is what limits
+_FAST = 12_500_000  # bytes a second (100 Mbit/s) from which a line is never called slow: then it is the server that others keep busy
 _WORTH_TRYING, _WORTH_KEEPING = 1.3, 1.1
 _SAMPLE, _BITE = 1 << 19, 1 << 15  # bytes tried on in all, and of one chunk
 
@@ -62,7 +63,7 @@ class Packing:
         if self.on and rate < self._plain_rate * _WORTH_KEEPING:
             self.on, self._given_up = False, True
             told = "packing by gzip did not make the stream faster: left off"
-        elif not self.on and self._waited > self._seconds * _STARVED and self._gain(rate) >= _WORTH_TRYING:
+        elif not self.on and rate < _FAST and self._waited > self._seconds * _STARVED and self._gain(rate) >= _WORTH_TRYING:
             self.on, self._plain_rate = True, rate
             told = f"the line is slow ({rate / 1e6:.1f} MB/s): the stream is packed by gzip"
         self._begin()
