@@ -198,6 +198,8 @@ class TreeBackup:
         """Reads what the plan wants into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
         sink = Arrivals(self.vault.objects, self.part.id, self.result.observer, self._settled)
         sink.drop_others(self.scratch.wanted())
+        if not self.planned["wanted"]:
+            return  # a place may make ready for a reading before it looks at what is wanted, which takes round trips
         wanted = itertools.chain(self.scratch.wanted(), list(self._silent_changes.values()))
         try:
             for read in self.place.read(self._fresh_last(wanted), sink):
