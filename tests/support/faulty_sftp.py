@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 SERVER = "/usr/lib/openssh/sftp-server"
-INIT, VERSION, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, OPENDIR, READDIR, REALPATH, RENAME = 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 16, 18
+INIT, VERSION, OPEN, CLOSE, READ, WRITE, FSTAT, OPENDIR, READDIR, REALPATH, RENAME = 1, 2, 3, 4, 5, 6, 8, 11, 12, 16, 18
 STATUS, HANDLE, EXTENDED = 101, 102, 200
 FAILURE = 4
 _FSETSTAT = 10
@@ -51,19 +51,11 @@ class Faults:
 
     def __init__(self, words: Sequence[str]) -> None:
         told = dict(word.partition("=")[::2] for word in words)
-        self.short_reads = "short-reads" in told
-        self.reorder = "reorder" in told
-        self.overtake = "overtake" in told
-        self.no_extensions = "no-extensions" in told
-        self.trickle = "trickle" in told
-        self.handles = int(told.get("handles", 0))
-        self.refuse_reads = int(told.get("refuse-reads", 0))
-        self.drop_reads = int(told.get("drop-reads", 0))
-        self.errors = float(told.get("errors", 0))
-        self.broken = float(told.get("broken", 0))
-        self.mutate = float(told.get("mutate", 0))
-        self.cut_after = int(told.get("cut-after", 0))
-        self.cuts = int(told.get("cuts", 1))
+        flags = ("short-reads", "reorder", "overtake", "no-extensions", "trickle")
+        self.short_reads, self.reorder, self.overtake, self.no_extensions, self.trickle = (flag in told for flag in flags)
+        self.handles, self.refuse_reads, self.drop_reads = (int(told.get(key, 0)) for key in ("handles", "refuse-reads", "drop-reads"))
+        self.errors, self.broken, self.mutate = (float(told.get(key, 0)) for key in ("errors", "broken", "mutate"))
+        self.cut_after, self.cuts = int(told.get("cut-after", 0)), int(told.get("cuts", 1))
         self.seed = told.get("seed", "0")
         self.state = Path(told["state"]) if "state" in told else None
 
