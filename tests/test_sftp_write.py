@@ -25,6 +25,7 @@ from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.sftp.client import Connection, SocketChannel, Steps
 from hostbackup.protocols.sftp.packets import Framer, Type
 from hostbackup.protocols.ssh_session import SshSession
+from tests.support.faulty_login import faulty_tree
 from tests.support.sftp_server import openssh
 from tests.support.sink import HashSink
 from tests.support.sites import ODD_NAMES, PART, Opener, by_path, entries, file, folder, link, path_of, put
@@ -314,6 +315,17 @@ def test_a_small_file_costs_three_round_trips(tmp_path: Path) -> None:
         steps = put_.file(connection, file(b"f", b"x" * 100_000))
         assert turns(connection, steps) == 3
     assert (tmp_path / "f").read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("size", [4, 3 << 20])
+def test_nothing_is_replaced_unasked_where_the_servers_rename_would(tmp_path: Path, size: int) -> None:
+    put(tmp_path, b"f", b"made after the plan")
+    with faulty_tree(tmp_path, "rename-replaces") as tree:
+        assert "OpenSSH" in tree.session.server_version, "whatever it calls itself"
+        (written,) = tree.write([file(b"f", b"x" * size)])
+    assert written.failure is not None
+    assert written.failure.code == "exists"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"made after the plan"}
 
 
 def turns(connection: Connection, steps: Steps[Entry]) -> int:

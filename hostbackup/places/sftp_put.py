@@ -36,7 +36,6 @@ WINDOW = 2 << 20  # bytes of one file under way
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _FSYNC = b"fsync@openssh.com"
 _PRIVATE = Attrs(permissions=0o600)  # of what is half-written
-_ABSENT = Status(Code.NO_SUCH_FILE)
 OLD = b".old-"  # between a temporary prefix and a name: the target's own file, moved aside for a moment
 
 
@@ -256,10 +255,8 @@ class Put:
         if _FSYNC in connection.extensions:
             last.append(extended(_FSYNC, text(handle)))
         last.append(on_handle(Type.CLOSE, handle))
-        if item.replace or not self.openssh():
-            *results, there = yield from ask(*writes, *last, on_path(Type.LSTAT, self._tree.full(path)))
-        else:  # its RENAME itself sees to it that nothing is there
-            results, there = (yield from ask(*writes, *last)), _ABSENT
+        # Even a RENAME that must not replace gets this look: which SFTP server answers behind an SSH server, and how it renames, is not known.
+        *results, there = yield from ask(*writes, *last, on_path(Type.LSTAT, self._tree.full(path)))
         for place, status in enumerate(results):
             # A server that keeps no modes or times has the file all the same; what it made of them is told by the LSTAT at the end.
             if not status.ok and (place < len(writes) or status.code != Code.OP_UNSUPPORTED):
