@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from hostbackup.model import Entry, Kind
+from tests.support.faulty_sftp import command
 from tests.support.sink import HashSink, MemorySink
 from tests.support.sites import Opener, entries, files, put
-from tests.support.sshd import Sshd
+from tests.support.sshd import Sshd, sshd
 
 pytest_plugins = ["tests.support.sites"]
 
@@ -112,6 +113,18 @@ def test_a_volatile_file_is_read_once_only(with_shell: Sshd, tmp_path: Path, ope
     (read,) = tree.read(files(tree), sink)
     assert read.failure is not None
     assert (read.failure.code, sink.opened) == ("changing", 1)
+
+
+def test_a_server_that_gives_less_than_asked_cuts_no_volatile_file_off(tmp_path: Path, open_tree: Opener) -> None:
+    contents = {b"logs/%d" % number: os.urandom(20_000) for number in range(8)}
+    for name, data in contents.items():
+        put(tmp_path, name, data)
+    with sshd(shell=False, sftp=command("short-reads", "seed=1")) as server:
+        tree = open_tree(server, tmp_path, volatile=["logs/"])
+        sink = MemorySink()
+        reads = list(tree.read(files(tree), sink))
+    assert {read.asked.path: sink.contents[read.digest] for read in reads} == contents
+    assert [read.failure for read in reads] == [None] * 8
 
 
 class Full(HashSink):

@@ -32,6 +32,11 @@ class Got:
     def still(self) -> bool:
         return same(self.before, self.after) and self.received == self.after.size
 
+    @property
+    def short(self) -> bool:
+        """Whether the file has more than was taken."""
+        return self.received < (self.after.size or 0)
+
 
 Outcome = Got | Status | str  # a Status: the server refused; "changed-kind": it is no regular file any more
 
@@ -89,18 +94,18 @@ class FileRead:
         raise AssertionError("the last reading has an outcome")
 
     def _small(self, path: bytes) -> Steps[Read[Entry] | None]:
-        """One quick reading; None where it was not good enough."""
+        """One quick reading; None where it was not good enough. A READ may give less than there is: a file taken short is read as a whole."""
         receiver = self._sink.open(self._asked.size)
         try:
             got = yield from _read_small(path, self._asked.size, receiver)
         except BaseException:
             receiver.abort()
             raise
-        if isinstance(got, Got) and (got.still or not self._rereads):
+        if isinstance(got, Got) and (got.still or (not self._rereads and not got.short)):
             return self._kept(got, receiver)
         receiver.abort()
         if isinstance(got, Got):
-            self._rereads -= 1
+            self._rereads = max(0, self._rereads - 1)
             return None
         return self._not(got)
 
