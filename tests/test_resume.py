@@ -224,6 +224,47 @@ def test_killed_between_the_objects_name_and_the_end_of_the_note_it_is_adopted(t
     assert incoming(tmp_path) == set()
 
 
+def test_a_run_that_ends_before_the_object_has_its_name_leaves_what_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part_way(tmp_path)
+
+    def fails(source: str, target: str) -> None:
+        assert Path(source).stat().st_mode & 0o777 == 0o600
+        raise VaultError("the disk failed for another object")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("os.rename", fails)
+        receiver = folder(tmp_path).resume(ORIGIN)
+        give(receiver, DATA[3 * MIB :])
+        with pytest.raises(VaultError, match="failed for another"):
+            receiver.commit()
+    goes_on(tmp_path, 3 * MIB)
+
+
+def test_killed_between_the_name_and_the_seal_it_is_sealed_when_it_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr("os.chmod", lambda path, mode: None)
+        receiver = folder(tmp_path).resume(ORIGIN)
+        give(receiver, DATA)
+        receiver.commit()
+    objects = folder(tmp_path)
+    assert objects.adopt() == 1
+    assert objects.path(sha256(DATA)).stat().st_mode & 0o777 == 0o400
+
+
+def test_what_cannot_be_opened_is_dropped_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part_way(tmp_path)
+    real = os.open
+
+    def refused(path: os.PathLike[str] | str, flags: int, mode: int = 0o777) -> int:
+        if Path(path) == data_file(tmp_path) and not flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as denied:
+        denied.setattr("os.open", refused)
+        goes_on(tmp_path, 0)
+
+
 def full(fd: int, data: bytes) -> int:
     raise OSError(28, "No space left on device")
 

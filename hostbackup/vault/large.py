@@ -95,10 +95,13 @@ class LargeReceiver:
         digest, size = self._writer.seen.hexdigest(), self._writer.offset
         try:
             self._writer.close()
-            Path(self._part).chmod(0o400)
-            self._folder.take(self._part, digest, size)
+            self._folder.take(self._part, digest, size, seal=True)
             if self._origin is not None:
                 self._folder.partials.settle(self._origin.name)
+        except VaultError:
+            if self._origin is None:  # else what is noted can be gone on with yet
+                self._forget()
+            raise
         except OSError as error:
             self._forget()
             raise told(error, self._folder.incoming, size) from error

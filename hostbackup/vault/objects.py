@@ -161,10 +161,10 @@ class ObjectFolder:
         self.set_aside(digest, f"{standing.st_size} bytes long where {size} were stored")
         return False
 
-    def take(self, part: str, digest: str, size: int, *, new: bool = False) -> None:
+    def take(self, part: str, digest: str, size: int, *, new: bool = False, seal: bool = False) -> None:
         """Makes the whole file `part` a pending object, or drops it where the object stands. `new`: it did not stand a moment ago.
 
-        Should it stand since, it is replaced by the same bytes.
+        Should it stand since, it is replaced by the same bytes. `seal`: it can be written to yet, and must stay so until it has its name.
         """
         with self._lock:
             if self._broken:
@@ -181,6 +181,8 @@ class ObjectFolder:
             if not known:
                 if not named:
                     os.rename(part, self._arriving + digest)  # noqa: PTH104
+                if seal:
+                    os.chmod(self._arriving + digest, 0o400)  # noqa: PTH101
                 if not self._pending:
                     self._pending_since = time.monotonic()
                 self._pending[digest] = size
@@ -265,6 +267,7 @@ class ObjectFolder:
                 path = self.incoming / name
                 size = path.stat().st_size
                 if is_digest(name) and not self.stands(name, size) and hash_file(path)[0] == name:
+                    path.chmod(0o400)  # a kill may have come before that
                     with self._lock:
                         self._pending[name] = size
                         self._pending_since = time.monotonic()

@@ -101,19 +101,24 @@ class Partials:
         """A descriptor to go on writing, the hash of what is there, and how many bytes that are: none where nothing fits the origin."""
         note, seen = self._noted(origin.name), self._hashes.pop(origin.name, None)
         if note is not None and note.origin == origin:
-            fd = os.open(self.data(origin.name), _FLAGS)
-            try:
-                if seen is None or seen.hexdigest() != note.sha256:
-                    seen = _hash(fd, note.offset)
-                if seen.hexdigest() == note.sha256:
-                    os.ftruncate(fd, note.offset)
-                    return fd, seen, note.offset
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+            with contextlib.suppress(OSError):  # what cannot be used is worth no more than nothing: the file is read from the start
+                return self._go_on(note, seen)
         self.drop(origin.name)
         return os.open(self.data(origin.name), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), hashlib.sha256(), 0
+
+    def _go_on(self, note: Note, seen: Hash | None) -> tuple[int, Hash, int]:
+        """As `take`. Raises OSError also where the data is not what was noted."""
+        fd = os.open(self.data(note.origin.name), _FLAGS)
+        try:
+            if seen is None or seen.hexdigest() != note.sha256:
+                seen = _hash(fd, note.offset)
+            if seen.hexdigest() != note.sha256:
+                raise OSError("not what was noted")
+            os.ftruncate(fd, note.offset)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, seen, note.offset
 
     def settle(self, name: str) -> None:
         """The data is whole and has another name by now."""
