@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,26 @@ def test_an_object_that_was_set_aside_or_removed_is_not_there_any_more(objects: 
     objects.remove(removed)
     assert not objects.has(aside)
     assert not objects.has(removed)
+
+
+def test_a_listing_that_a_change_overtook_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = "ab" + "0" * 62
+    (tmp_path / "ab").mkdir()
+    shelf = shelves.Shelves(f"{tmp_path}/")
+    scandir = os.scandir
+
+    @contextmanager
+    def overtaken(path: str) -> Iterator[list[os.DirEntry[str]]]:
+        monkeypatch.setattr(os, "scandir", scandir)
+        with scandir(path) as found:
+            listed = list(found)
+        (tmp_path / "ab" / digest).write_bytes(b"x")  # as another thread would
+        shelf.forget("ab")
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", overtaken)
+    assert shelf.inode(digest) is None
+    assert shelf.inode(digest) == (tmp_path / "ab" / digest).stat().st_ino
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
