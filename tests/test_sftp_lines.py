@@ -9,6 +9,7 @@ import pytest
 
 from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, Unreachable
 from hostbackup.model import Entry, Read
+from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols import ssh
 from hostbackup.protocols.limits import Limits
@@ -110,3 +111,15 @@ def test_a_server_that_allows_one_channel_is_served_by_one(tmp_path: Path, open_
     with sshd(options=("MaxSessions 1",)) as server:
         tree = open_tree(server, tmp_path)
         assert len(list(tree.read(files(tree), HashSink()))) == 100
+
+
+def test_a_line_that_never_lasts_long_enough_for_one_result_is_given_up(tmp_path: Path, with_shell: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_tree, "RECONNECTS", 4)
+    put(tmp_path, b"large", bytes(30_000_000))  # more than one line brings, to a sink that cannot go on where it was
+    with Relay(with_shell.port, cut_after=12_000_000, cuts=1000) as relay:
+        target = with_shell.target(port=relay.port, host_key=with_shell.host_key_fingerprint)
+        tree = SftpTree(lambda: ssh.connect(target), str(tmp_path), side="old", part=PART, pause=lambda _: None)
+        with pytest.raises((LineCut, Unreachable)):
+            list(tree.read(files(tree), HashSink()))
+        tree.close()
+        assert relay.accepted <= 6

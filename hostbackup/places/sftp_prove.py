@@ -75,7 +75,7 @@ class Means:
     @classmethod
     def of(cls, lines: Lines, tree: Tree, reader: Reader | None, weak: bool) -> Means:
         weak = weak and reader is not None
-        return cls(Shell(lines.session), CheckFile(lines, tree, weak=weak, blocks=reader is not None), reader, weak)
+        return cls(Shell(lines.session, lines.limits.stall), CheckFile(lines, tree, weak=weak, blocks=reader is not None), reader, weak)
 
 
 class Prover:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BACK_OFF = (1.0, 2.0, 4.0)  # seconds before each new login after a cut, while nothing gets done in between
-RECONNECTS = 20  # new logins in one call …
+RECONNECTS = 20  # new logins in one call, and at most so many without one result in between …
 WORTH_A_LOGIN = 8 << 20  # … and one more for so many bytes: a long transfer over a bad line may go on, a server is not worn out for nothing
 
 _CODES = {
@@ -226,11 +226,11 @@ class Lines:
 
         `stall`: seconds without an answer before the line counts as cut, where the server may need longer than `limits` say.
 
-        A login is made again up to three times in a row with nothing got done in between, and within a budget that grows with what is done. Then,
-        or where the server refuses the login, the error is raised, after the results that came.
+        A login is made again up to three times in a row with nothing moved in between, and within a budget that grows with what moves. Then, or where
+        the server refuses the login, the error is raised, after the results that came.
         """
         again: deque[Work[Result]] = deque()
-        attempts, spent, gained, source_broke = 0, 0, 0, False
+        attempts, fruitless, spent, gained, source_broke = 0, 0, 0, 0, False
 
         def next_work() -> Work[Result] | None:
             nonlocal source_broke
@@ -250,7 +250,7 @@ class Lines:
                 pump = Pump(connections, timeout=stall or limits.stall, requests=limits.requests, rate=limits.rate, overloaded=overloaded)
                 with contextlib.closing(pump.run(next_work)) as results:
                     for result in results:
-                        attempts = 0
+                        attempts = fruitless = 0
                         yield result
                 self.give_back(connections)
                 return
@@ -258,13 +258,14 @@ class Lines:
                 if pump is not None:
                     gained += pump.moved - before
                     attempts = 0 if pump.moved - before >= WORTH_A_LOGIN else attempts
-                if source_broke or (pump is None and not spent) or attempts >= len(BACK_OFF) or spent >= RECONNECTS + gained // WORTH_A_LOGIN:
+                worn = attempts >= len(BACK_OFF) or fruitless >= RECONNECTS or spent >= RECONNECTS + gained // WORTH_A_LOGIN
+                if source_broke or (pump is None and not spent) or worn:
                     raise
                 if pump is not None:
                     again.extend(pump.unfinished())
             self.close()
             self.pause(BACK_OFF[attempts])
-            attempts, spent = attempts + 1, spent + 1
+            attempts, fruitless, spent = attempts + 1, fruitless + 1, spent + 1
 
     def close(self) -> None:
         """Ends the logins and all channels. May be called twice; the next use logs in anew."""

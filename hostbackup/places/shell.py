@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostbackup.errors import LineCut, ProtocolBroken
+from hostbackup.protocols.limits import STALL
 
 PARALLEL = 2  # commands at once: a server hashes on several cores
 SLOWEST = 4_000_000  # bytes a second that a slow disk still hashes
-_PATIENCE = 60.0  # seconds without a line, beside the time for the bytes
 _LONGEST_LINE = 1 << 16
 _TALK = 1 << 20  # bytes a server may say beside what was asked
 
@@ -85,14 +85,17 @@ _PROBE = (
 )
 
 
-def find_tools(session: Runner) -> tuple[Tool, ...]:
-    """The programs that the server has and that hash nothing to what it must be, the strongest first. Raises LineCut, ProtocolBroken."""
+def find_tools(session: Runner, stall: float = STALL) -> tuple[Tool, ...]:
+    """The programs that the server has and that hash nothing to what it must be, the strongest first. Raises LineCut, ProtocolBroken.
+
+    `stall`: seconds without a word.
+    """
     if not session.has_shell():
         return ()
     works: set[bytes] = set()
     escapes: set[bytes] = set()
     current = TOOLS[0]
-    for line in _lines(session, session.start(_PROBE, timeout=_PATIENCE), _TALK):
+    for line in _lines(session, session.start(_PROBE, timeout=stall), _TALK):
         current = next((tool for tool in TOOLS if line == b"=" + tool.command), current)
         if current.parse(line) == (b"/dev/null", _EMPTY[current.algorithm]):
             works.add(current.command)
@@ -101,16 +104,18 @@ def find_tools(session: Runner) -> tuple[Tool, ...]:
     return tuple(Tool(tool.algorithm, tool.command, tool.command in escapes) for tool in TOOLS if tool.command in works)
 
 
-def digests(session: Runner, tool: Tool, sizes: Mapping[bytes, int], running: Callable[[Command], object] = lambda _: None) -> dict[bytes, str]:
+def digests(
+    session: Runner, tool: Tool, sizes: Mapping[bytes, int], running: Callable[[Command], object] = lambda _: None, stall: float = STALL
+) -> dict[bytes, str]:
     """Digests of files by their path, as `Tool.parse` gives them. `sizes` are their bytes. What the server tells nothing of is left out.
 
     Paths are absolute, or count from the login folder. A name told twice with different digests is not believed at all. Raises LineCut, and
-    ProtocolBroken where the server runs no commands.
+    ProtocolBroken where the server runs no commands. `stall`: seconds without a word, beside the time for the bytes.
     """
     asked = {_guarded(path): path for path in sizes if tool.escapes or not (b"\n" in path or b"\r" in path)}
     if not asked:
         return {}
-    patience = _PATIENCE + sum(sizes.values()) / SLOWEST
+    patience = stall + sum(sizes.values()) / SLOWEST
     most = _TALK + sum(2 * len(name) + 100 for name in asked)
     found: dict[bytes, str] = {}
     doubtful: set[bytes] = set()
@@ -165,8 +170,9 @@ def quote(path: bytes) -> bytes:
 class Shell:
     """What one server's shell can do for digests: found out once, whichever login asks."""
 
-    def __init__(self, session: Callable[[], Runner]) -> None:
+    def __init__(self, session: Callable[[], Runner], stall: float = STALL) -> None:
         self.session = session
+        self._stall = stall
         self._tools: tuple[Tool, ...] | None = None
         self._lock = threading.Lock()
         self._alone = threading.Lock()
@@ -176,7 +182,7 @@ class Shell:
         with self._lock:
             if self._tools is None:
                 try:
-                    self._tools = find_tools(self.session())
+                    self._tools = find_tools(self.session(), self._stall)
                 except ProtocolBroken:
                     self._tools = ()
             best = next(iter(self._tools), None)
@@ -188,10 +194,10 @@ class Shell:
             session = self.session()
             try:
                 try:
-                    return digests(session, tool, sizes, running)
+                    return digests(session, tool, sizes, running, self._stall)
                 except ProtocolBroken:
                     with self._alone:
-                        return digests(session, tool, sizes, running)
+                        return digests(session, tool, sizes, running, self._stall)
             except ProtocolBroken:
                 return {}
             except LineCut:

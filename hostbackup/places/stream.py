@@ -120,8 +120,8 @@ class Ahead:
     def _take(self) -> None:
         try:
             for chunk in self.running:
-                if self._rate is not None:
-                    self._rate.spend(len(chunk))
+                if self._rate is not None and not self._pay(len(chunk), self._rate):
+                    return
                 with self._changed:
                     self._held.append(chunk)
                     self._size += len(chunk)
@@ -133,6 +133,15 @@ class Ahead:
             with self._changed:
                 self._over = True
                 self._changed.notify_all()
+
+    def _pay(self, count: int, rate: RateLimit) -> bool:
+        """Waits as the rate wants it, in short steps; whether the bytes are still wanted after that."""
+        step = max(1, rate.rate // 10)
+        for at in range(0, count, step):
+            rate.spend(min(step, count - at))
+            if self._unwanted:
+                return False
+        return True
 
     def __iter__(self) -> Iterator[bytes]:
         """What the command writes. Raises TarBroken where the line or the command fails."""

@@ -190,7 +190,9 @@ def _credentials(target: SshTarget) -> dict[str, str]:
     """What to log in with. What the profile names is the whole set, so one run costs one refusal; without, ~/.ssh/config decides."""
     if target.password is None and target.key_file is None:
         return {} if target.ask is not None else {"BatchMode": "yes"}
+    told = "yes" if target.password is not None else "no"
     options = {"IdentitiesOnly": "yes", "PubkeyAuthentication": "yes" if target.key_file is not None else "no"}
+    options |= {"BatchMode": "no", "PasswordAuthentication": told, "KbdInteractiveAuthentication": told}
     methods = ["publickey"] * (target.key_file is not None) + ["password", "keyboard-interactive"] * (target.password is not None)
     return {**options, "PreferredAuthentications": ",".join(methods)}
 
