@@ -578,6 +578,26 @@ def test_a_line_that_stays_cut_leaves_what_was_pushed_and_lists_the_rest(tmp_pat
     same_tree(move.site, move.target)
 
 
+def test_what_a_server_would_not_remove_is_removed_by_the_next_push(tmp_path: Path, two: tuple[Sshd, Sshd]) -> None:
+    move = Move(tmp_path)
+    fill(move.site, many_files(5))
+    move.target.mkdir(parents=True)
+    with sshd(sftp="internal-sftp -P write,remove", shell=False) as strict:
+        profile(move, (two[0], strict))
+        move.run("backup")
+        move.run("push", exit=3)
+    assert len(leftovers(move.target)) == 5
+    with sshd(port=strict.port, sftp="internal-sftp -P remove", shell=False) as strict:
+        profile(move, (two[0], strict))
+        move.run("push")
+    assert len(leftovers(move.target)) == 5
+    with sshd(port=strict.port, shell=False) as able:
+        profile(move, (two[0], able))
+        move.run("push")
+    assert leftovers(move.target) == []
+    same_tree(move.site, move.target)
+
+
 # -- between the plan and the write -------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import io
 import os
 import select
@@ -17,6 +19,7 @@ import pytest
 
 from hostbackup.errors import PlaceMissing
 from hostbackup.model import Claim, Entry, Kind, Status, Write
+from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.places.sftp_put import Put
 from hostbackup.places.sftp_tree import Tree
@@ -373,14 +376,15 @@ class Foreign:
     alive = True
     server_version = "SSH-2.0-other"
 
-    def __init__(self, channel: type[SocketChannel]) -> None:
+    def __init__(self, channel: type[SocketChannel], *options: str) -> None:
         self._channel = channel
+        self._options = options
         self._ends: list[tuple[socket.socket, subprocess.Popen[bytes]]] = []
 
     def open_sftp_channel(self) -> SocketChannel:
         near, far = socket.socketpair()
         with far:
-            self._ends.append((near, subprocess.Popen(["/usr/lib/openssh/sftp-server"], stdin=far.fileno(), stdout=far.fileno())))
+            self._ends.append((near, subprocess.Popen(["/usr/lib/openssh/sftp-server", *self._options], stdin=far.fileno(), stdout=far.fileno())))
         return self._channel(near)
 
     def has_shell(self) -> bool:
@@ -391,6 +395,58 @@ class Foreign:
             near.close()
             process.wait(10)
         self._ends.clear()
+
+
+class Filtered(SocketChannel):
+    """Hands on what `change` makes of each packet."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self._framer = Framer()
+
+    def change(self, packet: bytes) -> bytes:
+        return packet
+
+    def send(self, data: bytes, /) -> int:
+        self._socket.setblocking(True)
+        for body in self._framer.feed(data):
+            packet = self.change(bytes(body))
+            with contextlib.suppress(OSError):
+                self._socket.sendall(struct.pack(">I", len(packet)) + packet)
+            self.sent(packet)
+        self._socket.setblocking(False)
+        return len(data)
+
+    def sent(self, packet: bytes) -> None:
+        pass
+
+
+class CutInSwap(Filtered):
+    """The line is cut once a file has stepped aside; from then on no file can be made."""
+
+    cuts = 0
+
+    def change(self, packet: bytes) -> bytes:
+        return packet.replace(b".hostbackup", b"no/ostbacku") if CutInSwap.cuts and packet[0] == Type.OPEN else packet
+
+    def sent(self, packet: bytes) -> None:
+        if packet[0] == Type.RENAME and b".old-" in packet and not CutInSwap.cuts:
+            CutInSwap.cuts += 1
+            self._socket.recv(1 << 16)
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_swap_that_is_cut_and_then_refused_leaves_the_file_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CutInSwap, "cuts", 0)
+    put(tmp_path, b"f", b"theirs")
+    tree = SftpTree(functools.partial(Foreign, CutInSwap, "-P", "posix-rename"), str(tmp_path), side="new", part=PART, channels=1)  # type: ignore[arg-type]
+    monkeypatch.setattr(sftp_tree, "BACK_OFF", (0.0, 0.0, 0.0))
+    (written,) = tree.write([file(b"f", b"ours", replace=True)])
+    tree.close()
+    assert CutInSwap.cuts == 1
+    assert written.failure is not None
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"theirs"}
+    assert not tree.untidy
 
 
 @pytest.mark.parametrize("channel", [SocketChannel, Swapped])

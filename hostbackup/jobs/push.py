@@ -146,28 +146,30 @@ class Push:
                 dry_run=self.dry_run,
             )
             try:
-                self._tidy(part, target)
+                left = self._tidy(part, target)
                 job.observer.phase(f"{part}: comparing with the new server", state.entries)
                 planned = work.plan()
                 self._planned(part, dict(planned))
                 if self.dry_run:
                     return
-                self._remember_temporary(part, target.temporary_prefix)
+                self._remember_temporary(part, *left, target.temporary_prefix)
                 job.observer.phase(f"{part}: writing and proving", 2 * planned["write"] + planned["attributes"], 2 * planned["write_bytes"])
                 tally = work.apply()
-                if work.cut is None:  # else half-written files may stand there still: the next push finds them by the prefix on record
-                    self._remember_temporary(part)
+                if work.cut is None and not target.untidy:  # else half-written files may stand there still: the next push finds them by the prefix
+                    self._remember_temporary(part, *left)
                 self._record(tally, state)
             finally:
                 target.close()
                 witness.close()
 
-    def _tidy(self, part: Part, target: SftpTree) -> None:
-        """Removes what an earlier, killed push of this part may have left half-written on the target."""
+    def _tidy(self, part: Part, target: SftpTree) -> list[bytes]:
+        """Removes what earlier pushes of this part may have left half-written on the target. Gives the prefixes of what may be left all the same."""
         known = self.job.vault.state.read(_temporary(part)) or {}
-        if known.get("prefixes") and not self.dry_run:
+        prefixes = [prefix.encode() for prefix in known.get("prefixes", ())]
+        if prefixes and not self.dry_run:
             with contextlib.suppress(PlaceMissing):
-                target.remove_temporaries(prefix.encode() for prefix in known["prefixes"])
+                target.remove_temporaries(prefixes)
+        return prefixes if target.untidy else []
 
     def _remember_temporary(self, part: Part, *prefixes: bytes) -> None:
         self.job.vault.state.write(_temporary(part), {"prefixes": [prefix.decode() for prefix in prefixes]})

@@ -34,7 +34,8 @@ class SftpTree:
     `session_factory` logs in; what it gives belongs to the tree. `exclude` are gitignore patterns (UsageError where one is no pattern);
     files that match `volatile` are read once only, even if they do not stand still. `channels` are used at once on each login;
     `limits` bound what the server and its line are asked to bear. `reader` and `weak` say what proofs may rest on
-    (`hostbackup.places.sftp_prove.Means`). `temporary_prefix` begins the name of everything half-written.
+    (`hostbackup.places.sftp_prove.Means`). `temporary_prefix` begins the name of everything half-written;
+    `untidy` tells whether the last `write` or `remove_temporaries` may have left something under such a name.
     A `witness` proves what another tree wrote: its login is one of its own already. `streams` says when many files go as one tar stream,
     where the server runs commands.
     """
@@ -68,6 +69,7 @@ class SftpTree:
         self._witness = witness
         self.root_entry: Entry | None = None
         self.temporary_prefix = new_prefix()
+        self.untidy = False
 
     @property
     def session(self) -> Login:
@@ -111,7 +113,11 @@ class SftpTree:
         The root is made only if the first item is the root. Raises PlaceMissing, ConnectionFailed. Where the server lacks
         posix-rename@openssh.com, a file to be replaced first steps aside under a name that `remove_temporaries` can bring back.
         """
-        yield from Writer(self._lines, self._tree, self.temporary_prefix, self._streams).write(items)
+        writer = Writer(self._lines, self._tree, self.temporary_prefix, self._streams)
+        try:
+            yield from writer.write(items)
+        finally:
+            self.untidy = writer.untidy
 
     def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
         """Digests the server computes (by shell or check-file), else a second read over a login of its own. Links by target; folders by kind."""
@@ -129,7 +135,9 @@ class SftpTree:
         found: list[Entry] = []
         folders: list[Entry] = []  # into which streams were unpacked: all in them is ours
         inside: list[Entry] = []
+        unseen = False
         for listing in Scanner(self._lines, self._tree, Excludes()).listings():
+            unseen = unseen or listing.failure is not None
             ours = any(listing.container == folder.path for folder in folders)
             for entry in listing.items:
                 if ours:
@@ -139,7 +147,9 @@ class SftpTree:
         steps = [functools.partial(self._tidy, entry) for entry in found if entry.kind in (Kind.FILE, Kind.LINK)]
         steps += [functools.partial(self._remove, Type.REMOVE, entry) for entry in inside]
         last = [functools.partial(self._remove, Type.RMDIR, entry) for entry in folders]
-        return sum(sum(self._lines.carry_out(works(some))) for some in (steps, last))
+        removed = sum(sum(self._lines.carry_out(works(some))) for some in (steps, last))
+        self.untidy = unseen or removed < len(steps) + len(last)
+        return removed
 
     def _remove(self, kind: Type, entry: Entry) -> Steps[int]:
         (done,) = yield from ask(on_path(kind, self._tree.full(entry.path)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hostbackup.model import Entry, Kind, Write
-from hostbackup.places.sftp_put import Put, Refused, as_expected, sendable
+from hostbackup.places.sftp_expect import as_expected, sendable
+from hostbackup.places.sftp_put import Put, Refused
 from hostbackup.places.sftp_tree import Tree, entry
 from hostbackup.protocols.sftp.client import Connection, Steps, ask, ask_one
 from hostbackup.protocols.sftp.packets import Attrs, Status, Type, extended, on_path, set_attrs, two_paths
@@ -38,7 +39,6 @@ class Links:
             except Refused:
                 yield from self._put.discard(temporary)
                 raise
-            self._put.orphans.discard(temporary)
         else:
             yield from self._make_link(path, target, full)
         looks = [on_path(Type.LSTAT, full), on_path(Type.READLINK, full)]

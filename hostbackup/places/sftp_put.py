@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hostbackup.errors import ConnectionFailed, HostbackupError
 from hostbackup.model import Entry, Failure, Kind, Write
+from hostbackup.places.sftp_expect import as_expected, as_wanted, sendable
 from hostbackup.places.sftp_read import Got, read_whole
 from hostbackup.places.sftp_tree import Tree, entry
 from hostbackup.protocols.sftp.client import Connection, Steps, ask, ask_one
@@ -47,34 +48,16 @@ class Refused(Exception):
         self.failure = failure
 
 
-def as_expected(item: Write[Entry], there: Attrs) -> bool:
-    """Whether what is to be replaced still is what the caller looked at, as far as version 3 tells."""
-    said = item.expected
-    if said is None:
-        return True
-    size = there.size if there.kind is Kind.FILE else 0
-    return (there.kind, size, there.mtime) == (said.kind, said.size, said.mtime_ns // 1_000_000_000)
-
-
-def sendable(mtime_ns: int) -> int:
-    """The time that version 3 can carry (unsigned seconds in 32 bits) and that is nearest: one before 1970 becomes 1970, not 2106."""
-    return min(max(mtime_ns // 1_000_000_000, 0), (1 << 32) - 1)
-
-
-def _as_wanted(wanted: Entry, there: Attrs) -> bool:
-    """Whether a look after a rename shows what was renamed, as far as version 3 tells."""
-    return (
-        there.kind is Kind.FILE
-        and there.size == wanted.size
-        and there.mtime is not None
-        and (there.mtime - sendable(wanted.mtime_ns)) % (1 << 32) == 0
-    )
+def _gone(answer: object) -> bool:
+    """Whether an answer to REMOVE, RMDIR or RENAME says that nothing stands under that name any more."""
+    return isinstance(answer, Status) and (answer.ok or answer.code == Code.NO_SUCH_FILE)
 
 
 class Put:
     """How entries get their places.
 
-    `orphans` are temporary names that may still stand on the server, `folders` those of folders for them. `staged` tells where files wait that
+    `orphans` are temporary names that may still stand on the server, `folders` those of folders for them, `stepped` places whose own files may
+    stand aside: none is forgotten before the server has said that nothing is there any more. `staged` tells where files wait that
     have come another way (`hostbackup.places.stream_write`), by path.
     """
 
@@ -84,7 +67,7 @@ class Put:
         self._numbers = itertools.count()
         self._session = session
         self._is_openssh: bool | None = None
-        self._stepped: set[bytes] = set()  # places whose files may stand aside
+        self.stepped: set[bytes] = set()
         self.orphans: set[bytes] = set()
         self.folders: set[bytes] = set()
         self.staged: dict[bytes, bytes] = {}
@@ -144,7 +127,7 @@ class Put:
         Raises Refused.
         """
         there, waits = yield from ask(on_path(Type.LSTAT, self._tree.full(item.item.path)), on_path(Type.LSTAT, temporary))
-        if not (isinstance(waits, Attrs) and _as_wanted(item.item, waits) and waits.mode == item.item.mode & 0o7777):
+        if not (isinstance(waits, Attrs) and as_wanted(item.item, waits) and waits.mode == item.item.mode & 0o7777):
             yield from self.discard(temporary)
             return None
         try:
@@ -187,17 +170,33 @@ class Put:
             if kept is None:
                 kept = yield from self.rename(connection, item, temporary, full, taken=isinstance(there, Attrs))
             else:
-                yield from ask(on_path(Type.REMOVE, temporary))
+                yield from self.discard(temporary)
         except Refused:
             yield from self.discard(temporary)
             raise
-        self.orphans.discard(temporary)
         return kept
 
     def discard(self, temporary: bytes) -> Steps[None]:
-        """Removes what may stand under `temporary`."""
-        yield from ask(on_path(Type.REMOVE, temporary))
-        self.orphans.discard(temporary)
+        """Removes what may stand under `temporary`. Where the server does not, it stays an orphan."""
+        if _gone((yield from ask_one(on_path(Type.REMOVE, temporary)))):
+            self.orphans.discard(temporary)
+
+    def discard_folder(self, folder: bytes) -> Steps[None]:
+        """The same for a folder of temporary names."""
+        if _gone((yield from ask_one(on_path(Type.RMDIR, folder)))):
+            self.folders.discard(folder)
+
+    def bring_back(self, full: bytes) -> Steps[None]:
+        """Ends a swap that was interrupted: the file that stepped aside comes back, unless its place is taken: then the new one stands."""
+        there = yield from ask_one(on_path(Type.LSTAT, full))
+        if isinstance(there, Attrs):
+            yield from self._forget_aside(full)
+        elif (
+            isinstance(there, Status)
+            and there.code == Code.NO_SUCH_FILE
+            and _gone((yield from ask_one(two_paths(Type.RENAME, self._aside(full), full))))
+        ):
+            self.stepped.discard(full)
 
     def _look(self, connection: Connection, item: Write[Entry], there: object) -> Steps[Entry | None]:
         """What an LSTAT of its place means: the entry to be content with, or None to go on. Raises Refused."""
@@ -345,19 +344,20 @@ class Put:
             # Version 3 forbids RENAME to replace; OpenSSH does it by link(2), which decides in one step.
             status, now = yield from ask(two_paths(Type.RENAME, temporary, full), on_path(Type.LSTAT, full))
         done = isinstance(status, Status) and status.ok
-        if not (done and isinstance(now, Attrs) and _as_wanted(item.item, now)):
+        if not (done and isinstance(now, Attrs) and as_wanted(item.item, now)):
             # Also where the server looked before it had renamed: requests on different names may overtake each other.
             now = yield from ask_one(on_path(Type.LSTAT, full))
         if done and isinstance(now, Attrs):
-            if full in self._stepped:  # in an attempt whose line was cut
+            self.orphans.discard(temporary)
+            if full in self.stepped:  # in an attempt whose line was cut
                 yield from self._forget_aside(full)
             return entry(path, now)
         if not done and isinstance(now, Attrs):
             # Renamed by an attempt whose line was cut, or put there by somebody with the same bytes.
             kept = yield from (self._same if item.replace else self._in_the_way)(connection, item, now)
             if kept is not None:
-                yield from ask(on_path(Type.REMOVE, temporary))
-                if full in self._stepped:
+                yield from self.discard(temporary)
+                if full in self.stepped:
                     yield from self._forget_aside(full)
                 return kept
         raise Refused(self.refused(path, now if done else status))
@@ -369,7 +369,7 @@ class Put:
     def _swap(self, temporary: bytes, full: bytes) -> Steps[object]:
         """Replaces without posix-rename: the old file steps aside under a name that tells where it belongs, and comes back if that fails."""
         aside = self._aside(full)
-        self._stepped.add(full)
+        self.stepped.add(full)
         status = yield from ask_one(two_paths(Type.RENAME, full, aside))
         if not (isinstance(status, Status) and status.ok):
             return status
@@ -377,11 +377,10 @@ class Put:
         if isinstance(status, Status) and status.ok:
             yield from self._forget_aside(full)
         else:
-            yield from ask(two_paths(Type.RENAME, aside, full))
-            self._stepped.discard(full)
+            yield from self.bring_back(full)
         return status
 
     def _forget_aside(self, full: bytes) -> Steps[None]:
         """Removes the file that stepped aside: the new one stands."""
-        yield from ask(on_path(Type.REMOVE, self._aside(full)))
-        self._stepped.discard(full)
+        if _gone((yield from ask_one(on_path(Type.REMOVE, self._aside(full))))):
+            self.stepped.discard(full)

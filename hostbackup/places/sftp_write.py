@@ -5,7 +5,6 @@ A file goes to a temporary name beside its place, is synced where the server can
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import secrets
 from collections import deque
@@ -14,8 +13,9 @@ from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, PlaceMissing
 from hostbackup.model import Entry, Failure, Kind, Write, Written
+from hostbackup.places.sftp_expect import sendable
 from hostbackup.places.sftp_link import Links
-from hostbackup.places.sftp_put import Put, Refused, sendable
+from hostbackup.places.sftp_put import Put, Refused
 from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
 from hostbackup.places.stream import Streams
 from hostbackup.places.stream_write import Stage
@@ -58,6 +58,7 @@ class Writer:
         self._held = 0
         self._ready: deque[Work[_Result]] = deque()
         self._made: list[Write[Entry]] = []
+        self._cut = False  # while tidying up
 
     def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
         """Exactly one outcome an item. Raises PlaceMissing where the root is missing and not among the items, and ConnectionFailed."""
@@ -243,16 +244,23 @@ class Writer:
         return Written(item, item.item, self._tree.refused(path, done if isinstance(done, Status) and not done.ok else there))
 
     def _tidy(self) -> None:
-        """Removes what is left under temporary names, as far as the line still goes."""
+        """Removes what is left under temporary names and ends swaps that were interrupted, as far as the line still goes."""
         self._stage.close()
-        orphans, folders = list(self._put.orphans), list(self._put.folders)
-        self._put.orphans.clear()
-        self._put.folders.clear()
-        # A line that is cut for good was told already; `remove_temporaries` finds the names in a later run.
-        with contextlib.suppress(ConnectionFailed):
-            for kind, paths in ((Type.REMOVE, orphans), (Type.RMDIR, folders)):
-                for _ in self._lines.carry_out(works(functools.partial(ask, on_path(kind, path)) for path in paths)) if paths else ():
-                    pass
+        put = self._put
+        if self._cut:
+            return
+        try:
+            for step, paths in ((put.discard, put.orphans), (put.discard_folder, put.folders), (put.bring_back, put.stepped)):
+                if paths:
+                    for _ in self._lines.carry_out(works([functools.partial(step, path) for path in paths])):
+                        pass
+        except ConnectionFailed:  # a line that is cut for good was told already; `remove_temporaries` finds the names in a later run
+            self._cut = True
+
+    @property
+    def untidy(self) -> bool:
+        """Whether anything may stand under a temporary name yet."""
+        return bool(self._put.orphans or self._put.folders or self._put.stepped)
 
 
 def _raise(failure: Failure) -> Steps[Entry]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from hostbackup.errors import ConnectionFailed, LineCut
 from hostbackup.model import Entry, Kind, Write
-from hostbackup.places.sftp_put import Put, sendable
+from hostbackup.places.sftp_expect import sendable
+from hostbackup.places.sftp_put import Put
 from hostbackup.places.sftp_tree import Lines, Tree
 from hostbackup.places.stream import NO_TAR, Ahead, Streams, take_files
 from hostbackup.protocols.tar import END, TarBroken, header, padding
