@@ -185,6 +185,10 @@ class ResumableReceiver(Receiver, Protocol):
         """Bytes that it has, those of earlier receivers included."""
         ...
 
+    def sample(self, offset: int, length: int, /) -> bytes:
+        """So many of the bytes that it had from the start; fewer where they cannot be read."""
+        ...
+
     def suspend(self) -> None:
         """Ends it, and keeps what came for the next one of the same item."""
         ...

@@ -553,6 +553,22 @@ def test_a_file_that_changed_since_is_read_from_the_start(tmp_path: Path, server
     assert shown(move) == new
 
 
+@pytest.mark.parametrize("where", ["all", "first", "last"])
+def test_contents_replaced_under_the_same_size_and_time_are_read_from_the_start(tmp_path: Path, server: Sshd, relay: Relay, where: str) -> None:
+    move = Move(tmp_path)
+    content = site(move, server, relay, 40_000_000)
+    process = move.start("backup")
+    assert until(lambda: relay.brought >= 20_000_000, process)
+    ended(process, signal.SIGTERM)
+    there = on_record(move)
+    assert there
+    new = bytearray(content[::-1] if where == "all" else content)
+    new[0 if where == "first" else there - 1] ^= 1
+    put(move, bytes(new))
+    move.run("backup")
+    assert shown(move) == new
+
+
 def test_with_checksum_nothing_is_put_together_from_two_runs(tmp_path: Path, server: Sshd, relay: Relay) -> None:
     """Contents that changed under the same size and time are what --checksum is for."""
     move = Move(tmp_path)

@@ -93,5 +93,8 @@ class _Telling:
     def abort(self) -> None:
         self._receiver.abort()
 
+    def sample(self, offset: int, length: int, /) -> bytes:
+        return self._receiver.sample(offset, length)
+
     def suspend(self) -> None:
         self._receiver.suspend()

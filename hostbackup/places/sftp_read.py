@@ -16,6 +16,8 @@ from hostbackup.protocols.sftp.pump import Work
 
 REREADS = 3  # of a file that does not stand still
 RESUMED = 8 << 20  # bytes from which a file that was cut off is gone on with
+SAMPLES = 16  # ranges of what came earlier that are read again before it is gone on with
+_SAMPLE = 32 << 10  # bytes of each
 
 _TORN = "it was written to while it was read; what is kept may be torn"
 
@@ -80,6 +82,9 @@ class FileRead:
                 return self._not(opened)
             receiver, start = self._receiver(opened.before)
             try:
+                if start and not (yield from self._agrees(opened, receiver, start)):
+                    receiver.abort()
+                    receiver, start = self._receiver(opened.before)
                 got = yield from opened.read(connection, self._tree.reading, receiver.write, start)
                 keep = isinstance(got, Got) and (got.still or not rereads_left)
             except BaseException as error:
@@ -110,12 +115,27 @@ class FileRead:
         return self._not(got)
 
     def _receiver(self, before: Attrs) -> tuple[Receiver, int]:
-        """Where the bytes go, and how many of them are there already. What had come earlier counts only while the file is as it was then."""
+        """Where the bytes go, and how many of them are there already. What had come earlier counts only while size and mtime are as they were then.
+
+        Both can stay while the contents are replaced, so what is gone on with is compared in samples too (`_agrees`).
+        """
         asked = self._asked
         if asked.size >= RESUMED and isinstance(self._sink, ResumingSink) and (before.size, before.mtime_ns) == (asked.size, asked.mtime_ns):
             resumed = self._sink.resume(asked)
             return resumed, resumed.received
         return self._sink.open(before.size or 0), 0
+
+    def _agrees(self, opened: Opened, receiver: Receiver, start: int) -> Steps[bool]:
+        """Whether samples of the first `start` bytes, the first and the last among them, are what is there already: one round trip."""
+        if not isinstance(receiver, ResumableReceiver):
+            return False
+        length = min(_SAMPLE, start, self._tree.reading.chunk)
+        offsets = sorted({(start - length) * number // (SAMPLES - 1) for number in range(SAMPLES)})
+        values = yield from ask(*(read(opened.handle, offset, length) for offset in offsets))
+        for offset, value in zip(offsets, values, strict=True):
+            if not isinstance(value, memoryview) or not value or receiver.sample(offset, length)[: len(value)] != value:
+                return False
+        return True
 
     def _not(self, got: Status | str) -> Read[Entry]:
         return Read(self._asked, self._asked, failure=self._why(got))
