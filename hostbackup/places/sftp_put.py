@@ -100,7 +100,7 @@ class Put:
         full = self._tree.full(item.item.path)
         if item.item.path in self.staged:
             placed = yield from self._staged(connection, item, self.staged[item.item.path])
-            del self.staged[item.item.path]
+            self.staged.pop(item.item.path, None)  # gone already where another attempt was here
             if placed is not None:
                 return placed
         small = item.size <= WINDOW
