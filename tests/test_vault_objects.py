@@ -19,6 +19,7 @@ from hostbackup import osal
 from hostbackup.errors import Damaged, DiskFull, VaultError
 from hostbackup.vault import objects as module
 from hostbackup.vault.objects import ObjectFolder
+from hostbackup.vault.partial import Origin
 from hostbackup.vault.receiver import BUFFER
 
 
@@ -209,6 +210,14 @@ def test_an_object_that_cannot_fit_is_refused_before_it_is_fetched(tmp_path: Pat
     monkeypatch.setattr(osal, "free_bytes", lambda where: 1024)
     with pytest.raises(DiskFull, match=r"10\.0 GiB more"):
         folder(tmp_path).open(10 * 1024**3)
+
+
+@pytest.mark.parametrize("size", [1 << 50, 1 << 63, (1 << 64) - 1])
+def test_a_size_that_no_file_has_keeps_nothing_from_being_stored(tmp_path: Path, size: int) -> None:
+    objects = folder(tmp_path)
+    for receiver in (objects.open(size), objects.resume(Origin("web/site", b"f", size, 5))):
+        receiver.write(b"all there is")
+        assert receiver.commit() == (sha256(b"all there is"), 12)
 
 
 def test_after_a_failed_sync_nothing_of_that_batch_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

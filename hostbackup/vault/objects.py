@@ -32,6 +32,7 @@ from hostbackup.vault.shelves import Shelves
 
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
+_BELIEVED = 1 << 50  # a file said to be this large says nothing of the disk: what really comes will tell
 _CHUNK = 1024 * 1024
 _READERS = 4  # threads that read objects again: small files cost waiting, not work
 _READ_AHEAD = 64
@@ -123,7 +124,7 @@ class ObjectFolder:
     def _make_room(self, size: int) -> None:
         if self._broken:
             raise self._broken
-        if size > SYNC_BYTES // 4 and size > osal.free_bytes(self.incoming):
+        if SYNC_BYTES // 4 < size < _BELIEVED and size > osal.free_bytes(self.incoming):
             raise told(OSError(28, "no space left"), self.incoming, size)
 
     def part_name(self) -> str:
