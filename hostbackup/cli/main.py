@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import signal
@@ -13,6 +14,10 @@ import hostbackup
 from hostbackup import interrupts
 from hostbackup.cli import document, streams
 from hostbackup.errors import Exit, HostbackupError, VaultError
+
+# Hundreds of files under way are thousands of live objects, hardly ever in cycles: looking for cycles after every 700 new ones, as Python does, took
+# 8 % of a first pull's CPU time.
+_COLLECT = (50_000, 20, 100)
 
 COMMANDS = ("check", "backup", "verify", "push", "copy", "sync", "snapshots", "ls", "diff", "restore", "prune", "schema")
 
@@ -59,6 +64,7 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), interrupts.stop)
     logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing of their own; errors come back as exceptions
+    gc.set_threshold(*_COLLECT)
     streams.prepare()
     code = _run(sys.argv[1:])
     streams.finish()
