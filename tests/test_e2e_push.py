@@ -20,6 +20,7 @@ from hostbackup.places.local import LocalTree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols.ssh import connect
 from tests.support.cli import Ran
+from tests.support.faulty_sftp import command
 from tests.support.moves import PAST, Move, State, date, ended, fill, leftovers, many_files, odd_site, put, same_tree, state, until, whole_vault
 from tests.support.sshd import Relay, Sshd, sshd, throwaway_user
 
@@ -596,6 +597,27 @@ def test_what_a_server_would_not_remove_is_removed_by_the_next_push(tmp_path: Pa
         move.run("push")
     assert leftovers(move.target) == []
     same_tree(move.site, move.target)
+
+
+def test_a_push_that_was_proven_wrong_is_never_taken_for_good_without_a_new_proof(tmp_path: Path, two: tuple[Sshd, Sshd]) -> None:
+    move = Move(tmp_path)
+    fill(move.site, {b"a/%d" % number: b"contents %d" % number for number in range(4)})
+    move.target.mkdir(parents=True)
+    with sshd(sftp=command("garble-writes"), shell=False) as bad:
+        profile(move, (two[0], bad))
+        move.run("backup")
+        assert len(told(move.run("push", exit=4), code="different")) == 4
+        again = move.run("push", exit=3)
+        assert len(told(again, code="conflict")) == 4
+        assert again.json["counts"].get("written", 0) == 0
+    with sshd(port=bad.port, shell=False) as good:
+        profile(move, (two[0], good))
+        for name in ("0", "1"):
+            put(move.target / "a" / name, b"contents %s" % name.encode())
+        (move.target / "a/2").unlink()
+        last = move.run("push", exit=3)
+        assert told(last, code="conflict") == {"a/3"}
+        assert read(move.target / "a/2") == b"contents 2"
 
 
 # -- between the plan and the write -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hostbackup.jobs.push_plan import Action, Comparer, Step, dress, finished, j
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.settled import Settled
-from hostbackup.model import Claim, Entry, Failure, Kind, Part, Status, Stored, Write, Written, name_json
+from hostbackup.model import Claim, Entry, Failure, Kind, Part, Proof, Status, Stored, Write, Written, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
 from hostbackup.vault.layout import tree_top
@@ -60,6 +60,7 @@ class TreePush:
     _counts: dict[bytes, int] = field(default_factory=dict)  # entries of each of the snapshot's folders that the target lists
     _bare: dict[bytes, Stored[Entry]] = field(default_factory=dict)  # under way without contents: what the snapshot says of it
     _redressed: set[bytes] = field(default_factory=set)  # folders whose mode or time changed
+    _unproven: dict[bytes, Record] = field(default_factory=dict)  # what was written and waits for its proof: its journal line
     _ledger: Ledger | None = None
 
     @property
@@ -219,7 +220,7 @@ class TreePush:
                 for written in self.target.write(self._writes()):
                     self._wrote(written, proving)
                     for proof in proving.proofs():
-                        settle(self.result, tally, proof)
+                        self._proven(proof, tally)
             except ConnectionFailed as error:
                 self.cut = error
             finally:
@@ -249,12 +250,29 @@ class TreePush:
     def _prove_rest(self, proving: Proving[Entry], tally: Tally[Entry]) -> None:
         try:
             for proof in proving.rest():
-                settle(self.result, tally, proof)
+                self._proven(proof, tally)
         except (ConnectionFailed, PlaceMissing) as error:
             left = proving.claimed - sum(tally.counts.values())
             reason = f"{left} written entries could not be proven: {error.reason}"
+            self._doubt(*self._unproven)
             settle_missed(self.result, tally, Failure("new", self.part.id, b"", error.code, reason, "run `verify --against new`"), Status.UNVERIFIED)
             tally.counts[Status.UNVERIFIED.value] = left
+
+    def _proven(self, proof: Proof[Entry], tally: Tally[Entry]) -> None:
+        settle(self.result, tally, proof)
+        path = proof.claim.item.path
+        if proof.status in (Status.VERIFIED, Status.CHANGED):
+            self._unproven.pop(path, None)
+        else:
+            self._doubt(path)
+
+    def _doubt(self, *paths: bytes) -> None:
+        """The journal says of these no longer that they stand as they were written: the next push asks for proof, before it counts any as equal."""
+        self._tell_done()
+        records = [(path, self._unproven.pop(path)) for path in paths if path in self._unproven]
+        self.ledger.put(*({**record, "state": "intent", "before": None} for _, record in records))
+        for path, _ in records:
+            self.settled.doubt(path.rpartition(b"/")[0])
 
     def _writes(self) -> Iterator[Write[Entry]]:
         if self.planned["make_root"]:
@@ -320,7 +338,8 @@ class TreePush:
             return
         self.settled.wrote(asked.expected, written.item)
         record = source or Stored(asked.item, asked.digest, asked.size)
-        self._done.append(journal_record(record, written.item, "done"))
+        line = journal_record(record, written.item, "done")
+        self._done.append(line)
         if len(self._done) >= _DONE:
             self._tell_done()
         if source is not None:  # nothing but mode and time
@@ -328,6 +347,7 @@ class TreePush:
             return
         self.result.counts["written"] += 1
         self.result.counts["written_bytes"] += asked.size
+        self._unproven[path] = line
         proving.claim(_claim(record, written.item.size, written.item.mtime_ns))
 
 

@@ -13,6 +13,7 @@ Runs as an SSH server's subsystem (`command`), or in threads over a socket (`tes
     cut-after=N cuts=K   ends the connection after N bytes of both ways, in the middle of a packet; in all only K times
     no-extensions        knows nothing beyond version 3
     rename-replaces      puts a file over another at a plain RENAME, as rename(2) does
+    garble-writes        keeps other bytes than those it is given
     trickle              answers in tiny pieces
     mutate=SHARE         garbles that share of its answers, from that to the first REALPATH on: upon it rests where a test writes
     seed=N state=FOLDER  which ones; where servers that run one after the other, or at once, remember what was done
@@ -52,8 +53,9 @@ class Faults:
 
     def __init__(self, words: Sequence[str]) -> None:
         told = dict(word.partition("=")[::2] for word in words)
-        flags = ("short-reads", "reorder", "overtake", "no-extensions", "trickle", "rename-replaces")
-        self.short_reads, self.reorder, self.overtake, self.no_extensions, self.trickle, self.rename_replaces = (flag in told for flag in flags)
+        flags = ("short-reads", "reorder", "overtake", "no-extensions", "trickle", "rename-replaces", "garble-writes")
+        self.short_reads, self.reorder, self.overtake, self.no_extensions, self.trickle = (flag in told for flag in flags[:5])
+        self.rename_replaces, self.garble_writes = (flag in told for flag in flags[5:])
         self.handles, self.refuse_reads, self.drop_reads = (int(told.get(key, 0)) for key in ("handles", "refuse-reads", "drop-reads"))
         self.errors, self.broken, self.mutate = (float(told.get(key, 0)) for key in ("errors", "broken", "mutate"))
         self.cut_after, self.cuts = int(told.get("cut-after", 0)), int(told.get("cuts", 1))
@@ -211,6 +213,8 @@ class Front:
             self._swallowed.add(number)  # a handle that stays open would be another fault
         if kind == RENAME and self._faults.rename_replaces:
             packet = _packet(EXTENDED, number, struct.pack(">I", len(_POSIX_RENAME)) + _POSIX_RENAME + body)
+        if kind == WRITE and self._faults.garble_writes:
+            packet = packet[:-1] + bytes([packet[-1] ^ 1])
         self._forward(packet)
 
     def _read(self, number: int, body: bytes) -> bytes | None:
