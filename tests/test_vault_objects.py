@@ -438,6 +438,84 @@ def test_an_object_that_another_was_dropped_for_and_that_fails_ends_the_run(tmp_
     assert not objects.has(sha256(b"same"))
 
 
+def test_a_flush_waits_for_what_another_thread_is_writing_and_a_commit_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = folder(tmp_path)
+    write, begun, go_on = os.write, threading.Event(), threading.Event()
+
+    def slow(fd: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        begun.set()
+        assert go_on.wait(60)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slow)
+    first = threading.Thread(target=put, args=(objects, b"same"))
+    first.start()
+    assert begun.wait(60)
+    put(objects, b"same")
+    real_wait = objects._written.wait_for
+
+    def waits(predicate: Callable[[], object], timeout: float | None = None) -> object:
+        assert not predicate()
+        go_on.set()
+        return real_wait(predicate, timeout)
+
+    monkeypatch.setattr(objects._written, "wait_for", waits)
+    objects.flush()
+    assert named(tmp_path) == {sha256(b"same")}
+    first.join()
+
+
+def test_a_flush_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    objects = folder(tmp_path)
+    objects.whole_name(sha256(b"same"))
+    put(objects, b"same")
+    with pytest.raises(VaultError, match="does not end"):
+        objects.flush()
+
+
+@pytest.mark.parametrize("moment", ["rename", "sync"])
+def test_an_interrupt_while_names_are_given_loses_nothing_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    objects = folder(tmp_path)
+    contents = [b"1", b"2", b"3"]
+    for data in contents:
+        put(objects, data)
+    rename, calls = os.rename, []
+
+    def second(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    def stopped(where: Path) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupt:
+        interrupt.setattr(*((os, "rename", second) if moment == "rename" else (osal, "sync_tree", stopped)))
+        with pytest.raises(KeyboardInterrupt):
+            objects.flush()
+    assert all(objects.has(sha256(data)) for data in contents)
+    objects.flush()
+    assert named(tmp_path) == {sha256(data) for data in contents}
+
+
+def test_an_interrupt_in_the_sync_of_a_commit_leaves_the_object_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = folder(tmp_path)
+
+    def stopped(where: Path) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupt:
+        interrupt.setattr(module, "SYNC_BYTES", 1)
+        interrupt.setattr(osal, "sync_tree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            put(objects, b"x")
+    objects.flush()
+    assert named(tmp_path) == {sha256(b"x")}
+
+
 def test_a_torn_file_under_a_digest_is_never_adopted(tmp_path: Path) -> None:
     objects = folder(tmp_path)
     torn = objects.incoming / sha256(b"whole")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from hostbackup.errors import Damaged, HostbackupError, UsageError, VaultError
 from hostbackup.vault import pool
 from hostbackup.vault.faults import told
+from hostbackup.vault.hashing import is_digest
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.objects import is_digest
 from hostbackup.vault.snapshots import Snapshot, Snapshots, parse_snapshot
 from hostbackup.vault.state import StateFolder
 from hostbackup.vault.stores import Absent, Store, checked

@@ -24,7 +24,7 @@ from hostbackup.jobs.restore_names import Names, Taken
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, name_json
 from hostbackup.vault.disk import disk_error
-from hostbackup.vault.objects import hash_fd
+from hostbackup.vault.hashing import hash_fd
 from hostbackup.vault.records import canonical
 from hostbackup.vault.safe import SafeFolder, is_in_the_way
 from hostbackup.vault.stores import CHUNK

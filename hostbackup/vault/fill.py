@@ -15,7 +15,8 @@ from typing import Literal
 
 from hostbackup import osal
 from hostbackup.errors import Damaged
-from hostbackup.vault.objects import ObjectFolder, hash_fd, hash_file
+from hostbackup.vault.hashing import hash_fd, hash_file
+from hostbackup.vault.objects import ObjectFolder
 from hostbackup.vault.safe import SafeFolder
 
 Style = Literal["reflink", "link", "copy"]

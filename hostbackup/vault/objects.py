@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import itertools
 import os
-import re
 import secrets
 import threading
 import time
@@ -25,6 +23,7 @@ from typing import BinaryIO
 from hostbackup import osal
 from hostbackup.errors import Damaged, VaultError
 from hostbackup.vault.faults import told
+from hostbackup.vault.hashing import hash_file, is_digest
 from hostbackup.vault.large import LARGE, LargeReceiver
 from hostbackup.vault.partial import Origin, Partials
 from hostbackup.vault.receiver import ObjectReceiver
@@ -32,35 +31,10 @@ from hostbackup.vault.shelves import Shelves
 
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
+_PATIENCE = 300.0  # seconds that a flush waits for a small object under way: a disk may stall, but not for ever
 _BELIEVED = 1 << 50  # a file said to be this large says nothing of the disk: what really comes will tell
-_CHUNK = 1024 * 1024
 _READERS = 4  # threads that read objects again: small files cost waiting, not work
 _READ_AHEAD = 64
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-
-
-def is_digest(text: str) -> bool:
-    return _DIGEST.match(text) is not None
-
-
-def hash_file(path: Path, *, medium: bool = False) -> tuple[str, int]:
-    """Digest and size of a file as it is now; never follows a symlink. `medium`: from the disk rather than from memory, where the system can."""
-    fd = os.open(path, _READ)
-    try:
-        return hash_fd(fd, medium=medium)
-    finally:
-        os.close(fd)
-
-
-def hash_fd(fd: int, *, medium: bool = False) -> tuple[str, int]:
-    if medium and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    digest, size = hashlib.sha256(), 0
-    while data := os.read(fd, _CHUNK):
-        digest.update(data)
-        size += len(data)
-    return digest.hexdigest(), size
 
 
 class ObjectFolder:
@@ -78,7 +52,8 @@ class ObjectFolder:
         self._parts = f"{os.fspath(incoming)}{os.sep}{secrets.token_hex(8)}-"
         self._arriving = f"{os.fspath(incoming)}{os.sep}"
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # the two dicts and the counters
+        self._lock = threading.Lock()  # the dicts, the sets and the counters
+        self._written = threading.Condition(self._lock)  # one of `_writing` is whole, or was given up
         self._settling = threading.Lock()  # one sync at a time
         self._pending: dict[str, int] = {}  # whole in incoming/, not synced
         self._moving: dict[str, int] = {}  # being synced and renamed right now
@@ -141,13 +116,20 @@ class ObjectFolder:
             self._writing.add(digest)
         return self._arriving + digest
 
-    def gave_up(self, part: str) -> None:
-        """What was to be written there is not. Where another one of the same bytes was dropped for it, nothing more can be relied on."""
+    def gave_up(self, part: str) -> bool:
+        """What was to be written there is not. Whether the file is still the caller's: False where `take` had it.
+
+        Where another one of the same bytes was dropped for it, nothing more can be relied on.
+        """
         digest = part.rpartition(os.sep)[2]
         with self._lock:
+            if digest not in self._writing:
+                return not is_digest(digest)
             self._writing.discard(digest)
+            self._written.notify_all()
             if digest in self._relied and self._broken is None:
                 self._broken = VaultError("an object could not be written", where=part, hint="is the disk full or damaged?")
+            return True
 
     def stands(self, digest: str, size: int) -> bool:
         """Whether these bytes need not be stored again. An object of the wrong length is damaged: it makes room for the good bytes."""
@@ -174,6 +156,8 @@ class ObjectFolder:
             if named:
                 known = False
                 self._writing.discard(digest)
+                self._relied.discard(digest)
+                self._written.notify_all()
             elif digest in self._writing:
                 known = True
                 self._relied.add(digest)
@@ -195,23 +179,28 @@ class ObjectFolder:
             self._settle()
 
     def _settle(self) -> None:
-        """Syncs what is pending and gives it its name."""
+        """Syncs what is pending and gives it its name. What an interrupt leaves without one is pending again."""
         with self._settling:
-            with self._lock:
-                if self._broken:
-                    raise self._broken
-                batch = self._moving = self._pending
-                self._pending = {}
-                self._pending_bytes = 0
+            done = False
             try:
+                with self._lock:
+                    if self._broken:
+                        raise self._broken
+                    batch = self._moving = self._pending
+                    self._pending = {}
+                    self._pending_bytes = 0
                 if batch:
                     self._make_durable(batch)
                     self._name(batch)
+                done = True
             except OSError as error:
                 self._broken = told(error, self.folder, sum(batch.values()))
                 raise self._broken from error
             finally:
                 with self._lock:
+                    if not done and self._broken is None:
+                        self._pending |= {digest: size for digest, size in self._moving.items() if os.path.lexists(self._arriving + digest)}
+                        self._pending_bytes = sum(self._pending.values())
                     self._moving = {}
 
     def _make_durable(self, batch: Iterable[str]) -> None:
@@ -233,11 +222,17 @@ class ObjectFolder:
                 (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
                 self._shards.add(shard)
             self._touched.add(shard)
-            os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
-            self._shelves.forget(shard)
+            try:
+                os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
+            finally:
+                self._shelves.forget(shard)
 
     def flush(self) -> None:
-        """After it every committed object is durable under its name. Raises DiskFull or VaultError."""
+        """After it every committed object is durable under its name, also where another thread is writing it yet. Raises DiskFull or VaultError."""
+        with self._lock:
+            relied = self._relied & self._writing
+            if not self._written.wait_for(lambda: self._relied.isdisjoint(relied) or self._broken, _PATIENCE):
+                self._broken = VaultError("an object is being written and does not end", where=os.fspath(self.incoming))
         self._settle()
         with self._settling:
             if not self._touched:

@@ -14,8 +14,9 @@ from hostbackup import osal
 from hostbackup.errors import Damaged, VaultError
 from hostbackup.model import Entry, Kind, Message, Stored
 from hostbackup.vault.faults import told
+from hostbackup.vault.hashing import is_digest
 from hostbackup.vault.mailbox import MailRoot, MailWriter
-from hostbackup.vault.objects import ObjectFolder, is_digest
+from hostbackup.vault.objects import ObjectFolder
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot, TreeWriter

@@ -60,6 +60,9 @@ class ObjectReceiver:
             needed = len(self._buffer)
             self.abort()
             raise told(error, self._folder.incoming, needed) from error
+        except BaseException:
+            self.abort()
+            raise
         self._buffer = bytearray()
 
     def commit(self) -> tuple[str, int]:
@@ -84,6 +87,9 @@ class ObjectReceiver:
         except OSError as error:
             self.abort()
             raise told(error, self._folder.incoming, self._size) from error
+        except BaseException:
+            self.abort()  # others may wait for these bytes
+            raise
         return digest, self._size
 
     def abort(self) -> None:
@@ -95,6 +101,6 @@ class ObjectReceiver:
             os.close(fd)
         if self._part:
             part, self._part = self._part, ""
-            self._folder.gave_up(part)
-            with contextlib.suppress(OSError):
-                os.unlink(part)  # noqa: PTH108
+            if self._folder.gave_up(part):
+                with contextlib.suppress(OSError):
+                    os.unlink(part)  # noqa: PTH108

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hostbackup import osal
+from hostbackup.vault.hashing import hash_fd
 from hostbackup.vault.layout import parse_sums_line, sums_line
-from hostbackup.vault.objects import hash_fd
 from hostbackup.vault.safe import SafeFolder
 
 NAME = b"SHA256SUMS"

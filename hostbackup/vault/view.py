@@ -14,9 +14,9 @@ from hostbackup.model import Failure, Observer
 from hostbackup.vault import sums
 from hostbackup.vault.faults import told
 from hostbackup.vault.fill import Abilities, Filler, probe_style
+from hostbackup.vault.hashing import hash_fd
 from hostbackup.vault.layout import parse_sums_line, part_path
 from hostbackup.vault.mailbox import MailRoot
-from hostbackup.vault.objects import hash_fd
 from hostbackup.vault.safe import SafeFolder
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.sums import Sums
