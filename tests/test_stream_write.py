@@ -16,7 +16,7 @@ import pytest
 from hostbackup.model import Entry, Part, Write, Written
 from hostbackup.places import stream_write
 from hostbackup.places.sftp import SftpTree
-from hostbackup.places.stream import Streams
+from hostbackup.places.stream import Streams, take_files
 from hostbackup.protocols import ssh
 from tests.support.sites import ODD_NAMES, by_path, entries, file, folder, link
 from tests.support.sshd import Relay, Sshd
@@ -237,6 +237,17 @@ def test_what_a_killed_run_left_is_tidied_and_nothing_else(tar_server: Sshd, tmp
         (tmp_path / "0").write_bytes(b"a file like any other")
         assert tree.remove_temporaries([prefix]) == 3
     assert sorted(state(tmp_path)) == sorted(["0", theirs.name, f"{theirs.name}/0"])
+
+
+def test_a_shell_that_sees_another_tree_writes_nothing_there(tar_server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(stream_write, "take_files", lambda _, folder: take_files(os.fsencode(elsewhere), folder))
+    outcomes, streams = write_all(tar_server, tmp_path / "one", plain())
+    assert all(outcome.failure is None for outcome in outcomes.values())
+    assert not list(elsewhere.iterdir())
+    assert not [name for name in state(tmp_path / "one") if ".hostbackup-" in name]
+    assert (streams.files, bool(streams.why_not)) == (0, True)
 
 
 def test_the_root_is_made_before_anything_streams_into_it(tar_server: Sshd, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ LEAST = 64  # files worth a stream: for fewer, starting commands takes as long a
 LARGEST = 16 << 20  # bytes of a file that goes in a stream
 BREAKS = 2  # streams of one tree that may break or lie; then SFTP does the rest
 NO_TAR = 98  # the exit code where the server has no tar that can be used
+NO_FOLDER = 97  # and where it does not see the folder
 _AHEAD = 4 << 20  # bytes held of what a command wrote and nobody took yet
 _NOISE = 1 << 16  # bytes that login scripts may print before a command's own output
 _ENVIRONMENT = (
@@ -92,13 +93,14 @@ def send_files(root: bytes, token: bytes, *, packed: bool) -> bytes:
 
 
 def take_files(root: bytes, folder: bytes) -> bytes:
-    """A command that unpacks a tar archive into `folder`, new and for its owner alone, below `root`, and brings it to the disk. Exit 0: all of that.
+    """A command that unpacks a tar archive into `folder`, which stands below `root`, and brings it to the disk. Exit 0: all of that.
 
+    NO_FOLDER where the shell does not find it: it may see another tree than SFTP does, and must not write there.
     `sync -f` is for one file system; without it, Linux waits for `sync` to end, others do not.
     """
     sync = b'sync -f . 2>/dev/null || { [ "$(uname -s)" = Linux ] && sync; } || exit 96'
     unpack = b"case $k in gnu|bsd) tar -xpof -;; *) exit %d;; esac || exit 94; " % NO_TAR
-    script = _ENVIRONMENT + _WHICH + b'cd "$1" && umask 077 && mkdir "$2" && cd "$2" || exit 97; ' + unpack + sync
+    script = _ENVIRONMENT + _WHICH + b'umask 077; cd "$1" && cd "$2" || exit %d; ' % NO_FOLDER + unpack + sync
     return in_sh(script, root, folder)
 
 

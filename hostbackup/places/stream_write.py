@@ -1,12 +1,14 @@
 """Writing many small files as tar streams, where the server runs commands.
 
-A batch is unpacked into a folder of its own below the root, its members named by numbers, and brought to the disk by one sync. `Put` then looks at
-each and renames it to its place as it does with what it wrote itself. What did not surely arrive is written over SFTP.
+A batch is unpacked into a folder of its own below the root, its members named by numbers, and brought to the disk by one sync. The folder is made
+over SFTP: a shell that sees another tree does not find it, and writes nothing. `Put` then looks at each file and renames it to its place as it does
+with what it wrote itself. What did not surely arrive is written over SFTP.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +19,9 @@ from hostbackup.model import Entry, Kind, Write
 from hostbackup.places.sftp_expect import sendable
 from hostbackup.places.sftp_put import Put
 from hostbackup.places.sftp_tree import Lines, Tree
-from hostbackup.places.stream import NO_TAR, Ahead, Streams, take_files
+from hostbackup.places.stream import NO_FOLDER, NO_TAR, Ahead, Streams, take_files
+from hostbackup.protocols.sftp.client import Connection, Steps, ask_one
+from hostbackup.protocols.sftp.packets import Attrs, Status, Type, set_attrs
 from hostbackup.protocols.tar import END, TarBroken, header, padding
 
 if TYPE_CHECKING:
@@ -116,6 +120,9 @@ class Stage:
         self._put.folders.add(batch.folder)
         command = take_files(self._tree.root, batch.folder.rpartition(b"/")[2])
         try:
+            if not self._lines.one(functools.partial(_make, batch.folder)):
+                self._streams.broke("no folder can be made for it")
+                return batch
             running = login.start(command, self._pieces(batch), timeout=self._lines.limits.stall)
         except ConnectionFailed as error:
             self._streams.broke(error.reason)
@@ -149,6 +156,8 @@ class Stage:
             if code == 0:
                 self._put.staged.update(batch.staged)
                 self._streams.files += len(batch.staged)
+            elif code == NO_FOLDER:
+                self._streams.give_up("the server's shell does not see the folder that SFTP writes to")
             elif code == NO_TAR:
                 self._streams.give_up("the server has no tar that can be used")
             else:
@@ -166,6 +175,11 @@ class Stage:
             with contextlib.closing(ahead), contextlib.suppress(TarBroken):
                 for _ in ahead:
                     pass
+
+
+def _make(folder: bytes, _: Connection) -> Steps[bool]:
+    made = yield from ask_one(set_attrs(Type.MKDIR, folder, Attrs(permissions=0o700)))
+    return isinstance(made, Status) and made.ok
 
 
 def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
