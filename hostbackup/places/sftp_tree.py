@@ -15,7 +15,7 @@ from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NameNotRe
 from hostbackup.model import Entry, Failure, Kind, Part
 from hostbackup.places.sftp_large import Reading
 from hostbackup.protocols.limits import UNLIMITED, Limits
-from hostbackup.protocols.sftp.client import Connection, Steps, ask_one
+from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
 from hostbackup.protocols.sftp.pump import Pump, Work
 from hostbackup.protocols.sftp.quirks import as_written, leads_to, mistakes_links
@@ -102,14 +102,13 @@ def resolve_root(tree: Tree) -> Callable[[Connection], Steps[Attrs]]:
     def steps(connection: Connection) -> Steps[Attrs]:
         tree.absolute_links = connection.mistakes_links
         told = tree.told_root.removeprefix(b"~/") if tree.told_root != b"~" else b"."
-        names = yield from ask_one(on_path(Type.REALPATH, told or b"."))
+        names, there = yield from ask(on_path(Type.REALPATH, told or b"."), on_path(Type.STAT, told or b"."))
         if isinstance(names, list) and len(names) == 1 and names[0].name.startswith(b"/") and b"\0" not in names[0].name:
             tree.root = names[0].name
         elif isinstance(names, Status):
             tree.root = told
         else:
             raise ProtocolBroken("the server's answer to REALPATH is no absolute path", where=tree.where)
-        there = yield from ask_one(on_path(Type.STAT, tree.root))
         if isinstance(there, Attrs):
             if there.kind not in (Kind.DIR, None):
                 raise PlaceMissing("that is not a folder on the server", where=tree.where)
