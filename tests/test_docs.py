@@ -16,7 +16,8 @@ from hostbackup import profile
 from hostbackup.cli.main import COMMANDS
 from hostbackup.errors import Exit
 from hostbackup.profile import Profile
-from hostbackup.profile.explain import fields, models
+from hostbackup.profile.describe import models
+from hostbackup.profile.explain import fields
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -33,8 +33,8 @@ def move(tmp_path: Path) -> Move:
     return made
 
 
-def through(move: Move, relay: Relay, server: Sshd, **more: str) -> None:
-    move.profile(move.ssh("old", server, port=relay.port, **more), move.old_web())
+def through(move: Move, relay: Relay, server: Sshd, *, shell: str = "") -> None:
+    move.profile(move.ssh("old", server, port=relay.port, shell=shell), move.old_web())
     move.trust(relay.port, server)
 
 

@@ -42,7 +42,11 @@ class World:
     @property
     def environment(self) -> dict[str, str]:
         """A person's own configuration and agent have no part in it."""
-        kept = {key: value for key, value in os.environ.items() if key not in ("SSH_AUTH_SOCK", "RSYNC_RSH", "PYTHONDONTWRITEBYTECODE") and not key.startswith("RCLONE_")}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("SSH_AUTH_SOCK", "RSYNC_RSH", "PYTHONDONTWRITEBYTECODE") and not key.startswith("RCLONE_")
+        }
         return kept | {"HOME": str(self.folder / "home")}
 
     def ssh(self, server: Server, *, program: str = "ssh", port: str = "-p") -> list[str]:

@@ -25,8 +25,6 @@ State = dict[bytes, tuple[object, ...]]
 _IMPATIENT = """
 from hostbackup.cli.main import main
 from hostbackup.places import sftp_tree
-from hostbackup.protocols.ssh import SshTarget
-SshTarget.__init__.__defaults__ = tuple({patience} if value == 30.0 else value for value in SshTarget.__init__.__defaults__)
 sftp_tree.BACK_OFF = (0.1, 0.2, 0.4)
 main()
 """

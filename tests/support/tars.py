@@ -66,4 +66,3 @@ def tools(tooled: tuple[Sshd, Toolbox]) -> Iterator[Toolbox]:
 @pytest.fixture
 def tar_server(tooled: tuple[Sshd, Toolbox]) -> Sshd:
     return tooled[0]
-
