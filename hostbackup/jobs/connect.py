@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hostbackup.protocols.ssh_hostkeys import HostKey
     from hostbackup.vault.stores import Store
 
+_WRITERS = 7  # channels to the new server: its processes share syncs; three of the ten that sshd allows a login stay free for commands
 _LOGIN_WAIT = 30.0  # seconds that a server may take for each step of a login
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
@@ -241,7 +242,17 @@ class Connections:
         from hostbackup.places.stream import Streams
 
         part, streams = Part("web", name), Streams(note=self._stream_note("new", name))
-        return SftpTree(self.ssh_factory("new"), path, side="new", part=part, limits=self.limits, reader=reader, witness=witness, streams=streams)
+        return SftpTree(
+            self.ssh_factory("new"),
+            path,
+            side="new",
+            part=part,
+            limits=self.limits,
+            reader=reader,
+            witness=witness,
+            streams=streams,
+            channels=_WRITERS,
+        )
 
     def _stream_note(self, side: str, name: str) -> Callable[[str], None]:
         def note(text: str) -> None:
