@@ -70,7 +70,8 @@ def test_hundreds_of_chains_overlap_on_several_channels(tmp_path: Path) -> None:
     left = iter([FileRead(tree, entry, sink).work for entry in entries])
     with openssh() as one, openssh() as two:
         reads = list(Pump[Read[Entry]]([one, two], timeout=10).run(lambda: next(left, None)))
-        assert one.outstanding == two.outstanding == 0
+        assert one.idle
+        assert two.idle
     assert len(reads) == 800
     for outcome in reads:
         assert sink.contents[outcome.digest] == Path("/" + outcome.asked.path.decode()).read_bytes()

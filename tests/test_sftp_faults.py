@@ -243,8 +243,11 @@ def test_what_is_refused_for_good_is_told_and_all_else_is_whole(site: Path, undi
                 assert (outcome.item, outcome.digest, outcome.size) == undisturbed.contents[path]
         assert 0 < len(failed) < len(wanted)
         proofs = prove(tree, *(Claim(*undisturbed.contents[entry.path]) for entry in wanted))
-        assert {path for path, proof in proofs.items() if proof.status is not Status.VERIFIED} == failed
-        assert {proofs[path].status for path in failed} == {Status.FAILED}
+        unproven = {path for path, proof in proofs.items() if proof.status is not Status.VERIFIED}
+        assert {proofs[path].status for path in unproven} == {Status.FAILED}
+        # A large file is asked for in other pieces once longer READs are proven: other requests, which may be refused or not.
+        small = {entry.path for entry in wanted if entry.size < 32768}
+        assert unproven & small == failed & small
 
 
 def test_closing_early_ends_the_work_on_a_line_that_is_cut_again_and_again(site: Path, undisturbed: Told, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class _Fetch:
 
     def run(self) -> Fetched:
         done = Fetched()
+        self._vault.objects.look_anew()
         ids = self._vault.snapshots.list()
         for snapshot_id in reversed(ids):
             try:

@@ -287,6 +287,10 @@ class ObjectFolder:
             raise VaultError(f"not a SHA-256 digest: {digest[:80]!r}", where=str(self.folder))
         return self._at(digest)
 
+    def look_anew(self) -> None:
+        """What stands is looked up again: for those who look for what the disk, or somebody, has taken away."""
+        self._shelves.forget_all()
+
     def has(self, digest: str) -> bool:
         return digest in self._pending or digest in self._moving or self.inode(digest) is not None
 

@@ -51,6 +51,12 @@ class Shelves:
                 self._known.clear()
         return known
 
+    def forget_all(self) -> None:
+        """Somebody else may have changed any shard."""
+        with self._lock:
+            self._changes.update(f"{number:02x}" for number in range(256))
+            self._known.clear()
+
     def forget(self, shard: str) -> None:
         """A name came to this shard, or left it."""
         with self._lock:
