@@ -383,7 +383,7 @@ class Pace(Section):
     bwlimit: Rate | None = None
     """Bytes a second, of web and mail together and both ways: 500K, 2M."""
     connections: Connections = 1
-    """Logins at once on an SSH server; one with several channels is usually fastest, more help where a server slows down each."""
+    """Logins at once on an SSH server; each has several channels, and more may help where a server slows down each."""
     requests: Requests | None = None
     """SFTP requests without a reply at once on a server; without it, as many as pay."""
     stall_timeout: Stall = 60.0
