@@ -16,6 +16,9 @@ from scripts.benchmarks.relay import HOST, relay
 from tests.support.sshd import Sshd, own_login, sshd
 
 
+SCRATCH = "run-"  # how the names of folders begin that hold the results of single runs
+
+
 @dataclass(frozen=True)
 class Server:
     """An SSH server behind a relay. `port` is the relay's."""
@@ -94,6 +97,7 @@ def world(keep: Path | None, delay_ms: float) -> Iterator[World]:
         if shlex.quote(str(folder)) != str(folder):
             raise ValueError("the folder's name has to be plain: the programs that are compared quote names in different ways")
         (folder / "home").mkdir(parents=True, exist_ok=True)
+        stack.callback(_clear, folder)
         user, options = own_login()
         running = [stack.enter_context(sshd(user=user, shell=shell, options=options)) for shell in (True, False)]
         ports = [stack.enter_context(relay(server.port, delay_ms)) for server in running]
@@ -101,6 +105,11 @@ def world(keep: Path | None, delay_ms: float) -> Iterator[World]:
         made = World(folder, old, closed, delay_ms)
         made.known_hosts.write_text("".join(_known(port, server) for port, server in zip(ports, running, strict=True)))
         yield made
+
+
+def _clear(folder: Path) -> None:
+    for result in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(result, ignore_errors=True)
 
 
 def _known(port: int, server: Sshd) -> str:
