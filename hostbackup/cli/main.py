@@ -15,10 +15,6 @@ from hostbackup import interrupts
 from hostbackup.cli import document, streams
 from hostbackup.errors import Exit, HostbackupError, VaultError
 
-# Hundreds of files under way are thousands of live objects, hardly ever in cycles: looking for cycles after every 700 new ones, as Python does, took
-# 8 % of a first pull's CPU time.
-_COLLECT = (50_000, 20, 100)
-
 COMMANDS = ("check", "backup", "verify", "push", "copy", "sync", "snapshots", "ls", "diff", "restore", "prune", "schema")
 
 
@@ -64,10 +60,10 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), interrupts.stop)
     logging.getLogger().addHandler(logging.NullHandler())  # libraries say nothing of their own; errors come back as exceptions
-    gc.set_threshold(*_COLLECT)
     streams.prepare()
     code = _run(sys.argv[1:])
     streams.finish()
+    gc.freeze()  # else the interpreter looks through all that is left for cycles, to free what the system frees with the process
     sys.exit(int(code))
 
 
