@@ -105,10 +105,13 @@ def reflink(source: int, target: int) -> bool:
 
 
 class FileLock:
-    """A kernel lock on a file, held until released or until the process is gone. flock(2): advisory, whole file, not inherited by children."""
+    """A kernel lock on a file, held until released or until the process is gone. flock(2): advisory, whole file.
+
+    A child that is given `fd` holds it too, until it ends.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd: int | None = fd
+        self.fd: int | None = fd
 
     @classmethod
     def take(cls, path: Path, *, exclusive: bool) -> FileLock | None:
@@ -134,14 +137,14 @@ class FileLock:
 
     def describe(self, text: str) -> None:
         """Writes who holds the lock into it: information for people, never relied on."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, text.encode(), 0) if hasattr(os, "pwrite") else os.write(self._fd, text.encode())
+        if self.fd is not None:
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, text.encode(), 0) if hasattr(os, "pwrite") else os.write(self.fd, text.encode())
 
     def release(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 def holder() -> str:

@@ -3,6 +3,8 @@
 A file is `<random>.part` in `incoming/` while it is written, and `<digest>` there once whole; a small one, whose digest is known before its file is
 begun, is `<digest>` from the start, and a start believes none that it has not hashed. Now and then all whole ones are synced in one go and only then
 renamed to `objects/ab/<digest>`. One sync for many files costs a fraction of one sync each.
+
+Where there are many, a process beside this one makes and names them (`hostbackup.vault.writer`), and a thread sees to the syncs.
 """
 
 from __future__ import annotations
@@ -14,9 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,24 +26,25 @@ from hostbackup.vault.faults import told
 from hostbackup.vault.hashing import hash_file, is_digest
 from hostbackup.vault.large import LARGE, LargeReceiver
 from hostbackup.vault.partial import Origin, Partials
+from hostbackup.vault.pool import in_order
 from hostbackup.vault.receiver import ObjectReceiver
 from hostbackup.vault.shelves import Shelves
+from hostbackup.vault.writer import BEGIN, Writer, worth_it
 
 SYNC_BYTES = 256 * 1024 * 1024
 SYNC_SECONDS = 10.0
 _PATIENCE = 300.0  # seconds that a flush waits for a small object under way: a disk may stall, but not for ever
 _BELIEVED = 1 << 50  # a file said to be this large says nothing of the disk: what really comes will tell
 _READERS = 4  # threads that read objects again: small files cost waiting, not work
-_READ_AHEAD = 64
 
 
 class ObjectFolder:
     """A folder of objects, with the folders beside it where they arrive and where damaged ones go. All three on one file system.
 
-    Receivers may be used from several threads at once.
+    Receivers may be used from several threads at once. `held`: descriptors that stay open as long as anybody writes here.
     """
 
-    def __init__(self, objects: Path, incoming: Path, damaged: Path) -> None:
+    def __init__(self, objects: Path, incoming: Path, damaged: Path, *, held: Sequence[int] = ()) -> None:
         self.folder = objects
         self.incoming = incoming
         self.damaged = damaged
@@ -65,6 +66,9 @@ class ObjectFolder:
         self._shards: set[str] = set()
         self._shelves = Shelves(self._prefix)
         self._broken: VaultError | None = None
+        self._held = held
+        self._alone = BEGIN if worth_it() else -1  # objects to come before the writer is begun; below 0: it never is
+        self._writer: Writer | None = None
 
     # ------------------------------------------------------------ writing
 
@@ -135,6 +139,8 @@ class ObjectFolder:
         """Whether these bytes need not be stored again. An object of the wrong length is damaged: it makes room for the good bytes."""
         if digest in self._pending or digest in self._moving:
             return True
+        if self.inode(digest) is None:
+            return False
         try:
             standing = os.stat(self._at(digest), follow_symlinks=False)  # noqa: PTH116 - str paths: this runs once an object
         except OSError:
@@ -143,6 +149,43 @@ class ObjectFolder:
             return True
         self.set_aside(digest, f"{standing.st_size} bytes long where {size} were stored")
         return False
+
+    def hand_over(self, digest: str, data: bytearray) -> bool:
+        """Has the writer make an object of `data`, which did not stand a moment ago. False where the caller has to do it.
+
+        Raises DiskFull or VaultError, also for what was handed over before.
+        """
+        if self._writer is None:
+            self._alone -= self._alone > 0
+            if self._alone:
+                return False
+        with self._lock:
+            if self._broken:
+                raise self._broken
+            if digest in self._writing:
+                return False
+            if digest in self._pending or digest in self._moving:
+                return True
+            due = self._await(digest, len(data))
+            try:
+                if self._writer is None:
+                    self._writer = Writer(self.incoming, self.folder, self._held)
+                self._writer.write(digest, data)
+            except (OSError, VaultError) as error:
+                self._broken = told(error, self.incoming, len(data)) if isinstance(error, OSError) else error
+                raise self._broken from error
+        if due:
+            self._settle_soon()
+        return True
+
+    def _await(self, digest: str, size: int) -> bool:
+        """The object is pending from now on. Whether it is time to settle."""
+        now = time.monotonic()
+        if not self._pending:
+            self._pending_since = now
+        self._pending[digest] = size
+        self._pending_bytes += size
+        return self._pending_bytes >= SYNC_BYTES or now - self._pending_since >= SYNC_SECONDS
 
     def take(self, part: str, digest: str, size: int, *, new: bool = False, seal: bool = False) -> None:
         """Makes the whole file `part` a pending object, or drops it where the object stands. `new`: it did not stand a moment ago.
@@ -168,14 +211,21 @@ class ObjectFolder:
                     os.rename(part, self._arriving + digest)  # noqa: PTH104
                 if seal:
                     os.chmod(self._arriving + digest, 0o400)  # noqa: PTH101
-                if not self._pending:
-                    self._pending_since = time.monotonic()
-                self._pending[digest] = size
-                self._pending_bytes += size
-            due = self._pending_bytes >= SYNC_BYTES or (bool(self._pending) and time.monotonic() - self._pending_since >= SYNC_SECONDS)
+                due = self._await(digest, size)
         if known:
             os.unlink(part)  # noqa: PTH108
-        if due:
+        elif due:
+            self._settle_soon()
+
+    def _settle_soon(self) -> None:
+        """Settles beside what goes on, where there is a writer and it is not too far behind."""
+        if self._writer is None or self._pending_bytes >= 2 * SYNC_BYTES:
+            self._settle()
+        elif not self._settling.locked():
+            threading.Thread(target=self._settle_beside, name="settle", daemon=True).start()
+
+    def _settle_beside(self) -> None:
+        with contextlib.suppress(VaultError):  # whoever comes next is told
             self._settle()
 
     def _settle(self) -> None:
@@ -190,9 +240,14 @@ class ObjectFolder:
                     self._pending = {}
                     self._pending_bytes = 0
                 if batch:
+                    if self._writer is not None:
+                        self._writer.settle()
                     self._make_durable(batch)
                     self._name(batch)
                 done = True
+            except VaultError as error:
+                self._broken = self._broken or error
+                raise
             except OSError as error:
                 self._broken = told(error, self.folder, sum(batch.values()))
                 raise self._broken from error
@@ -216,15 +271,19 @@ class ObjectFolder:
             raise
 
     def _name(self, batch: Iterable[str]) -> None:
-        for digest in batch:
-            shard = digest[:2]
-            if shard not in self._shards:
-                (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
-                self._shards.add(shard)
-            self._touched.add(shard)
-            try:
-                os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
-            finally:
+        shards = {digest[:2] for digest in batch}
+        for shard in shards - self._shards:
+            (self.folder / shard).mkdir(mode=0o700, exist_ok=True)
+        self._shards |= shards
+        self._touched |= shards
+        try:
+            if self._writer is not None:
+                self._writer.name(batch)
+            else:
+                for digest in batch:
+                    os.rename(self._arriving + digest, self._at(digest))  # noqa: PTH104
+        finally:
+            for shard in shards:
                 self._shelves.forget(shard)
 
     def flush(self) -> None:
@@ -342,17 +401,7 @@ class ObjectFolder:
 
     def prove(self, digests: Iterable[str]) -> Iterator[tuple[str, bool, str]]:
         """Reads each object again, from the disk where the system can: digest, whether it is whole, and if not, why. In the order asked."""
-        pool = ThreadPoolExecutor(_READERS, "prove")
-        ahead: deque[Future[tuple[str, bool, str]]] = deque()
-        try:
-            for digest in digests:
-                ahead.append(pool.submit(self._prove, digest))
-                if len(ahead) >= _READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from in_order(self._prove, digests, workers=_READERS)
 
     def _prove(self, digest: str) -> tuple[str, bool, str]:
         try:
@@ -396,3 +445,13 @@ class ObjectFolder:
             raise told(error, path) from error
         self._touched.add(digest[:2])
         return size
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Ends what runs beside. Nothing is settled by it: `flush` does that. Harmless when repeated."""
+        with self._settling:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                self._alone = -1
+                writer.close()

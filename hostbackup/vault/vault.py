@@ -59,7 +59,8 @@ class Vault:
         self.mode = mode
         self._locks = locks
         self.incoming = root / "incoming"  # also for a run's own temporary files: what is left there goes at the next start
-        self.objects = ObjectFolder(root / "objects", root / "incoming", root / "damaged")
+        held = [lock.fd for lock in locks if lock.fd is not None]
+        self.objects = ObjectFolder(root / "objects", root / "incoming", root / "damaged", held=held)
         self.manifests = Manifests(root / "manifests", root / "incoming" / "manifests", root / "damaged" / "manifests")
         self.state = StateFolder(root / "state")
         self.snapshots = Snapshots(root / "snapshots", self.state, self.manifests, self.flush)
@@ -110,6 +111,7 @@ class Vault:
 
     def close(self) -> None:
         """Gives the lock back. May be called twice."""
+        self.objects.close()
         while self._locks:
             self._locks.pop().release()
 
