@@ -247,7 +247,8 @@ def test_what_is_refused_for_good_is_told_and_all_else_is_whole(site: Path, undi
         assert {proofs[path].status for path in unproven} == {Status.FAILED}
         # A large file is asked for in other pieces once longer READs are proven: other requests, which may be refused or not.
         small = {entry.path for entry in wanted if entry.size < 32768}
-        assert unproven & small == failed & small
+        assert unproven & small
+        assert unproven & small <= failed & small, "what was read can be proven: a proof asks no more than a reading"
 
 
 def test_closing_early_ends_the_work_on_a_line_that_is_cut_again_and_again(site: Path, undisturbed: Told, tmp_path: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from hostbackup.model import Listing, Method, Status
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols import ssh
+from hostbackup.protocols.sftp.client import Connection, Steps
+from hostbackup.protocols.sftp.packets import Request, Type
 from hostbackup.protocols.ssh_session import SshSession
 from tests.support.sites import PART, Opener, claims, proofs, put
 from tests.support.sshd import Sshd, sshd
@@ -75,6 +81,23 @@ def test_a_second_read_uses_a_login_of_its_own(sftp_only: Sshd, tmp_path: Path) 
     assert not sessions[1].alive
     tree.close()
     assert not sessions[0].alive
+
+
+def test_a_small_file_is_proven_by_four_requests(sftp_only: Sshd, tmp_path: Path, open_tree: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        put(tmp_path, b"f%d" % number, b"x" * number)
+    tree = open_tree(sftp_only, tmp_path)
+    claimed = claims(tree)
+    asked: Counter[int] = Counter()
+    post = Connection.post
+
+    def counted(self: Connection, owner: Steps[Any] | None, request: Request) -> None:
+        asked[request.type] += 1
+        post(self, owner, request)
+
+    monkeypatch.setattr(Connection, "post", counted)
+    assert {proof.status for proof in proofs(tree, claimed).values()} == {Status.VERIFIED}
+    assert (asked[Type.OPEN], asked[Type.READ], asked[Type.CLOSE], asked[Type.FSTAT]) == (40, 40, 40, 0)
 
 
 def test_names_never_reach_the_shell_as_code(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:

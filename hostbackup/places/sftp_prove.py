@@ -21,8 +21,9 @@ from hostbackup.places.sftp_check_file import CheckFile
 from hostbackup.places.sftp_read import FileRead
 from hostbackup.places.sftp_tree import Lines, Tree, proper, resolve_root
 from hostbackup.places.shell import PARALLEL, Commands, Shell, Tool
-from hostbackup.protocols.sftp.client import Steps, ask
-from hostbackup.protocols.sftp.packets import Attrs, Code, Status, Type, on_path
+from hostbackup.protocols.sftp.client import Connection, Steps, ask
+from hostbackup.protocols.sftp.packets import Attrs, Code, Flag, Status, Type, on_handle, on_path, open_file
+from hostbackup.protocols.sftp.packets import read as read_bytes
 from hostbackup.protocols.sftp.pump import Work, works
 
 BATCH = 5000  # files to one remote command
@@ -143,8 +144,7 @@ class Prover:
         if there.kind is not said.kind:
             return self._moved_on(claim)
         if said.kind is Kind.FILE:
-            agree = there.size == said.size and there.mtime == said.mtime_ns // 1_000_000_000
-            return Proof(claim, Verdict.UNVERIFIED) if agree else self._moved_on(claim)
+            return Proof(claim, Verdict.UNVERIFIED) if _as_claimed(claim, there) else self._moved_on(claim)
         if said.kind is Kind.LINK and not (isinstance(names, list) and len(names) == 1 and self._tree.says(said.path, names[0].name, said.target)):
             return self._moved_on(claim)
         return Proof(claim, Verdict.VERIFIED, Method.SFTP_SECOND_READ)
@@ -220,15 +220,48 @@ class Prover:
         """Reads once more, over a login of its own, so that nothing kept from the first reading can agree with itself."""
         if not files:
             return
-        claims = {id(claim.item): claim for claim in files}
-        sink, source = HashSink(), iter(files)
+        source = iter(files)
 
-        def next_work() -> Work[Read[Entry]] | None:
+        def next_work() -> Work[_Proof] | None:
             claim = next(source, None)
-            return None if claim is None else FileRead(self._tree, claim.item, sink).work
+            return None if claim is None else self._second_read(claim)
 
-        for read in self._second.carry_out(next_work):
-            yield self._judge(claims[id(read.asked)], read)
+        yield from self._second.carry_out(next_work)
+
+    def _second_read(self, claim: _Claim) -> Work[_Proof]:
+        read = FileRead(self._tree, claim.item, HashSink())
+
+        def begin(connection: Connection) -> Steps[_Proof]:
+            return self._read(claim, connection, read)
+
+        return Work(begin, read.work.weight)
+
+    def _read(self, claim: _Claim, connection: Connection, read: FileRead) -> Steps[_Proof]:
+        # What is begun again may have silenced the server, as a fifo does: `read` counts that, and goes more carefully then.
+        first, carefully = not read.begun, read.begin(connection)
+        if first and claim.size < connection.limits.read and (yield from self._at_once(claim)):
+            return Proof(claim, Verdict.VERIFIED, Method.SFTP_SECOND_READ)
+        return self._judge(claim, (yield from carefully))
+
+    def _at_once(self, claim: _Claim) -> Steps[bool]:
+        """Whether a small file shows in two round trips that it is as claimed. Where it does not, nothing is said against it yet.
+
+        No look comes after the bytes: where they are those of the claim, they stood still.
+        """
+        path = claim.item.path
+        if not proper(path) or claim.item.kind is not Kind.FILE:
+            return False
+        full, size = self._tree.full(path), claim.size
+        there, handle = yield from ask(on_path(Type.LSTAT, full), open_file(full, Flag.READ))
+        if not isinstance(handle, bytes):
+            return False
+        # One byte more than there should be shows what was appended.
+        (data,) = yield from ask(read_bytes(handle, 0, size + 1), also=on_handle(Type.CLOSE, handle))
+        if not isinstance(there, Attrs) or not _as_claimed(claim, there):
+            return False
+        if isinstance(data, Status) and data.code == Code.EOF:
+            data = b""
+        return isinstance(data, bytes | memoryview) and len(data) == size and hashlib.sha256(data).hexdigest() == claim.digest
 
     def _judge(self, claim: _Claim, read: Read[Entry]) -> _Proof:
         method = Method.SFTP_SECOND_READ
@@ -239,6 +272,12 @@ class Prover:
         if (read.digest, read.size) == (claim.digest, claim.size):
             return Proof(claim, Verdict.VERIFIED, method)
         return self._different(claim, method)
+
+
+def _as_claimed(claim: _Claim, there: Attrs) -> bool:
+    """Whether attributes are those of the file that the claim is about, as far as version 3 tells."""
+    said = claim.item
+    return there.kind is Kind.FILE and there.size == said.size and there.mtime == said.mtime_ns // 1_000_000_000
 
 
 def _method(told: Told) -> Method:

@@ -44,21 +44,21 @@ Outcome = Got | Status | str  # a Status: the server refused; "changed-kind": it
 
 
 class FileRead:
-    """The reading of one file. Begun anew after a cut line, it goes more carefully."""
+    """The reading of one file. Begun anew after a cut line, it goes more carefully; `begun` counts how often that was."""
 
     def __init__(self, tree: Tree, asked: Entry, sink: Sink, *, rereads: int = REREADS) -> None:
         self._tree = tree
         self._asked = asked
         self._sink = sink
         self._rereads = rereads
-        self._begun = 0
+        self.begun = 0
 
     @property
     def work(self) -> Work[Read[Entry]]:
         return Work(self.begin, min(self._asked.size, WINDOW) + 1)
 
     def begin(self, connection: Connection) -> Steps[Read[Entry]]:
-        self._begun += 1
+        self.begun += 1
         asked = self._asked
         if asked.kind is not Kind.FILE:
             return self._nothing("unsupported", "only files have contents")
@@ -72,12 +72,12 @@ class FileRead:
 
     def _steps(self, connection: Connection) -> Steps[Read[Entry]]:
         path = self._tree.full(self._asked.path)
-        if self._begun == 1 and self._asked.size < connection.limits.read:
+        if self.begun == 1 and self._asked.size < connection.limits.read:
             done = yield from self._small(path)
             if done is not None:
                 return done
         for rereads_left in range(self._rereads, -1, -1):
-            opened = yield from open_whole(path, self._tree.reading, careful=self._begun > 1)
+            opened = yield from open_whole(path, self._tree.reading, careful=self.begun > 1)
             if not isinstance(opened, Opened):
                 return self._not(opened)
             receiver, start = self._receiver(opened.before)
