@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, Unreachable
+from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Read
 from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
+from hostbackup.places.sftp_tree import Lines
 from hostbackup.protocols import ssh
 from hostbackup.protocols.limits import Limits
+from hostbackup.protocols.sftp.client import SocketChannel
 from hostbackup.protocols.ssh_session import SshSession
+from tests.support.sftp_server import Scripted
 from tests.support.sink import HashSink, MemorySink
 from tests.support.sites import PART, Opener, entries, files, put
 from tests.support.sshd import Relay, Sshd, sshd
@@ -123,3 +129,105 @@ def test_a_line_that_never_lasts_long_enough_for_one_result_is_given_up(tmp_path
             list(tree.read(files(tree), HashSink()))
         tree.close()
         assert relay.accepted <= 6
+
+
+class Opening:
+    """Stands for a login that opens channels as `opens` does, which is told how many came before."""
+
+    server_version = "SSH-2.0-Scripted"
+
+    def __init__(self, opens: Callable[[int], SocketChannel]) -> None:
+        self._opens = opens
+        self._count = 0
+        self._lock = threading.Lock()
+        self.alive = True
+        self.aborted = threading.Event()
+
+    def open_sftp_channel(self) -> SocketChannel:
+        with self._lock:
+            number, self._count = self._count, self._count + 1
+        return self._opens(number)
+
+    def abort(self) -> None:
+        self.alive = False
+        self.aborted.set()
+
+    close = abort
+
+
+def lines_on(login: Opening) -> Lines:
+    return Lines(lambda: login, 4)  # type: ignore[arg-type, return-value]
+
+
+def test_channels_open_all_at_once_and_those_refused_are_done_without() -> None:
+    together = threading.Barrier(4, timeout=20)  # breaks unless all four are being opened
+    servers: list[Scripted] = []
+
+    def opens(number: int) -> SocketChannel:
+        together.wait()
+        if number < 2:
+            raise ProtocolBroken("refused")
+        servers.append(Scripted(lambda *_: []))
+        return servers[-1].channel()
+
+    lines = lines_on(Opening(opens))
+    try:
+        assert len(lines.take()) == 2
+        assert lines.channels == 2
+    finally:
+        lines.close()
+        for server in servers:
+            server.close()
+
+
+def test_where_no_channel_opens_the_reason_is_told() -> None:
+    def opens(number: int) -> SocketChannel:
+        raise LineCut("cut while opening")
+
+    with pytest.raises(LineCut, match="cut while opening"):
+        lines_on(Opening(opens)).take()
+
+
+def test_an_interrupt_does_not_wait_for_channels_that_never_open() -> None:
+    def opens(number: int) -> SocketChannel:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        if not login.aborted.wait(20):
+            raise AssertionError("nobody dropped the line")
+        raise LineCut("dropped")
+
+    login = Opening(opens)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lines_on(login).take()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_line_cut_while_channels_open_is_made_anew(with_shell: Sshd, tmp_path: Path, open_tree: Opener) -> None:
+    put(tmp_path, b"folder/file", b"1")
+    logins: list[SshSession] = []
+
+    def login() -> SshSession:
+        session = ssh.connect(with_shell.target())
+        logins.append(session)
+        if len(logins) == 1:
+            opens = session.open_sftp_channel
+
+            def cut() -> object:
+                opens()
+                session.abort()
+                return opens()
+
+            session.open_sftp_channel = cut  # type: ignore[method-assign, assignment]
+        return session
+
+    tree = SftpTree(login, str(tmp_path), side="old", part=PART, pause=lambda _: None)
+    try:
+        with pytest.raises(LineCut):  # as at a first login that fails: nothing was there to go on with
+            entries(tree)
+        assert set(entries(tree)) == {b"folder", b"folder/file"}
+    finally:
+        tree.close()
+    assert len(logins) == 2

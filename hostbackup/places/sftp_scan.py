@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hostbackup.model import Entry, Failure, Kind, Listing
 from hostbackup.places.exclude import Excludes
-from hostbackup.places.sftp_tree import Lines, Tree, entry, resolve_root
+from hostbackup.places.sftp_tree import Lines, Tree, enter_root, entry
 from hostbackup.protocols.sftp.client import Connection, Steps, ask
 from hostbackup.protocols.sftp.packets import Attrs, Code, Name, Status, Type, on_handle, on_path
 from hostbackup.protocols.sftp.pump import Work
@@ -29,7 +29,6 @@ class Scanner:
 
     def listings(self) -> Iterator[Listing[Entry]]:
         """One Listing a folder, a folder before what is in it."""
-        self.root_entry = entry(b"", self._lines.one(resolve_root(self._tree)))
         waiting = [b""]
 
         def source() -> Work[Listing[Entry]] | None:
@@ -40,9 +39,13 @@ class Scanner:
             yield listing
 
     def _list(self, folder: bytes, connection: Connection) -> Steps[Listing[Entry]]:
-        path = self._tree.full(folder)
-        # OPENDIR follows a link that took the folder's place meanwhile; LSTAT tells. The root may be reached through links.
-        there, handle = yield from ask(on_path(Type.LSTAT if folder else Type.STAT, path), on_path(Type.OPENDIR, path))
+        if folder:
+            path = self._tree.full(folder)
+            # OPENDIR follows a link that took the folder's place meanwhile; LSTAT tells. The root may be reached through links.
+            there, handle = yield from ask(on_path(Type.LSTAT, path), on_path(Type.OPENDIR, path))
+        else:
+            there, (handle,) = yield from enter_root(self._tree, connection, Type.OPENDIR)
+            self.root_entry = entry(b"", there)
         if isinstance(there, Attrs) and there.kind not in (Kind.DIR, None):
             if isinstance(handle, bytes):
                 connection.post(None, on_handle(Type.CLOSE, handle))

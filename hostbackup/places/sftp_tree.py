@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NameNotResolved, PlaceMissing, ProtocolBroken, Unreachable
 from hostbackup.model import Entry, Failure, Kind, Part
@@ -100,26 +100,32 @@ def resolve_root(tree: Tree) -> Callable[[Connection], Steps[Attrs]]:
     """Makes `tree.root` absolute (symlinks on the way there are fine) and tells what is there. Raises PlaceMissing."""
 
     def steps(connection: Connection) -> Steps[Attrs]:
-        tree.absolute_links = connection.mistakes_links
-        told = tree.told_root.removeprefix(b"~/") if tree.told_root != b"~" else b"."
-        names, there = yield from ask(on_path(Type.REALPATH, told or b"."), on_path(Type.STAT, told or b"."))
-        if isinstance(names, list) and len(names) == 1 and names[0].name.startswith(b"/") and b"\0" not in names[0].name:
-            tree.root = names[0].name
-        elif isinstance(names, Status):
-            tree.root = told
-        else:
-            raise ProtocolBroken("the server's answer to REALPATH is no absolute path", where=tree.where)
-        if isinstance(there, Attrs):
-            if there.kind not in (Kind.DIR, None):
-                raise PlaceMissing("that is not a folder on the server", where=tree.where)
-            return there
-        if there.code == Code.PERMISSION_DENIED:
-            raise PlaceMissing("this login may not look there", where=tree.where, hint="ask the provider, or use another login")
-        if there.code == Code.NO_SUCH_FILE:
-            raise PlaceMissing("there is no such folder on the server", where=tree.where, hint="is `path` right? it counts from the login folder")
-        raise PlaceMissing(f"the server refused to show the folder: {there}", where=tree.where)
+        there, _ = yield from enter_root(tree, connection)
+        return there
 
     return steps
+
+
+def enter_root(tree: Tree, connection: Connection, *also: Type) -> Steps[tuple[Attrs, list[Any]]]:
+    """As `resolve_root`, with the answers to what is `also` asked of the root, in the same round trip."""
+    tree.absolute_links = connection.mistakes_links
+    told = tree.told_root.removeprefix(b"~/") if tree.told_root != b"~" else b"."
+    names, there, *more = yield from ask(*(on_path(kind, told or b".") for kind in (Type.REALPATH, Type.STAT, *also)))
+    if isinstance(names, list) and len(names) == 1 and names[0].name.startswith(b"/") and b"\0" not in names[0].name:
+        tree.root = names[0].name
+    elif isinstance(names, Status):
+        tree.root = told
+    else:
+        raise ProtocolBroken("the server's answer to REALPATH is no absolute path", where=tree.where)
+    if isinstance(there, Attrs):
+        if there.kind not in (Kind.DIR, None):
+            raise PlaceMissing("that is not a folder on the server", where=tree.where)
+        return there, more
+    if there.code == Code.PERMISSION_DENIED:
+        raise PlaceMissing("this login may not look there", where=tree.where, hint="ask the provider, or use another login")
+    if there.code == Code.NO_SUCH_FILE:
+        raise PlaceMissing("there is no such folder on the server", where=tree.where, hint="is `path` right? it counts from the login folder")
+    raise PlaceMissing(f"the server refused to show the folder: {there}", where=tree.where)
 
 
 def overloaded(result: object) -> bool:
@@ -184,27 +190,39 @@ class Lines:
             sessions = [self.session()] if wanted is not None else self._all_sessions()
             count = min(wanted or self.channels, self.channels) * len(sessions)
             taken = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
-            if not taken:
-                taken.append(self._open(sessions[0]))
             if len(taken) < count:
-                missing = [sessions[place % len(sessions)] for place in range(len(taken), count)]
-                with ThreadPoolExecutor(len(missing)) as pool:
-                    more = [connection for connection in pool.map(self._try_open, missing) if connection is not None]
+                more = self._open([sessions[place % len(sessions)] for place in range(len(taken), count)], needed=not taken)
+                refused = len(taken) + len(more) < count
                 taken += more
-                if wanted is None and len(more) < len(missing):  # what the server refuses now it will refuse next time too
+                if wanted is None and refused:  # what the server refuses now it will refuse next time too
                     self.channels = max(1, len(taken) // len(sessions))
             return taken
 
-    def _open(self, session: Login) -> Connection:
+    def _open(self, sessions: Sequence[Login], *, needed: bool) -> list[Connection]:
+        """Connections on these, all opened at once: each takes several round trips. Raises why there is none at all, if one is `needed`."""
+        if len(sessions) == 1 and needed:
+            return [self._open_one(sessions[0])]
+        opened: list[Connection] = []
+        failed: list[ConnectionFailed] = []
+        with ThreadPoolExecutor(len(sessions), "sftp-channel") as pool:
+            try:
+                for one in [pool.submit(self._open_one, session) for session in sessions]:
+                    try:
+                        opened.append(one.result())
+                    except ConnectionFailed as error:
+                        failed.append(error)  # fewer channels do too; a line that is cut shows on the others
+            except BaseException:
+                for session in sessions:
+                    session.abort()  # else the end of the pool would wait for a server that may never answer
+                raise
+        if needed and not opened:
+            raise failed[0]
+        return opened
+
+    def _open_one(self, session: Login) -> Connection:
         connection = Connection.start(session.open_sftp_channel(), self.limits.stall)
         connection.mistakes_links = mistakes_links(session.server_version)
         return connection
-
-    def _try_open(self, session: Login) -> Connection | None:
-        try:
-            return self._open(session)
-        except ConnectionFailed:
-            return None  # fewer channels do too; a line that is cut shows on the first
 
     def give_back(self, connections: list[Connection]) -> None:
         with self._lock:
