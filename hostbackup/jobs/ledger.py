@@ -44,8 +44,8 @@ class Ledger:
                     "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
                     "CREATE TABLE record (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID; BEGIN"
                 )
-            for record in journal:
-                self._index(record)
+            self._empty = True
+            self.reread()
         except BaseException:
             self.close()
             raise
@@ -61,7 +61,13 @@ class Ledger:
                 raise DiskFull("the disk is full", where=where, hint="make room and run again; what was brought so far is kept") from error
             raise VaultError(f"the index of a journal failed: {error}", where=where, hint="is the disk sound?") from error
 
+    def reread(self) -> None:
+        """Learns what was only appended."""
+        for record in self._journal:
+            self._index(record)
+
     def _index(self, record: Record) -> None:
+        self._empty = False
         with self._watched():
             self._db.execute(
                 "INSERT INTO record VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body",
@@ -69,6 +75,8 @@ class Ledger:
             )
 
     def get(self, key: object) -> Record | None:
+        if self._empty:
+            return None
         with self._watched():
             row = self._db.execute("SELECT body FROM record WHERE key = ?", (json.dumps(key),)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
@@ -79,7 +87,7 @@ class Ledger:
             self._index(record)
 
     def append(self, records: Iterable[Record]) -> None:
-        """As `put`, for the next run alone: nobody will ask this ledger for them."""
+        """As `put`, for the next run alone: this ledger knows nothing of them until `reread`."""
         self._journal.append(records)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self.sync()

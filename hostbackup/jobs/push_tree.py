@@ -26,8 +26,8 @@ from hostbackup.vault.vault import Vault
 
 Row = TypeVar("Row")
 
-_GROUP = 256  # intents made durable at a time, before the first of them is written
-_DONE = 32  # writes told to the journal at a time: what is not told yet when a run dies is proven by the next one
+_GROUP = 1024  # intents made durable at a time, before the first of them is written
+_DONE = 128  # writes told to the journal at a time: what is not told yet when a run dies is proven by the next one
 _WRITES = (Action.CREATE, Action.UPDATE, Action.OVERWRITE)
 _HOLDS = (*_WRITES, Action.EQUAL, Action.ADOPT, Action.ATTRIBUTES)  # what ends with the target as the snapshot is, if all goes well
 
@@ -239,10 +239,11 @@ class TreePush:
 
     def _tell_done(self) -> None:
         if self._done:
-            self.ledger.put(*self._done)
+            self.ledger.append(self._done)
             self._done.clear()
 
     def _tell_left(self, error: ConnectionFailed) -> None:
+        self.ledger.reread()
         for record, _there in self._todo():
             if pushed_claim(self.ledger, record) is None:
                 self.result.fail(Failure("new", self.part.id, record.item.path, error.code, error.reason, error.hint))
@@ -270,7 +271,7 @@ class TreePush:
         """The journal says of these no longer that they stand as they were written: the next push asks for proof, before it counts any as equal."""
         self._tell_done()
         records = [(path, self._unproven.pop(path)) for path in paths if path in self._unproven]
-        self.ledger.put(*({**record, "state": "intent", "before": None} for _, record in records))
+        self.ledger.append({**record, "state": "intent", "before": None} for _, record in records)
         for path, _ in records:
             self.settled.doubt(path.rpartition(b"/")[0])
 
@@ -290,7 +291,7 @@ class TreePush:
 
     def _intend(self, rows: Iterable[tuple[Stored[Entry], Entry]]) -> None:
         """Notes durably what is about to be written: what the snapshot has, and how it is to stand on the target."""
-        self.ledger.put(*(journal_record(source, item, "intent", self.ledger.get(name_key(item.path))) for source, item in rows))
+        self.ledger.append(journal_record(source, item, "intent", self.ledger.get(name_key(item.path))) for source, item in rows)
         self.ledger.sync()
 
     def _top(self) -> Entry:
