@@ -255,11 +255,12 @@ def test_adopt_takes_whole_leftovers_and_drops_the_rest(tmp_path: Path) -> None:
 
 WRITER = textwrap.dedent(
     """
-    import pathlib, random, sys
+    import os, pathlib, random, sys
     from hostbackup.vault import objects as module
     module.SYNC_BYTES = 300_000
     root = pathlib.Path(sys.argv[1])
-    objects = module.ObjectFolder(root / "objects", root / "incoming", root / "damaged")
+    held = [os.dup(1)]  # standard output ends when nobody writes to the folder any more
+    objects = module.ObjectFolder(root / "objects", root / "incoming", root / "damaged", held=held)
     print("ready", flush=True)
     for number in range(100_000):
         data = random.Random(number).randbytes(number % 97 * 2000)
@@ -274,7 +275,7 @@ WRITER = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("flushes", [1, 3, 6])
+@pytest.mark.parametrize("flushes", [1, 6, 11])
 def test_killed_at_any_moment_it_holds_all_that_was_flushed_and_nothing_torn(tmp_path: Path, flushes: int) -> None:
     folder(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -288,6 +289,7 @@ def test_killed_at_any_moment_it_holds_all_that_was_flushed_and_nothing_torn(tmp
             break
     process.send_signal(signal.SIGKILL)
     process.wait(30)
+    process.stdout.read()
     process.stdout.close()
     for digest in named(tmp_path):
         path = tmp_path / "objects" / digest[:2] / digest

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hostbackup.errors import ConnectionFailed, HostKeyChanged, LineCut, LoginRefused, ProtocolBroken, SecretError, Unreachable, UsageError
 from hostbackup.protocols.net import connect_tcp
 from hostbackup.protocols.ssh_hostkeys import SYSTEM_KNOWN_HOSTS, HostKey, HostKeyRules, append_host_key, fingerprint, lookup_name
+from hostbackup.protocols.ssh_socket import ReadAhead
 
 if TYPE_CHECKING:
     import paramiko
@@ -178,7 +180,8 @@ class _Attempt:
         import paramiko
 
         def make(sock: Any, **options: Any) -> paramiko.Transport:
-            transport = paramiko.Transport(sock, **options)
+            line: Any = ReadAhead(sock) if isinstance(sock, socket.socket) else sock
+            transport = paramiko.Transport(line, **options)
             self._transports.append(transport)
             security = transport.get_security_options()
             wanted = [name for kind in types for name in (_FAMILIES[2] if kind == "ssh-rsa" else (kind,))]

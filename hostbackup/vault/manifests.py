@@ -24,10 +24,14 @@ class Manifests(ObjectFolder):
         return receiver.commit()[0]
 
     def get(self, digest: str) -> Iterator[Line]:
+        """As `lines`, which it reads when the first one is asked for."""
+        yield from self.lines(digest)
+
+    def lines(self, digest: str) -> list[Line]:
         """The lines, after the whole manifest was proven against its digest. Raises Damaged where it is missing or is not what it was."""
         where = self.where(digest)
         with self.read(digest) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != digest:
             raise Damaged("this manifest is not what was written", where=where, hint="run `verify`, then `copy --repair` to bring it from a copy")
-        yield from parse_lines(data, where)
+        return parse_lines(data, where)

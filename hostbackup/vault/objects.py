@@ -253,6 +253,8 @@ class ObjectFolder:
                 raise self._broken from error
             finally:
                 with self._lock:
+                    if not done and self._writer is not None and isinstance(self._writer.broken, VaultError):
+                        self._broken = self._broken or self._writer.broken
                     if not done and self._broken is None:
                         self._pending |= {digest: size for digest, size in self._moving.items() if os.path.lexists(self._arriving + digest)}
                         self._pending_bytes = sum(self._pending.values())
@@ -369,15 +371,18 @@ class ObjectFolder:
 
     def path(self, digest: str) -> Path:
         """Where the object's file is; it stands under its name when this returns, unless there is no such object."""
+        return Path(self._standing(digest))
+
+    def _standing(self, digest: str) -> str:
         path = self.where(digest)
         if digest in self._pending or digest in self._moving:
             self._settle()
-        return Path(path)
+        return path
 
     def read(self, digest: str) -> BinaryIO:
         """The object's bytes from the start. Raises Damaged where it is missing."""
         try:
-            return self.path(digest).open("rb")
+            return open(self._standing(digest), "rb")  # noqa: PTH123 - str paths: this runs once a folder of a tree, and the caller closes it
         except FileNotFoundError as error:
             raise self.missing(digest) from error
         except OSError as error:

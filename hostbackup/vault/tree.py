@@ -141,7 +141,7 @@ class TreeRoot:
         refs = self._indexes.pop(ref.digest, None)
         if refs is None:
             where = self._manifests.where(ref.digest)
-            refs = [_ref(line, where) for line in self._manifests.get(ref.digest)]
+            refs = [_ref(line, where) for line in self._manifests.lines(ref.digest)]
             self._ends[ref.digest] = [order(inner.span[1]) for inner in refs]
             if len(self._indexes) >= _INDEXES_HELD:
                 oldest = next(iter(self._indexes))
@@ -234,7 +234,7 @@ class TreeRoot:
         refs = self.refs(folder)
         if not refs or sum(ref.entries + ref.folders + ref.links for ref in refs) != len(entries):
             return None
-        lines = [line for ref in refs for line in self._manifests.get(ref.digest)]
+        lines = [line for ref in refs for line in self._manifests.lines(ref.digest)]
         if len(lines) != len(entries):
             return None
         start = len(folder) + 1 if folder else 0

@@ -37,14 +37,14 @@ class Writer:
     """Writes files to `incoming` and names them in `objects`. May be used from several threads; `settle` and `name` by one at a time.
 
     `held`: descriptors that the process keeps open as long as it lives: a vault is locked until nobody writes to it.
-    After an error every further call raises: nothing is known then of what had been handed over.
+    After an error, kept in `broken`, every further call raises: nothing is known then of what had been handed over.
     """
 
     def __init__(self, incoming: Path, objects: Path, held: Sequence[int] = ()) -> None:
         self._lock = threading.Lock()  # the queue, and the order of what is sent
         self._queue: list[bytes | bytearray] = []
         self._queued = 0
-        self._broken: OSError | VaultError | None = None
+        self.broken: OSError | VaultError | None = None
         self._where = os.fspath(incoming)
         script = [sys.executable, "-I", "-S", process.__file__, str(os.getpid()), os.fspath(incoming), os.fspath(objects)]
         # A session of its own: Ctrl-C reaches this process alone, which knows what is to be brought to an end.
@@ -91,8 +91,8 @@ class Writer:
                 raise
 
     def _add(self, *parts: bytes | bytearray) -> None:
-        if self._broken is not None:
-            raise self._broken
+        if self.broken is not None:
+            raise self.broken
         self._queue += parts
         self._queued += sum(map(len, parts))
         if self._queued >= _TOGETHER or len(self._queue) >= _PARTS - 2:
@@ -130,11 +130,11 @@ class Writer:
             raise OSError(code, os.strerror(code), f"{self._where}{os.sep}{digest.hex()}")
 
     def _fail(self, error: BaseException) -> None:
-        if self._broken is None:
+        if self.broken is None:
             interrupted = VaultError(
                 "what was being written to the vault was interrupted", where=self._where, hint="run again: what is stored is whole"
             )
-            self._broken = error if isinstance(error, OSError | VaultError) else interrupted
+            self.broken = error if isinstance(error, OSError | VaultError) else interrupted
 
     def close(self) -> None:
         """Ends the process; what was not settled may or may not be there. Harmless when repeated."""
