@@ -54,14 +54,14 @@ def place() -> Watched:
     return made
 
 
-def back_up(vault: Vault, place: Watched, previous: PartTotals | None = None) -> tuple[PartTotals, Result]:
+def back_up(vault: Vault, place: Watched, previous: PartTotals | None = None, **meta: object) -> tuple[PartTotals, Result]:
     result = Result()
     root = TreeRoot.open(vault.manifests, previous.root) if previous else None
     with Scratch(vault.incoming) as scratch, Ledger(vault.state.journal("resume"), vault.incoming) as resume:
         work = TreeBackup(PART, place, vault, scratch, result, "20261125T031500Z", root, resume)
         result.counts.update(work.plan())
         work.fetch()
-        totals = work.finish({})
+        totals = work.finish(meta)
     vault.flush()
     return totals, result
 
@@ -72,6 +72,28 @@ def test_where_nothing_is_wanted_no_reading_is_begun(vault: Vault, place: Watche
     again, result = back_up(vault, place, first)
     assert place.readings == 1
     assert (again, result.counts["unchanged"]) == (first, FILES)
+
+
+def test_a_tree_as_it_was_keeps_its_manifest_and_none_is_written(vault: Vault, place: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.folder(b"empty")
+    first, _ = back_up(vault, place)
+    told_anew, _ = back_up(vault, place, first, path="elsewhere")
+    assert told_anew.root != first.root
+    monkeypatch.setattr(vault.manifests, "put_bytes", lambda data: pytest.fail("a manifest was written"))
+    assert back_up(vault, place, first)[0] == first
+    assert back_up(vault, place, told_anew, path="elsewhere")[0] == told_anew
+
+
+def test_whatever_is_not_as_it_was_makes_another_manifest(vault: Vault, place: Watched) -> None:
+    place.folder(b"empty")
+    first, _ = back_up(vault, place)
+    place.folder(b"new")
+    with_new, result = back_up(vault, place, first)
+    assert (with_new.root != first.root, result.counts["new"]) == (True, 1)
+    del place.nodes[b"new"], place.nodes[b"empty"]
+    without, result = back_up(vault, place, with_new)
+    assert (without.vanished, result.counts["vanished"]) == (2, 2)
+    assert without.root not in (first.root, with_new.root)
 
 
 @pytest.mark.parametrize("come", [0, 1, 63, 64, 65, 199])

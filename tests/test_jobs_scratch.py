@@ -118,6 +118,28 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whether_all_is_kept_is_known_however_much_it_is(scratch: Scratch[Entry]) -> None:
+    assert scratch.all_kept()
+    names = sorted(b"%05d" % number for number in range(2500))
+    for name in names:
+        scratch.keep(name)
+    assert scratch.all_kept()
+    scratch.put(names[7], [])
+    assert not scratch.all_kept()
+    assert list(scratch.folders()) == names
+    assert [name for name in names if not scratch.is_kept(name)] == [names[7]]
+
+
+def test_a_group_is_put_whether_it_was_kept_before_or_after(scratch: Scratch[Entry]) -> None:
+    scratch.keep(b"before")
+    assert scratch.is_kept(b"before")
+    scratch.put(b"before", [])
+    scratch.put(b"after", [])
+    scratch.keep(b"after")
+    assert not scratch.is_kept(b"before")
+    assert not scratch.is_kept(b"after")
+
+
 def test_mail_is_kept_by_ranges_of_uids(tmp_path: Path) -> None:
     old = Message(b"INBOX", 7, 9, 100, " 1-Jul-2026 02:44:25 +0900", ("$Junk", "\\Seen"))
     new = Message(b"INBOX", 2**32 - 1, 4096, 200)

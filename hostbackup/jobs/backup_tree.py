@@ -276,7 +276,9 @@ class TreeBackup:
     # -- manifest -----------------------------------------------------------------------------------------------------------------------
 
     def finish(self, meta: dict[str, object]) -> PartTotals:
-        """Writes the part's manifest; unchanged folders keep their segments."""
+        """Writes the part's manifest; unchanged folders keep their segments, an unchanged tree its manifest."""
+        if self.previous is not None and self.previous.meta == meta and self.scratch.all_kept():
+            return self.previous.totals  # every folder that was there is noted, and one that was not there cannot be kept
         writer = TreeWriter(self.vault.manifests, self.part, meta)
         for folder in self.scratch.folders():
             if self.scratch.is_kept(folder) and self.previous is not None:

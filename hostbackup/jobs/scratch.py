@@ -73,6 +73,7 @@ class Notes(Generic[Item, Group, Key_contra]):
     def __init__(self, folder: Path, codec: Codec[Item, Group, Key_contra]) -> None:
         self._codec: Codec[Item, Group, Key_contra] = codec
         self._lock: AbstractContextManager[bool] = threading.RLock()
+        self._kept: list[bytes] = []  # packed groups that are kept and not yet in the file
         fd, name = tempfile.mkstemp(dir=folder, prefix="scratch-", suffix=".part")
         os.close(fd)
         self._path: Path = Path(name)
@@ -102,7 +103,7 @@ class Notes(Generic[Item, Group, Key_contra]):
 
     def put(self, group: Group, records: Iterable[tuple[Stored[Item], bool]]) -> None:
         """Notes records of one group and whether each is wanted. A group may be put in pieces; a record noted again replaces the first."""
-        home = self._home(group, kept=False)
+        home = self._home(group)
         rows = (
             (home, self._codec.name(record.item), self._codec.variant(record), wanted, min(record.item.size, _SIZE_MAX), self._pack(record))
             for record, wanted in records
@@ -112,7 +113,10 @@ class Notes(Generic[Item, Group, Key_contra]):
 
     def keep(self, group: Group) -> None:
         """Notes a group that stays as it was: nothing but its name."""
-        self._home(group, kept=True)
+        with self._lock:
+            self._kept.append(self._codec.pack_group(group))
+            if len(self._kept) >= _CHUNK:
+                self._write_kept()
 
     def result(self, key: Key_contra, record: Stored[Item]) -> None:
         """Replaces the record noted for what is there under `key`, which is no longer wanted then. KeyError where none is."""
@@ -161,6 +165,7 @@ class Notes(Generic[Item, Group, Key_contra]):
         last: bytes | None = None
         while True:
             with self._watched() as base:
+                self._write_kept()
                 sql = "SELECT key FROM groups WHERE ? IS NULL OR key > ? ORDER BY key LIMIT ?"
                 rows = base.execute(sql, (last, last, _CHUNK)).fetchall()
             for (key,) in rows:
@@ -172,8 +177,14 @@ class Notes(Generic[Item, Group, Key_contra]):
     def is_kept(self, group: Group) -> bool:
         """Whether the group was noted by `keep` alone."""
         with self._watched() as base:
+            self._write_kept()
             row = base.execute("SELECT kept FROM groups WHERE key = ?", (self._codec.pack_group(group),)).fetchone()
         return bool(row and row[0])
+
+    def all_kept(self) -> bool:
+        """Whether no group was put."""
+        with self._watched() as base:
+            return base.execute("SELECT 1 FROM groups WHERE NOT kept LIMIT 1").fetchone() is None
 
     def records(self, group: Group) -> list[Stored[Item]]:
         """The group's records, sorted by name, vanished ones after what is there; none for a group never put."""
@@ -189,12 +200,18 @@ class Notes(Generic[Item, Group, Key_contra]):
             count, size = base.execute("SELECT count(*), total(size) FROM rows WHERE wanted").fetchone()
         return count, int(size)
 
-    def _home(self, group: Group, *, kept: bool) -> int:
+    def _home(self, group: Group) -> int:
         key = self._codec.pack_group(group)
-        sql = "INSERT INTO groups (key, kept) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET kept = excluded.kept AND kept RETURNING id"
+        sql = "INSERT INTO groups (key, kept) VALUES (?, 0) ON CONFLICT (key) DO UPDATE SET kept = 0 RETURNING id"
         with self._watched() as base:
-            home: int = base.execute(sql, (key, kept)).fetchall()[0][0]
+            home: int = base.execute(sql, (key,)).fetchall()[0][0]
         return home
+
+    def _write_kept(self) -> None:
+        """Many at a time, which costs a fraction of one by one."""
+        with self._watched() as base:
+            kept, self._kept = self._kept, []
+            base.executemany("INSERT INTO groups (key, kept) VALUES (?, 1) ON CONFLICT (key) DO NOTHING", ((key,) for key in kept))
 
     def _found(self, group: Group) -> int:
         with self._watched() as base:

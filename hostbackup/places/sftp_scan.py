@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Iterator
 
 from hostbackup.model import Entry, Failure, Kind, Listing
@@ -55,7 +56,7 @@ class Scanner:
         names, trouble = yield from self._names(folder, handle)
         connection.post(None, on_handle(Type.CLOSE, handle))  # what is below need not wait for the answer
         items, unclear = yield from self._entries(folder, names)
-        items.sort(key=lambda item: item.path)
+        items.sort(key=operator.attrgetter("path"))
         return Listing(folder, items, trouble or unclear)
 
     def _names(self, folder: bytes, handle: bytes) -> Steps[tuple[list[Name], Failure | None]]:
@@ -104,28 +105,28 @@ class Scanner:
 
     def _entries(self, folder: bytes, names: list[Name]) -> Steps[tuple[list[Entry], Failure | None]]:
         prefix = folder + b"/" if folder else b""
-        known: list[tuple[bytes, Attrs]] = []
+        known: list[tuple[bytes, Attrs, Kind]] = []
         vague: list[bytes] = []
-        for name in names:
-            if name.attrs.whole:
-                known.append((prefix + name.name, name.attrs))
+        for name, attrs in names:
+            kind = attrs.kind
+            if kind is None or attrs.size is None or attrs.mtime is None:
+                vague.append(prefix + name)
             else:
-                vague.append(prefix + name.name)
+                known.append((prefix + name, attrs, kind))
         trouble: Failure | None = None
         if vague:
             for path, value in (yield from self._ask_each(Type.LSTAT, vague)):
                 if isinstance(value, Attrs) and value.kind is not None:
-                    known.append((path, value))
+                    known.append((path, value, value.kind))
                 elif isinstance(value, Attrs):
                     trouble = self._tree.tell(path, "unknown-kind", "the server does not tell what it is")
                 elif _status(value).code != Code.NO_SUCH_FILE:
                     trouble = self._tree.refused(path, _status(value))
         if self._excludes:
-            known = [(path, attrs) for path, attrs in known if not self._excludes.matches(path, attrs.kind is Kind.DIR)]
-        items = [entry(path, attrs) for path, attrs in known]
-        links = {item.path: attrs for item, (_, attrs) in zip(items, known, strict=True) if item.kind is Kind.LINK}
+            known = [one for one in known if not self._excludes.matches(one[0], one[2] is Kind.DIR)]
+        items = [entry(path, attrs, kind=kind) for path, attrs, kind in known if kind is not Kind.LINK]
+        links = {path: attrs for path, attrs, kind in known if kind is Kind.LINK} if len(items) < len(known) else {}
         if links:
-            items = [item for item in items if item.kind is not Kind.LINK]
             for path, value in (yield from self._ask_each(Type.READLINK, list(links))):
                 if isinstance(value, list) and len(value) == 1:
                     target = self._tree.target(path, links[path], value[0].name)

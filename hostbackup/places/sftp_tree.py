@@ -85,10 +85,11 @@ class Tree:
         return self.tell(name, code, reason, hint)
 
 
-def entry(path: bytes, attrs: Attrs, target: bytes = b"") -> Entry:
-    """The entry that attributes describe; what they do not tell is 0."""
-    kind = attrs.kind or Kind.OTHER
-    return Entry(path, kind, (attrs.size or 0) if kind is Kind.FILE else 0, attrs.mtime_ns, attrs.mode, target)
+def entry(path: bytes, attrs: Attrs, target: bytes = b"", *, kind: Kind | None = None) -> Entry:
+    """The entry that attributes describe; what they do not tell is 0. `kind`: theirs, if it is known already."""
+    kind = kind or attrs.kind or Kind.OTHER
+    size, _, _, permissions, _, mtime = attrs
+    return Entry(path, kind, (size or 0) if kind is Kind.FILE else 0, (mtime or 0) * 1_000_000_000, (permissions or 0) & 0o7777, target)
 
 
 def same(before: Attrs, after: Attrs) -> bool:
