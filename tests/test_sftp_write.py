@@ -22,7 +22,8 @@ from hostbackup.model import Claim, Entry, Kind, Status, Write
 from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.places.sftp_put import Put
-from hostbackup.places.sftp_tree import Tree
+from hostbackup.places.sftp_rename import keeps
+from hostbackup.places.sftp_tree import Lines, Tree
 from hostbackup.protocols import ssh
 from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.sftp.client import Connection, SocketChannel, Steps
@@ -329,6 +330,29 @@ def test_nothing_is_replaced_unasked_where_the_servers_rename_would(tmp_path: Pa
     assert written.failure is not None
     assert written.failure.code == "exists"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"f": b"made after the plan"}
+
+
+@pytest.mark.parametrize("words", [(), ("rename-replaces",)], ids=["keeps", "replaces"])
+def test_nothing_is_replaced_unasked_among_many_files_however_the_server_renames(tmp_path: Path, words: tuple[str, ...]) -> None:
+    there = [b"%03d" % number for number in range(0, 600, 50)]
+    for name in there:
+        put(tmp_path, name, b"made after the plan")
+    with faulty_tree(tmp_path, *words) as tree:
+        outcomes = by_path(list(tree.write(file(b"%03d" % number, b"ours") for number in range(600))))
+        assert not tree.untidy
+    refused = {path: outcome.failure.code for path, outcome in outcomes.items() if outcome.failure is not None}
+    assert refused == dict.fromkeys(there, "exists")
+    found = {os.fsencode(path.name): path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {b"%03d" % number: b"ours" for number in range(600)} | dict.fromkeys(there, b"made after the plan")
+
+
+@pytest.mark.parametrize(("words", "seen"), [((), True), (("rename-replaces",), False), (("broken=1",), False)], ids=str)
+def test_whether_rename_keeps_what_is_there_is_seen_and_not_taken_on_trust(tmp_path: Path, words: tuple[str, ...], seen: bool) -> None:
+    with faulty_tree(tmp_path, *words) as tree:
+        put_ = Put(Tree(os.fsencode(tmp_path), "new", PART, os.fsencode(tmp_path)), b".hostbackup-1", lambda: tree.session)
+        assert Lines(lambda: tree.session).one(lambda _: keeps(put_)) is seen
+    assert not put_.orphans
+    assert not list(tmp_path.iterdir())
 
 
 def turns(connection: Connection, steps: Steps[Entry]) -> int:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 WINDOW = 2 << 20  # bytes of one file under way
 _POSIX_RENAME = b"posix-rename@openssh.com"
 _FSYNC = b"fsync@openssh.com"
-_PRIVATE = Attrs(permissions=0o600)  # of what is half-written
+PRIVATE = Attrs(permissions=0o600)  # of what is half-written
+_NOTHING = Status(Code.NO_SUCH_FILE, b"")
 OLD = b".old-"  # between a temporary prefix and a name: the target's own file, moved aside for a moment
 
 
@@ -58,7 +59,8 @@ class Put:
 
     `orphans` are temporary names that may still stand on the server, `folders` those of folders for them, `stepped` places whose own files may
     stand aside: none is forgotten before the server has said that nothing is there any more. `staged` tells where files wait that
-    have come another way (`hostbackup.places.stream_write`), by path.
+    have come another way (`hostbackup.places.stream_write`), by path. `keeps`: RENAME was seen to leave alone what stands where it leads
+    (`hostbackup.places.sftp_rename`).
     """
 
     def __init__(self, tree: Tree, prefix: bytes, session: Callable[[], Login]) -> None:
@@ -71,6 +73,7 @@ class Put:
         self.orphans: set[bytes] = set()
         self.folders: set[bytes] = set()
         self.staged: dict[bytes, bytes] = {}
+        self.keeps = False
 
     def openssh(self) -> bool:
         """Whether the server calls itself OpenSSH."""
@@ -111,7 +114,7 @@ class Put:
             if kept is not None:
                 return kept
         temporary = self.temporary(item.item.path)
-        handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, _PRIVATE))
+        handle = yield from ask_one(open_file(temporary, Flag.WRITE | Flag.CREAT | Flag.EXCL, PRIVATE))
         if not isinstance(handle, bytes):
             yield from self.discard(temporary)
             raise Refused(self.refused(item.item.path, handle, "refused"))
@@ -246,7 +249,8 @@ class Put:
     def _end(self, connection: Connection, item: Write[Entry], handle: bytes, temporary: bytes, writes: Sequence[Request] = ()) -> Steps[object]:
         """The last WRITEs, mode and time, sync and CLOSE, with a look at the file's place. Raises Refused; then nothing stands under `temporary`.
 
-        Requests on one handle are answered as if in order (draft, section 6); each answer counts, and only then comes the rename.
+        Requests on one handle are answered as if in order (draft, section 6); each answer counts, and only then comes the rename. Where nothing is to
+        be replaced and RENAME leaves alone what is there, the look is left out.
         """
         path = item.item.path
         seconds = sendable(item.item.mtime_ns)
@@ -254,8 +258,10 @@ class Put:
         if _FSYNC in connection.extensions:
             last.append(extended(_FSYNC, text(handle)))
         last.append(on_handle(Type.CLOSE, handle))
-        # Even a RENAME that must not replace gets this look: which SFTP server answers behind an SSH server, and how it renames, is not known.
-        *results, there = yield from ask(*writes, *last, on_path(Type.LSTAT, self._tree.full(path)))
+        if self.keeps and not item.replace:
+            results, there = (yield from ask(*writes, *last)), _NOTHING
+        else:
+            *results, there = yield from ask(*writes, *last, on_path(Type.LSTAT, self._tree.full(path)))
         for place, status in enumerate(results):
             # A server that keeps no modes or times has the file all the same; what it made of them is told by the LSTAT at the end.
             if not status.ok and (place < len(writes) or status.code != Code.OP_UNSUPPORTED):

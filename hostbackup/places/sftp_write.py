@@ -16,6 +16,7 @@ from hostbackup.model import Entry, Failure, Kind, Write, Written
 from hostbackup.places.sftp_expect import sendable
 from hostbackup.places.sftp_link import Links
 from hostbackup.places.sftp_put import Put, Refused
+from hostbackup.places.sftp_rename import keeps
 from hostbackup.places.sftp_tree import Lines, Tree, entry, proper, resolve_root
 from hostbackup.places.stream import Streams
 from hostbackup.places.stream_write import Stage
@@ -25,6 +26,7 @@ from hostbackup.protocols.sftp.pump import Work, light, works
 
 PREFIX = b".hostbackup-"  # of every temporary name
 _WAITING = 4096  # entries held back until their folder is there
+_MANY = 32  # new files from which on it is worth finding out how the server renames
 
 
 def new_prefix() -> bytes:
@@ -40,7 +42,7 @@ class _Looked:
     failure: Failure | None
 
 
-_Result = Written[Entry] | _Looked
+_Result = Written[Entry] | _Looked | None  # None: nothing that anybody asked for
 _PENDING = "pending"
 
 
@@ -56,6 +58,7 @@ class Writer:
         self._folders: dict[bytes, str | Failure | None] = {}  # _PENDING; why nothing can go there; None: it is there
         self._waiting: dict[bytes, list[Write[Entry]]] = {}
         self._held = 0
+        self._new = 0  # files that replace nothing
         self._ready: deque[Work[_Result]] = deque()
         self._made: list[Write[Entry]] = []
         self._cut = False  # while tidying up
@@ -151,6 +154,8 @@ class Writer:
 
     def _settle(self, result: _Result) -> Written[Entry] | None:
         """Takes note of a folder that is there now, or is not. Gives what can be told at once."""
+        if result is None:
+            return None
         if isinstance(result, Written) and result.asked.item.kind is not Kind.DIR:
             return result
         folder = result.folder if isinstance(result, _Looked) else result.asked.item.path
@@ -177,9 +182,17 @@ class Writer:
         if kind is Kind.FILE and item.open is None and item.replace:
             return light(lambda: self._attempt(item, self._put.dress(item)))
         if kind is Kind.FILE:
+            if not item.replace:
+                self._new += 1
+                if self._new == _MANY:
+                    self._ready.appendleft(light(self._try_out))
             return Work(lambda connection: self._attempt(item, self._put.file(connection, item)), self._put.weight(item))
         failure = self._tree.tell(item.item.path, "unsupported", "only files, folders and symlinks can be written")
         return light(lambda: self._attempt(item, _raise(failure)))
+
+    def _try_out(self) -> Steps[_Result]:
+        self._put.keeps = yield from keeps(self._put)
+        return None
 
     def _attempt(self, item: Write[Entry], steps: Steps[Entry]) -> Steps[_Result]:
         try:
