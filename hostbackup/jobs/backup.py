@@ -165,6 +165,7 @@ class Backup:
             return
         observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
         work.fetch()
+        self.job.vault.objects.flush_soon()  # while the manifest is made
         self._finish(part, finish(), before, failed=len(self.result.failures) > failures)
 
     # -- snapshot -----------------------------------------------------------------------------------------------------------------------
