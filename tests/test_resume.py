@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,6 +90,7 @@ def test_the_same_run_goes_on_without_reading_it_again(tmp_path: Path, monkeypat
 
 def test_a_killed_run_leaves_what_was_synced_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "NOTED", 2 * MIB)
+    monkeypatch.setattr(large, "APART", 0.0)
     receiver = folder(tmp_path).resume(ORIGIN)
     give(receiver, DATA)
     until(lambda: '"offset": 4' in note(tmp_path).read_text() if note(tmp_path).exists() else False)
@@ -102,6 +104,7 @@ def test_what_was_never_synced_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_note_is_written_only_when_its_bytes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "NOTED", MIB)
+    monkeypatch.setattr(large, "APART", 0.0)
     synced: list[int] = []
     real_sync, real_note = osal.sync_fd, partial.Partials.note
 
@@ -591,3 +594,20 @@ def test_a_huge_file_of_zeros_takes_next_to_nothing_of_the_disk(tmp_path: Path, 
     assert sum(path.lstat().st_blocks * 512 for path in move.vault.rglob("*") if path.is_file()) < 4 * MIB
     assert (move.vault / "latest/web/public_html/big").stat().st_size == 400 * MIB
     move.run("verify")
+
+
+def test_notes_keep_their_distance_in_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    noted: list[int] = []
+    monkeypatch.setattr(large, "NOTED", MIB)
+    monkeypatch.setattr(large, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def noting(self: partial.Partials, origin: Origin, seen: partial.Hash, offset: int) -> None:
+        noted.append(offset)
+        clock[0] += large.APART / 2
+
+    monkeypatch.setattr(partial.Partials, "note", noting)
+    receiver = folder(tmp_path).resume(ORIGIN)
+    give(receiver, DATA)
+    receiver.commit()
+    assert len(noted) == 1

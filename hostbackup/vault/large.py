@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from hostbackup.vault.objects import ObjectFolder
 
 LARGE = 8 << 20  # bytes from which an object is one of these
-NOTED = 64 << 20  # bytes between two notes of what is on the disk
+NOTED = 64 << 20  # bytes between two notes of what is on the disk, at least …
+APART = 5.0  # … and seconds: each keeps the disk from taking more for a while
 _BATCH = 1 << 20  # bytes passed to the thread at once
 _AHEAD = 4  # batches that may wait for it
 _WRITE_BACK = 8 << 20
@@ -163,6 +166,7 @@ class _Writer:
         self.seen = seen
         self.offset = offset  # bytes hashed and written, holes included
         self.noted = offset
+        self._noted_at = -math.inf  # on the monotonic clock
         self.error: OSError | None = None
         self._fd = fd
         self._note = note
@@ -204,7 +208,7 @@ class _Writer:
         if self.offset - self._begun >= _WRITE_BACK:
             osal.begin_write_back(self._fd, self._begun, self.offset - self._begun)
             self._begun = self.offset
-        if self._note is not None and self.offset - self.noted >= NOTED:
+        if self._note is not None and self.offset - self.noted >= NOTED and time.monotonic() - self._noted_at >= APART:
             self._make_sure()
 
     def _write(self, data: memoryview) -> None:
@@ -222,7 +226,7 @@ class _Writer:
             raise
         if self._note is not None:
             self._note(self.seen, self.offset)
-        self.noted = self.offset
+        self.noted, self._noted_at = self.offset, time.monotonic()
 
     def finish(self) -> None:
         """Waits until all is written. `error` tells what went wrong."""
