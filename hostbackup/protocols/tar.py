@@ -8,6 +8,7 @@ given in pieces as they come.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ _EXTENDED = b"xg"  # POSIX.1-2001 headers may say anything of the next member, i
 _NAME_LIMIT = 1 << 16  # bytes of a long name: far above any system's longest path
 _HEADER = struct.Struct("100s8s16x12s12s8sc100s6s2x80x155s12x")
 _WRITTEN = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s183x")
-_SUM = slice(148, 156)  # the checksum's own place counts as eight spaces
 _ZEROS = bytes(BLOCK)
 
 
@@ -118,8 +118,9 @@ class Archive:
 
 
 def _parse(header: memoryview, long_name: bytes) -> Member:
+    # the checksum's own place counts as eight spaces
     name, mode, size, mtime, checksum, kind, _, magic, prefix = _HEADER.unpack(header)
-    if sum(header) - sum(header[_SUM]) + 8 * 32 != _number(checksum):
+    if _sum(header[:256]) + _sum(header[256:]) - sum(checksum) + 8 * 32 != _number(checksum):
         raise TarBroken("a header's checksum is wrong")
     if kind in _EXTENDED:
         raise TarBroken("extended headers were not asked for")
@@ -130,6 +131,11 @@ def _parse(header: memoryview, long_name: bytes) -> Member:
     if length < 0:
         raise TarBroken("a negative size")
     return Member(long_name or told, FILE if kind in b"\0007" else kind, length, _number(mtime), _number(mode) & 0o7777)
+
+
+def _sum(data: memoryview) -> int:
+    """The sum of up to 256 bytes: half of what Adler-32 adds up (RFC 1950), too few to be reduced. Several times as fast as `sum`, for each file."""
+    return (zlib.adler32(data) & 0xFFFF) - 1
 
 
 def _number(field: bytes) -> int:
