@@ -14,10 +14,12 @@ from hostbackup.errors import HostKeyUnknown, LineCut, LoginRefused, ProtocolBro
 from hostbackup.model import Entry, Read
 from hostbackup.places import sftp_tree
 from hostbackup.places.sftp import SftpTree
-from hostbackup.places.sftp_tree import Lines
+from hostbackup.places.sftp_tree import Lines, resolve_root
 from hostbackup.protocols import ssh
 from hostbackup.protocols.limits import Limits
 from hostbackup.protocols.sftp.client import SocketChannel
+from hostbackup.protocols.sftp.packets import Attrs
+from hostbackup.protocols.sftp.pump import Work
 from hostbackup.protocols.ssh_session import SshSession
 from tests.support.sftp_server import Scripted
 from tests.support.sink import HashSink, MemorySink
@@ -230,4 +232,78 @@ def test_a_line_cut_while_channels_open_is_made_anew(with_shell: Sshd, tmp_path:
         assert set(entries(tree)) == {b"folder", b"folder/file"}
     finally:
         tree.close()
+    assert len(logins) == 2
+
+
+def test_what_is_given_back_of_a_line_that_was_cut_is_not_handed_out_again() -> None:
+    servers: list[Scripted] = []
+
+    def opens(number: int) -> SocketChannel:
+        servers.append(Scripted(lambda *_: []))
+        return servers[-1].channel()
+
+    logins = [Opening(opens), Opening(opens)]
+    coming = iter(logins)
+    lines = Lines(lambda: next(coming), 4)  # type: ignore[arg-type, return-value]
+    try:
+        stale = lines.take()
+        logins[0].alive = False
+        fresh = lines.take()
+        lines.give_back(stale)
+        lines.give_back(fresh)
+        assert {id(connection) for connection in lines.take()} == {id(connection) for connection in fresh}
+    finally:
+        lines.close()
+        for server in servers:
+            server.close()
+
+
+def test_channels_that_a_cut_kept_from_opening_are_asked_for_again() -> None:
+    servers: list[Scripted] = []
+
+    def opens(number: int) -> SocketChannel:
+        if number == 2 and login is logins[0]:
+            login.alive = False
+        if number and not login.alive:
+            raise LineCut("cut while opening")
+        servers.append(Scripted(lambda *_: []))
+        return servers[-1].channel()
+
+    logins = [Opening(opens), Opening(opens)]
+    login = logins[0]
+    lines = Lines(lambda: login, 4)  # type: ignore[arg-type, return-value]
+    try:
+        lines.take()
+        login = logins[1]
+        assert len(lines.take()) == 4
+    finally:
+        lines.close()
+        for server in servers:
+            server.close()
+
+
+def test_who_finds_a_line_gone_that_was_made_anew_leaves_the_new_one(with_shell: Sshd, tmp_path: Path) -> None:
+    logins: list[SshSession] = []
+
+    def login() -> SshSession:
+        logins.append(ssh.connect(with_shell.target()))
+        return logins[-1]
+
+    put(tmp_path, b"file", b"1")
+    lines = Lines(login, 1, pause=lambda _: None)
+    tree = sftp_tree.Tree(os.fsencode(tmp_path), "old", PART)
+    asked = 0
+
+    def source() -> Work[Attrs] | None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            logins[0].abort()
+            lines.one(resolve_root(tree))  # logs in anew while the first works are under way
+        return Work(resolve_root(tree)) if asked <= 3 else None
+
+    try:
+        assert len(list(lines.carry_out(source))) == 3
+    finally:
+        lines.close()
     assert len(logins) == 2

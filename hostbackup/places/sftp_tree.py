@@ -193,7 +193,7 @@ class Lines:
             taken = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
             if len(taken) < count:
                 more = self._open([sessions[place % len(sessions)] for place in range(len(taken), count)], needed=not taken)
-                refused = len(taken) + len(more) < count
+                refused = len(taken) + len(more) < count and all(session.alive for session in sessions)
                 taken += more
                 if wanted is None and refused:  # what the server refuses now it will refuse next time too
                     self.channels = max(1, len(taken) // len(sessions))
@@ -223,15 +223,20 @@ class Lines:
     def _open_one(self, session: Login) -> Connection:
         connection = Connection.start(session.open_sftp_channel(), self.limits.stall)
         connection.mistakes_links = mistakes_links(session.server_version)
+        connection.login = session
         return connection
 
     def give_back(self, connections: list[Connection]) -> None:
         with self._lock:
             for connection in connections:
-                if self._sessions and connection.idle:
+                if connection.idle and self._current(connection):
                     self._idle.append(connection)
                 else:
                     connection.close()
+
+    def _current(self, connection: Connection) -> bool:
+        """Whether it is of a login that is used, and not of a line that was cut since."""
+        return any(session is connection.login for session in self._sessions)
 
     def one(self, steps: Callable[[Connection], Steps[Result]]) -> Result:
         """The result of a single work. Raises as `carry_out`, and what the work raises."""
@@ -281,7 +286,8 @@ class Lines:
                     raise
                 if pump is not None:
                     again.extend(pump.unfinished())
-            self.close()
+            if pump is None or any(map(self._current, connections)):  # else whoever was quicker has logged in anew
+                self.close()
             self.pause(BACK_OFF[attempts])
             attempts, fruitless, spent = attempts + 1, fruitless + 1, spent + 1
 

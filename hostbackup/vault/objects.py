@@ -59,6 +59,7 @@ class ObjectFolder(StandingObjects):
         self._touched: set[str] = set()  # shards that got names since the last flush
         self._shards: set[str] = set()
         self._broken: VaultError | None = None
+        self._beside = False  # a thread settles, or is about to
         self._held = held
         self._alone = BEGIN if worth_it() else -1  # objects to come before the writer is begun; below 0: it never is
         self._writer: Writer | None = None
@@ -214,12 +215,16 @@ class ObjectFolder(StandingObjects):
         """Settles beside what goes on, where there is a writer and it is not too far behind."""
         if self._writer is None or self._pending_bytes >= 2 * SYNC_BYTES:
             self._settle()
-        elif not self._settling.locked():
+        elif not self._beside:
+            self._beside = True
             threading.Thread(target=self._settle_beside, name="settle", daemon=True).start()
 
     def _settle_beside(self) -> None:
-        with contextlib.suppress(VaultError):  # whoever comes next is told
-            self._settle()
+        try:
+            with contextlib.suppress(VaultError):  # whoever comes next is told
+                self._settle()
+        finally:
+            self._beside = False
 
     def _settle(self) -> None:
         """Syncs what is pending and gives it its name. What an interrupt leaves without one is pending again."""

@@ -106,13 +106,15 @@ class Connection:
 
     `extensions` are those of VERSION. `outstanding` counts requests without a reply, those still to be sent included; of them `most` are on the
     line at once (0: all). `moved` counts the bytes of both ways. `mistakes_links`: LSTAT and READLINK must not be trusted as they are
-    (`hostbackup.protocols.sftp.quirks`). Work (`Steps`) is bound to one connection, as handles are.
+    (`hostbackup.protocols.sftp.quirks`). `login` is whose channel it is, where anybody asks. Work (`Steps`) is bound to one connection,
+    as handles are.
     """
 
     def __init__(self, channel: ByteChannel) -> None:
         self.channel = channel
         self.most = 0
         self.mistakes_links = False
+        self.login: object = None
         self.moved = 0
         self.extensions: dict[bytes, bytes] = {}
         self.limits = Limits()
