@@ -94,6 +94,22 @@ def test_a_run_of_few_objects_begins_no_process(tmp_path: Path) -> None:
     assert objects._writer is None
 
 
+@pytest.mark.parametrize("script", ["raise SystemExit(1)", None])
+def test_where_the_process_cannot_be_begun_objects_are_written_here(
+    begun: Callable[[], ObjectFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    if script is None:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    else:
+        (tmp_path / "ends.py").write_text(script)
+        monkeypatch.setattr(writer_process, "__file__", str(tmp_path / "ends.py"))
+    objects = begun()
+    digests = {put(objects, data) for data in some(20)}
+    objects.flush()
+    assert objects._writer is None
+    assert named(objects) == digests
+
+
 def test_the_same_bytes_are_handed_over_once(begun: Callable[[], ObjectFolder], monkeypatch: pytest.MonkeyPatch) -> None:
     objects = begun()
     handed: list[str] = []
@@ -239,8 +255,8 @@ def test_a_full_disk_is_said_as_such_and_leaves_what_was_stored(
         "    return write(fd, data)\n"
         f"os.write = limited\nexec(open({writer_process.__file__!r}).read())\n"
     )
-    objects = begun()
     monkeypatch.setattr(writer_process, "__file__", str(full))
+    objects = begun()
     stored = put(objects, b"small")
     objects.flush()
     with pytest.raises(DiskFull) as caught:

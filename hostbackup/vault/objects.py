@@ -156,14 +156,13 @@ class ObjectFolder(StandingObjects):
         with self._lock:
             if self._broken:
                 raise self._broken
-            if digest in self._writing:
+            if digest in self._writing or (self._writer is None and not self._begin()):
                 return False
+            assert self._writer is not None
             if digest in self._pending or digest in self._moving:
                 return True
             due = self._await(digest, len(data))
             try:
-                if self._writer is None:
-                    self._writer = Writer(self.incoming, self.folder, self._held)
                 self._writer.write(digest, data)
             except (OSError, VaultError) as error:
                 self._broken = told(error, self.incoming, len(data)) if isinstance(error, OSError) else error
@@ -171,6 +170,16 @@ class ObjectFolder(StandingObjects):
         if due:
             self._settle_soon()
         return True
+
+    def _begin(self) -> bool:
+        """Begins the writer; whether that was to be had. Where it was not, nobody tries again."""
+        if self._alone < 0:
+            return False
+        try:
+            self._writer = Writer(self.incoming, self.folder, self._held)
+        except (OSError, VaultError):
+            self._alone = -1
+        return self._writer is not None
 
     def _await(self, digest: str, size: int) -> bool:
         """The object is pending from now on. Whether it is time to settle."""

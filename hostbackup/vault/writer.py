@@ -37,7 +37,8 @@ class Writer:
     """Writes files to `incoming` and names them in `objects`. May be used from several threads; `settle` and `name` by one at a time.
 
     `held`: descriptors that the process keeps open as long as it lives: a vault is locked until nobody writes to it.
-    After an error, kept in `broken`, every further call raises: nothing is known then of what had been handed over.
+    Raises OSError or VaultError where the process cannot be begun. After an error, kept in `broken`, every further call raises: nothing is known
+    then of what had been handed over.
     """
 
     def __init__(self, incoming: Path, objects: Path, held: Sequence[int] = ()) -> None:
@@ -64,6 +65,11 @@ class Writer:
 
             with contextlib.suppress(OSError):  # a user may have as many large pipes as the system allows
                 fcntl.fcntl(self._out, _SET_PIPE_SIZE, _PIPE)
+        try:
+            self.settle()  # it may have been killed at once, by whatever guards this system
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, digest: str, data: bytearray) -> None:
         """Has `data` written, which belongs to the writer from now on. Raises OSError or VaultError, also for earlier ones."""
