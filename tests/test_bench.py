@@ -135,7 +135,7 @@ def test_a_failure_is_told_and_never_a_time(tmp_path: Path) -> None:
     assert not short.seconds
     assert not short.ok
     assert _attempt(tmp_path, ["true"], through="ssh").wrong == "not available: ssh was not used"
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_contenders_take_turns_and_who_fails_is_not_asked_again(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from hostbackup.jobs.copy_source import CopySource, object_key, open_copy
 from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.references import Broken, is_needed, walk
 from hostbackup.jobs.result import Result
+from hostbackup.vault import tree
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
 from hostbackup.vault.stores import Outcome, Store
+from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
 from tests.support.memory_store import Killed, MemoryStore, Wrapped, dies_after
 from tests.support.s3 import S3Server, moto_server, rclone_server
@@ -402,6 +404,34 @@ def test_the_vault_gets_back_what_it_lost(vault: Vault, tmp_path: Path) -> None:
             assert (tmp_path / "vault" / name).read_bytes() == data
     assert fetched.manifests > 0
     assert fetched.objects > 0
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_vault_gets_back_an_index_of_a_large_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    for name, value in (("INDEX_REFS", 8), ("_INDEX_AVERAGE", 4), ("_INDEX_LARGEST", 8)):
+        monkeypatch.setattr(tree, name, value)
+    with make_vault(tmp_path / "vault") as vault:
+        large = {b"d%02d/file" % number: File(b"%d" % number) for number in range(40)}
+        snapshot(vault, (WEB, write_tree(vault, WEB, large)), minute=1)
+        store = MemoryStore()
+        copy(vault, store)
+        root = TreeRoot.open(vault.manifests, vault.snapshots.get("latest").parts[WEB.id].root)
+        indexes = list(root.indexes())
+        assert indexes
+        for digest in indexes:
+            path = vault.manifests.path(digest)
+            if lost:
+                path.unlink()
+            else:
+                path.chmod(0o600)
+                path.write_bytes(b"{}")
+        vault.objects.path(hashlib.sha256(b"7").hexdigest()).unlink()
+        result = Result()
+        with CopySource(store) as source:
+            fetched = fetch_missing(vault, source, result, name="usb")
+        assert (result.exit, result.failures) == (Exit.OK, [])
+        assert (fetched.objects, fetched.manifests) == (1, len(indexes))
+        assert all(good for _, good, _ in vault.manifests.prove(indexes))
 
 
 def test_a_copy_that_is_damaged_too_gives_the_vault_nothing(vault: Vault) -> None:

@@ -227,8 +227,6 @@ def test_a_line_cut_while_channels_open_is_made_anew(with_shell: Sshd, tmp_path:
 
     tree = SftpTree(login, str(tmp_path), side="old", part=PART, pause=lambda _: None)
     try:
-        with pytest.raises(LineCut):  # as at a first login that fails: nothing was there to go on with
-            entries(tree)
         assert set(entries(tree)) == {b"folder", b"folder/file"}
     finally:
         tree.close()
@@ -307,3 +305,32 @@ def test_who_finds_a_line_gone_that_was_made_anew_leaves_the_new_one(with_shell:
     finally:
         lines.close()
     assert len(logins) == 2
+
+
+def test_a_server_that_drops_who_asks_for_several_channels_is_served_by_one() -> None:
+    servers: list[Scripted] = []
+    logins: list[Opening] = []
+
+    def login() -> Opening:
+        made = Opening(lambda number: opens(made, number))
+        logins.append(made)
+        return made
+
+    def opens(made: Opening, number: int) -> SocketChannel:
+        if number:
+            made.alive = False
+            raise LineCut("dropped")
+        servers.append(Scripted(lambda *_: []))
+        return servers[-1].channel()
+
+    lines = Lines(login, 4)  # type: ignore[arg-type]
+    try:
+        for _ in range(2):
+            lines.take()
+            assert not logins[-1].alive
+        assert len(lines.take()) == 1
+        assert logins[-1].alive
+    finally:
+        lines.close()
+        for server in servers:
+            server.close()

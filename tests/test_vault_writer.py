@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -59,7 +60,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     made: list[ObjectFolder] = []
 
     def make() -> ObjectFolder:
-        made.append(ObjectFolder(tmp_path / "objects", tmp_path / "incoming", tmp_path / "damaged"))
+        made.append(ObjectFolder(tmp_path / "objects", tmp_path / "incoming", tmp_path / "damaged", held=()))
         return made[-1]
 
     yield make
@@ -88,7 +89,7 @@ def test_many_objects_of_all_sizes_come_back_as_they_were_given(begun: Callable[
 def test_a_run_of_few_objects_begins_no_process(tmp_path: Path) -> None:
     for name in ("objects", "incoming", "damaged"):
         (tmp_path / name).mkdir()
-    objects = ObjectFolder(tmp_path / "objects", tmp_path / "incoming", tmp_path / "damaged")
+    objects = ObjectFolder(tmp_path / "objects", tmp_path / "incoming", tmp_path / "damaged", held=())
     for data in some(100):
         put(objects, data)
     assert objects._writer is None
@@ -267,6 +268,82 @@ def test_a_full_disk_is_said_as_such_and_leaves_what_was_stored(
     assert named(objects) == {stored}
 
 
+def test_the_reason_is_told_whoever_meets_the_end_of_the_process_first(
+    begun: Callable[[], ObjectFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settle waits for its answer while others hand over: both are told of the full disk."""
+    full = tmp_path / "full.py"
+    full.write_text(
+        "import os, sys\nwrite = os.write\n"
+        "def limited(fd, data):\n"
+        "    if fd > 2: raise OSError(28, 'No space left on device')\n"
+        "    return write(fd, data)\n"
+        f"os.write = limited\nexec(open({writer_process.__file__!r}).read())\n"
+    )
+    monkeypatch.setattr(writer_process, "__file__", str(full))
+    objects = begun()
+    put(objects, b"first")
+    assert objects._writer is not None
+    writer, told = objects._writer, []
+
+    def settles() -> None:
+        try:
+            writer.settle()
+        except (OSError, VaultError) as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=settles) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [getattr(error, "errno", None) for error in told] == [28] * 4
+
+
+def test_an_interrupt_before_all_is_written_forgets_nothing(begun: Callable[[], ObjectFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = begun()
+    digests = {put(objects, data) for data in some(30)}
+
+    def stopped(self: Writer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupt:
+        interrupt.setattr(Writer, "settle", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            objects.flush()
+    objects.flush()
+    assert named(objects) == digests
+
+
+def test_after_a_failed_sync_nothing_that_came_is_believed_later(begun: Callable[[], ObjectFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = begun()
+    put(objects, b"of the batch")
+
+    def fails(folder: Path) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "SYNC_BYTES", 1 << 40)
+            put(objects, b"of the next")
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as sync:
+        sync.setattr(osal, "sync_tree", fails)
+        with pytest.raises(VaultError):
+            objects.flush()
+    assert list(objects.incoming.iterdir()) == []
+    again = begun()
+    assert again.adopt() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_run_leaves_the_end_to_the_parent(begun: Callable[[], ObjectFolder], number: signal.Signals) -> None:
+    objects = begun()
+    digests = {put(objects, data) for data in some(30)}
+    process_of(objects).send_signal(number)
+    digests |= {put(objects, b"later" + data) for data in some(30)}
+    objects.flush()
+    assert named(objects) == digests
+
+
 def test_an_interrupt_that_does_not_wait_leaves_nothing_to_be_believed(begun: Callable[[], ObjectFolder], monkeypatch: pytest.MonkeyPatch) -> None:
     objects = begun()
     kept = put(objects, b"kept")
@@ -321,6 +398,9 @@ def test_a_vault_is_locked_until_nobody_writes_to_it(tmp_path: Path, monkeypatch
     writer = process_of(vault.objects)
     for lock in vault._locks:
         lock.release()  # as if this process had been killed
+    for number in range(5):
+        put(vault.manifests, b"%d" % number)
+    assert vault.manifests._writer is None, "which would hold no lock"
     with (tmp_path / "vault" / "lock").open("r+b") as file:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -113,6 +113,7 @@ class _Copy:
     def run(self) -> Copied:
         there = self._arrive()
         self._store.tidy()
+        self._vault.objects.look_anew()
         for kind, folder in (("objects", self._vault.objects), ("manifests", self._vault.manifests)):
             self._bring(kind, folder)
         self._bring_snapshots(there)

@@ -40,9 +40,9 @@ class _HealingManifests(Manifests):
         self._copy = copy
         self.fetched = 0
 
-    def get(self, digest: str) -> Iterator[Line]:
+    def lines(self, digest: str) -> list[Line]:
         try:
-            yield from list(super().get(digest))
+            return super().lines(digest)
         except Damaged as broken:
             try:
                 with self._copy.read(digest) as stream:
@@ -53,7 +53,7 @@ class _HealingManifests(Manifests):
             self.put_bytes(data)
             self.flush()
             self.fetched += 1
-            yield from super().get(digest)
+            return super().lines(digest)
 
 
 def fetch_missing(vault: Vault, source: CopySource, result: Result, *, name: str) -> Fetched:

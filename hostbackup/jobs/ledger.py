@@ -111,10 +111,6 @@ class Ledger:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM record").fetchone()[0])
 
-    def compact(self) -> None:
-        """Rewrites the journal with one line a key, whole or not at all."""
-        self._journal.replace(self)
-
     def close(self) -> None:
         self._journal.close()
         self._db.close()

@@ -1,6 +1,7 @@
 """Whether a server's RENAME leaves alone what stands where it leads, as version 3 says it must.
 
-Many rename by rename(2), which replaces; and what calls itself OpenSSH may have another SFTP server behind it. So it is tried out.
+Many rename by rename(2), which replaces; and what calls itself OpenSSH may have another SFTP server behind it. So it is tried out, and only on what
+calls itself that: others may do one thing here and another in the next folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ def keeps(put: Put) -> Steps[bool]:
         if refuses:  # because of what is there, or always?
             status = yield from ask_one(two_paths(Type.RENAME, one, free))
             refuses = isinstance(status, Status) and status.ok
-    for name in (one, two, free):
+            if refuses:
+                put.orphans.discard(one)
+    for name in put.orphans.intersection((one, two, free)):
         yield from put.discard(name)
     return refuses

@@ -150,6 +150,7 @@ class Lines:
     _sessions: list[Login] = field(default_factory=list)
     _most: int = 0  # logins that the server bore last time; 0: not known
     _idle: list[Connection] = field(default_factory=list)
+    _cuts: int = 0  # lines in a row that were cut while channels were opening
     _refused: LoginRefused | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -192,11 +193,16 @@ class Lines:
             count = min(wanted or self.channels, self.channels) * len(sessions)
             taken = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
             if len(taken) < count:
-                more = self._open([sessions[place % len(sessions)] for place in range(len(taken), count)], needed=not taken)
-                refused = len(taken) + len(more) < count and all(session.alive for session in sessions)
-                taken += more
-                if wanted is None and refused:  # what the server refuses now it will refuse next time too
-                    self.channels = max(1, len(taken) // len(sessions))
+                try:
+                    taken += self._open([sessions[place % len(sessions)] for place in range(len(taken), count)], needed=not taken)
+                finally:
+                    if len(taken) == count:
+                        self._cuts = 0
+                    elif count > 1 and not all(session.alive for session in sessions):
+                        self._cuts += 1  # the line may be bad; or else the server drops who asks for so many channels
+                        self.channels = self.channels if self._cuts == 1 else 1
+                    elif wanted is None and taken:  # what the server refuses now it will refuse next time too
+                        self.channels = max(1, len(taken) // len(sessions))
             return taken
 
     def _open(self, sessions: Sequence[Login], *, needed: bool) -> list[Connection]:
@@ -282,12 +288,15 @@ class Lines:
                     gained += pump.moved - before
                     attempts = 0 if pump.moved - before >= WORTH_A_LOGIN else attempts
                 worn = attempts >= len(BACK_OFF) or fruitless >= RECONNECTS or spent >= RECONNECTS + gained // WORTH_A_LOGIN
-                if source_broke or (pump is None and not spent) or worn:
+                if source_broke or (pump is None and not spent and not 0 < self._cuts < 3) or worn:
                     raise
                 if pump is not None:
                     again.extend(pump.unfinished())
             if pump is None or any(map(self._current, connections)):  # else whoever was quicker has logged in anew
                 self.close()
+            else:
+                for connection in connections:
+                    connection.close()
             self.pause(BACK_OFF[attempts])
             attempts, fruitless, spent = attempts + 1, fruitless + 1, spent + 1
 

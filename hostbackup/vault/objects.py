@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hostbackup import osal
 from hostbackup.errors import VaultError
+from hostbackup.interrupts import later
 from hostbackup.vault.faults import told
 from hostbackup.vault.hashing import hash_file, is_digest
 from hostbackup.vault.large import LARGE, LargeReceiver
@@ -37,10 +38,11 @@ _BELIEVED = 1 << 50  # a file said to be this large says nothing of the disk: wh
 class ObjectFolder(StandingObjects):
     """A folder of objects, with the folders beside it where they arrive and where damaged ones go. All three on one file system.
 
-    Receivers may be used from several threads at once. `held`: descriptors that stay open as long as anybody writes here.
+    Receivers may be used from several threads at once. `held`: descriptors that stay open as long as anybody writes here, which a process beside this
+    one may do then; without them (None) none does.
     """
 
-    def __init__(self, objects: Path, incoming: Path, damaged: Path, *, held: Sequence[int] = ()) -> None:
+    def __init__(self, objects: Path, incoming: Path, damaged: Path, *, held: Sequence[int] | None = None) -> None:
         super().__init__(objects, damaged)
         self.incoming = incoming
         self.partials = Partials(incoming)
@@ -60,8 +62,8 @@ class ObjectFolder(StandingObjects):
         self._shards: set[str] = set()
         self._broken: VaultError | None = None
         self._beside = False  # a thread settles, or is about to
-        self._held = held
-        self._alone = BEGIN if worth_it() else -1  # objects to come before the writer is begun; below 0: it never is
+        self._held = held or ()
+        self._alone = BEGIN if held is not None and worth_it() else -1  # objects to come before the writer is begun; below 0: it never is
         self._writer: Writer | None = None
 
     # ------------------------------------------------------------ writing
@@ -153,7 +155,7 @@ class ObjectFolder(StandingObjects):
             self._alone -= self._alone > 0
             if self._alone:
                 return False
-        with self._lock:
+        with later, self._lock:
             if self._broken:
                 raise self._broken
             if digest in self._writing or (self._writer is None and not self._begin()):
@@ -165,7 +167,7 @@ class ObjectFolder(StandingObjects):
             try:
                 self._writer.write(digest, data)
             except (OSError, VaultError) as error:
-                self._broken = told(error, self.incoming, len(data)) if isinstance(error, OSError) else error
+                self._broken = self._broken or (told(error, self.incoming, len(data)) if isinstance(error, OSError) else error)
                 raise self._broken from error
         if due:
             self._settle_soon()
@@ -226,7 +228,10 @@ class ObjectFolder(StandingObjects):
             self._settle()
         elif not self._beside:
             self._beside = True
-            threading.Thread(target=self._settle_beside, name="settle", daemon=True).start()
+            try:
+                threading.Thread(target=self._settle_beside, name="settle", daemon=True).start()
+            except RuntimeError:  # this user may have no more of them
+                self._settle_beside()
 
     def _settle_beside(self) -> None:
         try:
@@ -238,7 +243,7 @@ class ObjectFolder(StandingObjects):
     def _settle(self) -> None:
         """Syncs what is pending and gives it its name. What an interrupt leaves without one is pending again."""
         with self._settling:
-            done = False
+            done = whole = False
             try:
                 with self._lock:
                     if self._broken:
@@ -249,6 +254,7 @@ class ObjectFolder(StandingObjects):
                 if batch:
                     if self._writer is not None:
                         self._writer.settle()
+                    whole = True
                     self._make_durable(batch)
                     self._name(batch)
                 done = True
@@ -263,7 +269,8 @@ class ObjectFolder(StandingObjects):
                     if not done and self._writer is not None and isinstance(self._writer.broken, VaultError):
                         self._broken = self._broken or self._writer.broken
                     if not done and self._broken is None:
-                        self._pending |= {digest: size for digest, size in self._moving.items() if os.path.lexists(self._arriving + digest)}
+                        left = {digest: size for digest, size in self._moving.items() if not whole or os.path.lexists(self._arriving + digest)}
+                        self._pending |= left
                         self._pending_bytes = sum(self._pending.values())
                     self._moving = {}
 
@@ -273,10 +280,13 @@ class ObjectFolder(StandingObjects):
                 for digest in batch:
                     osal.sync_file(self.incoming / digest)
         except OSError:
-            # after a failed sync the system may call these pages clean although the disk never got them: they must not be adopted later
-            for digest in batch:
-                with contextlib.suppress(OSError):
-                    (self.incoming / digest).unlink()
+            # After a failed sync the system may call pages clean although the disk never got them, those of the next batch too: they must not be
+            # adopted later.
+            if self._writer is not None:
+                self._writer.close()
+            with contextlib.suppress(OSError):
+                for name in [*batch, *filter(is_digest, os.listdir(self.incoming))]:  # noqa: PTH208
+                    (self.incoming / name).unlink(missing_ok=True)
             raise
 
     def _name(self, batch: Iterable[str]) -> None:
@@ -379,7 +389,7 @@ class ObjectFolder(StandingObjects):
     def close(self) -> None:
         """Ends what runs beside. Nothing is settled by it: `flush` does that. Harmless when repeated."""
         with self._settling:
-            writer, self._writer = self._writer, None
+            with self._lock:
+                writer, self._writer, self._alone = self._writer, None, -1
             if writer is not None:
-                self._alone = -1
                 writer.close()

@@ -43,21 +43,25 @@ class Writer:
 
     def __init__(self, incoming: Path, objects: Path, held: Sequence[int] = ()) -> None:
         self._lock = threading.Lock()  # the queue, and the order of what is sent
+        self._reading = threading.Lock()  # what comes back, and what is thought of it
         self._queue: list[bytes | bytearray] = []
         self._queued = 0
         self.broken: OSError | VaultError | None = None
         self._where = os.fspath(incoming)
         script = [sys.executable, "-I", "-S", process.__file__, str(os.getpid()), os.fspath(incoming), os.fspath(objects)]
         # A session of its own: Ctrl-C reaches this process alone, which knows what is to be brought to an end.
-        self._process = subprocess.Popen(
-            script,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            pass_fds=tuple(held),
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                script,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                pass_fds=tuple(held),
+                start_new_session=True,
+            )
+        except subprocess.SubprocessError as error:
+            raise OSError(str(error)) from error
         assert self._process.stdin is not None
         self._out = self._process.stdin.fileno()
         if sys.platform == "linux":
@@ -121,10 +125,21 @@ class Writer:
                 while rest:
                     rest = rest[os.write(self._out, rest) :]
         except BrokenPipeError:
-            self._answer()  # which says why
-            raise
+            while True:
+                self._answer()  # until it says why
 
     def _answer(self) -> None:
+        """One answer. Two may ask for one at a time, and only one of them gets to see why there is none: the other is told."""
+        with self._reading:
+            if self.broken is not None:
+                raise self.broken
+            try:
+                self._read()
+            except BaseException as error:
+                self._fail(error)
+                raise
+
+    def _read(self) -> None:
         assert self._process.stdout is not None
         answer = b""
         while len(answer) < REPLY.size and (more := self._process.stdout.read(REPLY.size - len(answer))):
@@ -144,8 +159,10 @@ class Writer:
 
     def close(self) -> None:
         """Ends the process; what was not settled may or may not be there. Harmless when repeated."""
-        self._queue.clear()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with self._lock:
+            self._fail(VaultError("nobody writes objects any more", where=self._where, hint="run again: what is stored is whole"))
+            self._queue.clear()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
         self._process.wait()

@@ -10,6 +10,7 @@ digest it befell, and is the end. So is the end of the input, and of the parent:
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import sys
 
@@ -57,4 +58,6 @@ def serve(parent: int, incoming: str, objects: str) -> None:
 
 
 if __name__ == "__main__":
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)  # the parent is told too, and decides what is brought to an end
     serve(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -15,12 +15,13 @@ from scripts.benchmarks.cases import CASES, Amounts, Plan
 from scripts.benchmarks.contenders import Contender, PreparationFailed
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.results import MIB, Case, Row
-from scripts.benchmarks.world import SCRATCH, World, program
+from scripts.benchmarks.world import RESULTS, World, program
 
 Tell = Callable[[str], None]
 
-# ext4 gives no inode anew that was freed in the last minutes, and looks at each of them before it finds another: whoever makes many files just after as
-# many were removed takes several times as long (measured: 1.6 and 10.9 s for the same tree). So trees stay until the bench ends; a few large files do no harm.
+# ext4 gives no inode anew that was freed in the last minutes, and looks at each of them before it finds another: whoever makes many files just after
+# as many were removed takes several times as long (measured: 1.6 and 10.9 s for the same tree). So trees stay until the bench ends; a few large files
+# do no harm.
 FEW = 100
 
 
@@ -64,7 +65,9 @@ def _prepare(one: Contender) -> str:
 
 def attempt(one: Contender, world: World, row: Row, limit: float = 3600) -> None:
     """One run: its figures into the row, or what went wrong."""
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=world.folder))
+    results = world.folder / RESULTS
+    results.mkdir(exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="run-", dir=results))
     trial = None
     try:
         trial = one.trial(scratch)

@@ -15,8 +15,7 @@ from pathlib import Path
 from scripts.benchmarks.relay import HOST, relay
 from tests.support.sshd import Sshd, own_login, sshd
 
-
-SCRATCH = "run-"  # how the names of folders begin that hold the results of single runs
+RESULTS = "results"  # the folder for those of single runs
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ def world(keep: Path | None, delay_ms: float) -> Iterator[World]:
 
 
 def _clear(folder: Path) -> None:
-    for result in folder.glob(f"{SCRATCH}*"):
-        shutil.rmtree(result, ignore_errors=True)
+    shutil.rmtree(folder / RESULTS, ignore_errors=True)
 
 
 def _known(port: int, server: Sshd) -> str:
