@@ -115,7 +115,8 @@ class Check:
                 self._try("old", part.id, partial(self._web, part, web))
         # The old side comes first: by now it is known what there is to move to the new one as well.
         if section.client == "paramiko" and self._largest >= _LARGE and (version := self._openssh()):
-            row["advice"] = f'large files move faster with client = "openssh" (OpenSSH {version} is installed)'
+            # Its window of 2 MiB is 200 MB/s at 10 ms, about what the built-in client does on any line.
+            row["advice"] = f'with a round trip below 10 ms, large files move faster with client = "openssh" (OpenSSH {version} is installed)'
 
     def _openssh(self) -> str:
         """The version of the system's ssh program, "" where there is none that will do."""
