@@ -323,6 +323,9 @@ def test_after_a_failed_sync_nothing_that_came_is_believed_later(begun: Callable
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "SYNC_BYTES", 1 << 40)
             put(objects, b"of the next")
+        assert objects._writer is not None
+        objects._writer.settle()
+        assert (folder / sha256(b"of the next")).exists()
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as sync:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostbackup.errors import Damaged, Exit, HostbackupError
+from hostbackup.errors import Damaged, Exit
 from hostbackup.jobs.copy_source import CopySource, read_small
 from hostbackup.jobs.references import Broken, is_needed, segment_digests, walk
 from hostbackup.jobs.result import Result
@@ -47,7 +48,9 @@ class _HealingManifests(Manifests):
             try:
                 with self._copy.read(digest) as stream:
                     data = stream.read()
-            except HostbackupError:
+            except Damaged:
+                raise broken from None
+            if hashlib.sha256(data).hexdigest() != digest:
                 raise broken from None
             self.set_aside(digest, broken.reason)
             self.put_bytes(data)

@@ -196,13 +196,13 @@ class Lines:
                 try:
                     taken += self._open([sessions[place % len(sessions)] for place in range(len(taken), count)], needed=not taken)
                 finally:
-                    if len(taken) == count:
+                    if all(session.alive for session in sessions):
                         self._cuts = 0
-                    elif count > 1 and not all(session.alive for session in sessions):
+                        if wanted is None and 0 < len(taken) < count:  # what the server refuses now it will refuse next time too
+                            self.channels = max(1, len(taken) // len(sessions))
+                    elif 1 < count > len(taken):
                         self._cuts += 1  # the line may be bad; or else the server drops who asks for so many channels
                         self.channels = self.channels if self._cuts == 1 else 1
-                    elif wanted is None and taken:  # what the server refuses now it will refuse next time too
-                        self.channels = max(1, len(taken) // len(sessions))
             return taken
 
     def _open(self, sessions: Sequence[Login], *, needed: bool) -> list[Connection]:
@@ -223,7 +223,7 @@ class Lines:
                     session.abort()  # else the end of the pool would wait for a server that may never answer
                 raise
         if needed and not opened:
-            raise failed[0]
+            raise next((error for error in failed if isinstance(error, LineCut)), failed[0])
         return opened
 
     def _open_one(self, session: Login) -> Connection:
@@ -294,9 +294,6 @@ class Lines:
                     again.extend(pump.unfinished())
             if pump is None or any(map(self._current, connections)):  # else whoever was quicker has logged in anew
                 self.close()
-            else:
-                for connection in connections:
-                    connection.close()
             self.pause(BACK_OFF[attempts])
             attempts, fruitless, spent = attempts + 1, fruitless + 1, spent + 1
 

@@ -185,13 +185,13 @@ class Writer:
             if not item.replace:
                 self._new += 1
                 if self._new == _MANY:
-                    self._ready.appendleft(Work(self._try_out))
+                    self._ready.appendleft(light(self._try_out))
             return Work(lambda connection: self._attempt(item, self._put.file(connection, item)), self._put.weight(item))
         failure = self._tree.tell(item.item.path, "unsupported", "only files, folders and symlinks can be written")
         return light(lambda: self._attempt(item, _raise(failure)))
 
-    def _try_out(self, connection: Connection) -> Steps[_Result]:
-        if "OpenSSH" in getattr(connection.login, "server_version", ""):
+    def _try_out(self) -> Steps[_Result]:
+        if self._put.openssh():
             self._put.keeps = yield from keeps(self._put)
         return None
 

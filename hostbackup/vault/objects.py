@@ -262,10 +262,10 @@ class ObjectFolder(StandingObjects):
                 self._broken = self._broken or error
                 raise
             except OSError as error:
-                self._broken = told(error, self.folder, sum(batch.values()))
+                self._broken = self._broken or told(error, self.folder, sum(batch.values()))
                 raise self._broken from error
             finally:
-                with self._lock:
+                with later, self._lock:
                     if not done and self._writer is not None and isinstance(self._writer.broken, VaultError):
                         self._broken = self._broken or self._writer.broken
                     if not done and self._broken is None:
@@ -279,15 +279,23 @@ class ObjectFolder(StandingObjects):
             if not osal.sync_tree(self.incoming):
                 for digest in batch:
                     osal.sync_file(self.incoming / digest)
-        except OSError:
-            # After a failed sync the system may call pages clean although the disk never got them, those of the next batch too: they must not be
-            # adopted later.
-            if self._writer is not None:
-                self._writer.close()
-            with contextlib.suppress(OSError):
-                for name in [*batch, *filter(is_digest, os.listdir(self.incoming))]:  # noqa: PTH208
-                    (self.incoming / name).unlink(missing_ok=True)
+        except OSError as error:
+            self._disbelieve(error, batch)
             raise
+
+    def _disbelieve(self, error: OSError, batch: Iterable[str] = ()) -> None:
+        """After a failed sync the system may call pages clean although the disk never got them, those of what came since too: nothing of it may be
+        adopted later, and nothing more comes."""
+        with self._lock:
+            self._broken = self._broken or told(error, self.incoming)
+        if self._writer is not None:
+            self._writer.close()
+        names = set(batch)
+        with contextlib.suppress(OSError):
+            names.update(filter(is_digest, os.listdir(self.incoming)))  # noqa: PTH208
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.incoming / name).unlink()
 
     def _name(self, batch: Iterable[str]) -> None:
         shards = {digest[:2] for digest in batch}
@@ -326,7 +334,8 @@ class ObjectFolder(StandingObjects):
                         osal.sync_folder(self.folder / shard)
                     osal.sync_folder(self.folder)
             except OSError as error:
-                self._broken = told(error, self.folder)
+                self._disbelieve(error)
+                assert self._broken is not None
                 raise self._broken from error
             self._touched.clear()
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hostbackup.errors import VaultError
@@ -77,12 +77,12 @@ class Writer:
 
     def write(self, digest: str, data: bytearray) -> None:
         """Has `data` written, which belongs to the writer from now on. Raises OSError or VaultError, also for earlier ones."""
-        with later, self._lock:
+        with later, self._whole(), self._lock:
             self._add(HEADER.pack(WRITE, bytes.fromhex(digest), len(data)), data)
 
     def name(self, digests: Iterable[str]) -> None:
         """Gives whole files their names, in folders that are there. Raises as `write`."""
-        with later:
+        with later, self._whole():
             with self._lock:
                 for digest in digests:
                     self._add(HEADER.pack(NAME, bytes.fromhex(digest), 0))
@@ -90,15 +90,20 @@ class Writer:
 
     def settle(self) -> None:
         """After it everything that was handed over is done. Raises as `write`."""
-        with later:
-            try:
-                with self._lock:
-                    self._add(HEADER.pack(MARK, NO_DIGEST, 0))
-                    self._send()
-                self._answer()
-            except BaseException as error:
-                self._fail(error)
-                raise
+        with later, self._whole():
+            with self._lock:
+                self._add(HEADER.pack(MARK, NO_DIGEST, 0))
+                self._send()
+            self._answer()
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is left half-way breaks the writer."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     def _add(self, *parts: bytes | bytearray) -> None:
         if self.broken is not None:
@@ -106,14 +111,12 @@ class Writer:
         self._queue += parts
         self._queued += sum(map(len, parts))
         if self._queued >= _TOGETHER or len(self._queue) >= _PARTS - 2:
-            try:
-                self._send()
-            except BaseException as error:
-                self._fail(error)
-                raise
+            self._send()
 
     def _send(self) -> None:
         queue, self._queue, self._queued = self._queue, [], 0
+        if not queue:
+            return
         try:
             done = os.writev(self._out, queue)
             for part in queue:
@@ -133,11 +136,8 @@ class Writer:
         with self._reading:
             if self.broken is not None:
                 raise self.broken
-            try:
+            with self._whole():  # before the other one looks
                 self._read()
-            except BaseException as error:
-                self._fail(error)
-                raise
 
     def _read(self) -> None:
         assert self._process.stdout is not None
