@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -73,13 +74,21 @@ def test_results_may_be_stored_while_the_wanted_are_listed(scratch: Scratch[Entr
 
 def test_another_thread_may_ask_for_the_wanted(scratch: Scratch[Entry]) -> None:
     scratch.put(b"", [(Stored(file(b"%05d" % n)), True) for n in range(3000)])
-    seen: list[Entry] = []
-    asker = threading.Thread(target=lambda: seen.extend(scratch.wanted()))
+    asked: SimpleQueue[Entry | None] = SimpleQueue()
+
+    def ask() -> None:
+        for entry in scratch.wanted():
+            asked.put(entry)
+        asked.put(None)
+
+    asker = threading.Thread(target=ask)
     asker.start()
-    for n in range(3000):
-        scratch.result(b"%05d" % n, Stored(file(b"%05d" % n), "ab" * 32))
+    seen = []
+    while (entry := asked.get(timeout=60)) is not None:
+        seen.append(entry.path)
+        scratch.result(entry.path, Stored(entry, "ab" * 32))
     asker.join()
-    assert len(seen) == 3000
+    assert seen == [b"%05d" % n for n in range(3000)]
 
 
 @given(st.sets(st.lists(st.binary(min_size=1, max_size=3).filter(lambda name: not {0, 47} & set(name)), max_size=4).map(b"/".join), max_size=20))
