@@ -68,6 +68,21 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         objects.close()
 
 
+def process_on_a_disk_of(room: int, folder: Path) -> str:
+    """A script that is the writer's process on a disk that is full after so many bytes."""
+    script = folder / "full.py"
+    script.write_text(
+        f"import os\nwrite, left = os.write, [{room}]\n"
+        "def limited(fd, data):\n"
+        "    if fd > 2:\n"
+        "        left[0] -= len(data)\n"
+        "        if left[0] < 0: raise OSError(28, 'No space left on device')\n"
+        "    return write(fd, data)\n"
+        f"os.write = limited\nexec(open({writer_process.__file__!r}).read())\n"
+    )
+    return str(script)
+
+
 def process_of(objects: ObjectFolder) -> subprocess.Popen[bytes]:
     assert objects._writer is not None
     return objects._writer._process
@@ -246,17 +261,7 @@ def test_what_the_disk_refuses_is_told(begun: Callable[[], ObjectFolder]) -> Non
 def test_a_full_disk_is_said_as_such_and_leaves_what_was_stored(
     begun: Callable[[], ObjectFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = tmp_path / "full.py"
-    full.write_text(
-        "import os\nwrite, left = os.write, [100_000]\n"
-        "def limited(fd, data):\n"
-        "    if fd > 2:\n"
-        "        left[0] -= len(data)\n"
-        "        if left[0] < 0: raise OSError(28, 'No space left on device')\n"
-        "    return write(fd, data)\n"
-        f"os.write = limited\nexec(open({writer_process.__file__!r}).read())\n"
-    )
-    monkeypatch.setattr(writer_process, "__file__", str(full))
+    monkeypatch.setattr(writer_process, "__file__", process_on_a_disk_of(100_000, tmp_path))
     objects = begun()
     stored = put(objects, b"small")
     objects.flush()
@@ -272,15 +277,7 @@ def test_the_reason_is_told_whoever_meets_the_end_of_the_process_first(
     begun: Callable[[], ObjectFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A settle waits for its answer while others hand over: both are told of the full disk."""
-    full = tmp_path / "full.py"
-    full.write_text(
-        "import os, sys\nwrite = os.write\n"
-        "def limited(fd, data):\n"
-        "    if fd > 2: raise OSError(28, 'No space left on device')\n"
-        "    return write(fd, data)\n"
-        f"os.write = limited\nexec(open({writer_process.__file__!r}).read())\n"
-    )
-    monkeypatch.setattr(writer_process, "__file__", str(full))
+    monkeypatch.setattr(writer_process, "__file__", process_on_a_disk_of(0, tmp_path))
     objects = begun()
     put(objects, b"first")
     assert objects._writer is not None
