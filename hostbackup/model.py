@@ -87,6 +87,7 @@ class Message:
     size: int = 0  # RFC822.SIZE as told: a hint, some servers lie
     internaldate: str = ""  # verbatim, without quotes: ` 1-Jul-2026 02:44:25 +0900`
     flags: tuple[str, ...] = ()  # sorted, keywords included, \Recent left out
+    uidl: str = ""  # POP3 alone: what the server calls it (RFC 1939 §7); its `uid` is then a number of ours
 
     @property
     def label(self) -> bytes:
@@ -271,6 +272,7 @@ class Method(enum.StrEnum):
     SFTP_SECOND_READ = "sftp-second-read"
     LOCAL_SECOND_READ = "local-second-read"
     IMAP_FETCH = "imap-fetch"
+    POP3_RETR = "pop3-retr"  # of the inbox alone
     BUCKET_SHA256 = "bucket-sha256"
     BUCKET_REREAD = "bucket-reread"
     SERVER_WEAK = "server-weak"  # digests below SHA-256, equal

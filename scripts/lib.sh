@@ -106,8 +106,8 @@ install_sshd() {
 }
 
 install_dovecot() {
-  if ! command -v dovecot >/dev/null || [ ! -e /usr/lib/dovecot/imap ]; then
-    apt_install dovecot-imapd
+  if ! command -v dovecot >/dev/null || [ ! -e /usr/lib/dovecot/imap ] || [ ! -e /usr/lib/dovecot/pop3 ]; then
+    apt_install dovecot-imapd dovecot-pop3d
     keep_from_starting dovecot.service dovecot.socket
   fi
 }

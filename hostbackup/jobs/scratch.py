@@ -288,11 +288,11 @@ class _Messages:
         return 0  # a UID is never given twice (RFC 9051 §2.3.1.1)
 
     def pack(self, item: Message) -> list[Any]:
-        return [item.size, item.internaldate, item.flags]
+        return [item.size, item.internaldate, item.flags, item.uidl]
 
     def unpack(self, group: Range, name: bytes, packed: list[Any]) -> Message:
-        size, internaldate, flags = packed
-        return Message(group[0], group[1], int.from_bytes(name, "big"), size, internaldate, tuple(flags))
+        size, internaldate, flags, uidl = packed
+        return Message(group[0], group[1], int.from_bytes(name, "big"), size, internaldate, tuple(flags), uidl)
 
 
 class Scratch(Notes[Item, bytes, bytes]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, Unreachable
 from hostbackup.protocols.imap.session import ImapSession
@@ -11,16 +12,25 @@ from hostbackup.protocols.imap.session import ImapSession
 BUDGET = 3  # cuts in a row without any progress between them
 
 
-class Line:
+class _Session(Protocol):
+    def close(self) -> None: ...
+
+    def drop(self) -> None: ...
+
+
+Session = TypeVar("Session", bound=_Session)
+
+
+class AnyLine(Generic[Session]):
     """One connection at a time, made by `factory`. Only cuts are tried again; a refused login or certificate is raised at once."""
 
-    def __init__(self, factory: Callable[[], ImapSession], pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, factory: Callable[[], Session], pause: Callable[[float], None] = time.sleep) -> None:
         self._factory = factory
         self._pause = pause
-        self._session: ImapSession | None = None
+        self._session: Session | None = None
         self._cuts = 0
 
-    def session(self) -> ImapSession:
+    def session(self) -> Session:
         """The open session, or a new one. Raises ConnectionFailed."""
         while self._session is None:
             if self._cuts:
@@ -55,3 +65,6 @@ class Line:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+Line = AnyLine[ImapSession]

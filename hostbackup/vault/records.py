@@ -215,13 +215,15 @@ def message_line(record: Stored[Message]) -> Line:
     line: Line = {"uid": item.uid, "internaldate": item.internaldate}
     if item.size:
         line["size"] = item.size
+    if item.uidl:
+        line["uidl"] = item.uidl
     return _story(record, line)
 
 
 def message_record(line: Line, folder: bytes, uidvalidity: int, flags: tuple[str, ...]) -> Stored[Message]:
     """Raises KeyError, ValueError or TypeError where the line is no message."""
     size = int(line.get("size", 0))
-    item = Message(folder, uidvalidity, int(line["uid"]), size, str(line["internaldate"]), flags)
+    item = Message(folder, uidvalidity, int(line["uid"]), size, str(line["internaldate"]), flags, str(line.get("uidl", "")))
     record: Stored[Message] = _stored(item, line, size)
     return record
 

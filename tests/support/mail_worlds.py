@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from hostbackup.model import Failure, Folder, Message, Part
+from hostbackup.model import Failure, Folder, Message, Method, Part
 from hostbackup.places.base import Place
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap.session import connect
@@ -38,6 +38,11 @@ class MailWorld(ABC):
     """A mailbox of its own: INBOX, and what the test makes."""
 
     place: MailPlace
+    method = Method.IMAP_FETCH
+
+    def handed_out(self, data: bytes) -> bytes:
+        """What the server gives for a message that was delivered so."""
+        return data
 
     @abstractmethod
     def another(self) -> MailPlace: ...

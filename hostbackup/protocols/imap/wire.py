@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.protocols.limits import RateLimit
@@ -111,6 +111,16 @@ class Wire:
             self._at += len(piece)
             size -= len(piece)
             yield piece
+
+    def feed(self, taker: Callable[[bytes, int], int]) -> None:
+        """Gives what came, and where in it the unread part begins, to `taker` until it tells where it ended; below 0 it wants more."""
+        while True:
+            if self._at >= len(self._buffer):
+                self._fill()
+            end = taker(self._buffer, self._at)
+            self._at = len(self._buffer) if end < 0 else end
+            if end >= 0:
+                return
 
     def read(self, size: int) -> bytes:
         return b"".join(self.chunks(size))
