@@ -287,6 +287,9 @@ class Proof(Generic[Item]):
     status: Status
     method: Method = Method.NONE
     failure: Failure | None = None  # set unless VERIFIED
+    found: Item | None = None  # as the place describes it now, where that was asked along
+    tier: str = ""  # mail: how far the bytes agree (`places.mail_compare.Tier`)
+    altered: str = ""  # mail: in words, what the server made of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
@@ -330,11 +330,11 @@ class Connections:
 
         return connect
 
-    def mailbox(self, side: str, account: Account, part_user: str) -> MailAccount:
-        """`part_user` is the old server's name of the account: parts are called by it on both sides."""
+    def mailbox(self, side: str, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailAccount:
+        """`part_user` is the old server's name of the account: parts are called by it on both sides. `reader` opens stored messages, for proofs."""
         from hostbackup.places.mail import MailAccount
 
-        return MailAccount(self.imap_factory(side, account), side=side, part=Part("mail", part_user))
+        return MailAccount(self.imap_factory(side, account), side=side, part=Part("mail", part_user), reader=reader)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ class Push:
 
     def _mail(self, account: Account, state: PartState) -> None:
         job, part = self.job, state.part
-        target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name)
+        target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
         journal = push_journal(part, mail_target(job, account))
         with job.ledger(journal) as ledger:
             source = MailRoot.open(job.vault.manifests, state.root)

@@ -97,7 +97,7 @@ class Verify:
             account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
             if account is None:
                 return self._absent(state)
-            mailbox = job.connections.mailbox("old", account, part.name)
+            mailbox = job.connections.mailbox("old", account, part.name, job.vault.objects.read)
             return OldMail(state, MailRoot.open(job.vault.manifests, state.root), self.result, job.connections.identity).run(mailbox)
         volatile = Excludes()
         if part.kind == "web":
@@ -136,7 +136,7 @@ class Verify:
                 tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
                 return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
         with job.ledger(push_journal(part, mail_target(job, account))) as ledger:
-            mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name)
+            mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
             return NewMail(state, MailRoot.open(job.vault.manifests, state.root), self.result, ledger).run(mailbox)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
 from hostbackup.errors import LineCut, ProtocolBroken
-from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
 from hostbackup.places import mail_prepare
-from hostbackup.places.mail_fetch import Fetcher, Got, batches
+from hostbackup.places.mail_compare import Fingerprint
+from hostbackup.places.mail_fetch import Fetcher, batches
 from hostbackup.places.mail_line import Line
+from hostbackup.places.mail_prove import Prover, Reader
 from hostbackup.places.mail_scan import Scanner
 from hostbackup.places.mail_write import Appender
 from hostbackup.protocols.imap.names import display
 from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
 
 SPECIAL_USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")  # RFC 6154 §2
-_STATUS = {"vanished": Status.MISSING, "folder-missing": Status.MISSING, "uidvalidity": Status.CHANGED}
 _HINTS = {
     "uidvalidity": "run `backup` again: it lists the folder anew",
     "fetch-no": "the old server itself cannot read this message: ask the provider",
@@ -31,7 +32,8 @@ _Result = TypeVar("_Result")
 class MailAccount:
     """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
 
-    `side` and `part` are what failures are told with. Nothing here is shared between threads but `close`.
+    `side` and `part` are what failures are told with. `reader` opens what is stored under a digest, for proofs where a server rewrote it.
+    Nothing here is shared between threads but `close`.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class MailAccount:
         part: Part,
         observer: Observer | None = None,
         pause: Callable[[float], None] = time.sleep,
+        reader: Reader | None = None,
     ) -> None:
         self.side = side
         self.part = part
@@ -49,6 +52,7 @@ class MailAccount:
         self.namespace_prefix = b""  # of the personal namespace; known once folders() has run
         self.separator = b""  # of the hierarchy, likewise; b"" where there is none
         self._observer = observer or Observer()
+        self._reader = reader
         self._line = Line(session_factory, pause)
 
     # -- folders ------------------------------------------------------------------------------------------------------------------------
@@ -126,27 +130,16 @@ class MailAccount:
         yield from Appender(self._line, self._failure, self.losses).run(items)
 
     def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
-        """Fetches each message back and compares digests."""
-        at_hand: dict[tuple[bytes, int, int], deque[Claim[Message]]] = defaultdict(deque)
-        nameless: deque[Claim[Message]] = deque()
+        """Fetches each message back and compares: equal bytes, or what a server adds to every message, are verified (`mail_compare`)."""
+        yield from Prover(self._line, self._failure, self._reader).run(claims)
 
-        def wanted() -> Iterator[Message]:
-            for claim in claims:
-                if claim.item.uid < 1:
-                    nameless.append(claim)
-                    continue
-                at_hand[_key(claim.item)].append(claim)
-                yield claim.item
+    def look(self, folders: Iterable[bytes]) -> Iterator[Listing[Message]]:
+        """As `scan`, of these folders alone. A folder that is not there gives a Listing with a failure."""
+        yield from Scanner(self._line, self.side, self.part.id).run([Folder(name) for name in folders])
 
-        for got in Fetcher(self._line, batches(wanted()), HashingSink()).run():
-            waiting = at_hand[_key(got.item)]
-            yield self._proof(waiting.popleft(), got)
-            if not waiting:
-                del at_hand[_key(got.item)]
-            while nameless:
-                yield self._unproven(nameless.popleft())
-        while nameless:
-            yield self._unproven(nameless.popleft())
+    def fingerprints(self, wanted: Iterable[Message]) -> Iterator[tuple[Message, Fingerprint]]:
+        """Fetches messages, for comparing them with many; flags and date as they are now. What cannot be had is left out. Raises ConnectionFailed."""
+        yield from Prover(self._line, self._failure).fingerprints(wanted)
 
     def find(
         self,
@@ -178,24 +171,6 @@ class MailAccount:
 
     def _failure(self, label: bytes, code: str, reason: str, hint: str) -> Failure:
         return Failure(self.side, self.part.id, label, code, reason, hint)
-
-    def _proof(self, claim: Claim[Message], got: Got) -> Proof[Message]:
-        label = claim.item.label
-        if got.code:
-            status = _STATUS.get(got.code, Status.FAILED)
-            return Proof(claim, status, Method.IMAP_FETCH, self._failure(label, got.code, got.reason, _HINTS.get(got.code, "")))
-        if (got.digest, got.size) == (claim.digest, claim.size):
-            return Proof(claim, Status.VERIFIED, Method.IMAP_FETCH)
-        reason = f"the server gives {got.size} bytes with another digest" if got.size == claim.size else f"{got.size} bytes instead of {claim.size}"
-        return Proof(claim, Status.DIFFERENT, Method.IMAP_FETCH, self._failure(label, "different", reason, ""))
-
-    def _unproven(self, claim: Claim[Message]) -> Proof[Message]:
-        failure = self._failure(claim.item.label, "no-uid", "the server did not tell the UID of this message", "it is found by its bytes instead")
-        return Proof(claim, Status.UNVERIFIED, Method.NONE, failure)
-
-
-def _key(item: Message) -> tuple[bytes, int, int]:
-    return item.folder, item.uidvalidity, item.uid
 
 
 class HashingSink:

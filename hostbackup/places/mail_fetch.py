@@ -1,7 +1,7 @@
 """Bodies of many messages: UIDs in batches bounded by bytes, a few commands in flight, each literal straight into a receiver.
 
-One `UID FETCH set (UID BODY.PEEK[])` asks for a batch. What it leaves unanswered is asked for again one by one. A cut line is opened again and
-only the unfinished rest repeated; a message that cuts the line each time is told as failed.
+One `UID FETCH set (UID BODY.PEEK[])` asks for a batch, with flags and date where they are wanted too. What it leaves unanswered is asked for
+again one by one. A cut line is opened again and only the unfinished rest repeated; a message that cuts the line each time is told as failed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _SINGLE_CUTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What became of one message: digest and size in bytes, or a failure's code and reason."""
+    """What became of one message: digest and size in bytes, or a failure's code and reason. `flags` is None where they were not told."""
 
     item: Message
     digest: str = ""
     size: int = 0
     code: str = ""
     reason: str = ""
+    flags: tuple[str, ...] | None = None
+    internaldate: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +81,11 @@ class _Fetching:
     opened: _Examine
 
 
+def known_flags(flags: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Sorted, without doubles and \\Recent (RFC 3501 §2.3.2), which no client can set."""
+    return None if flags is None else tuple(sorted({flag for flag in flags if flag.lower() != "\\recent"}))
+
+
 def batches(wanted: Iterable[Message], most: int = BATCH_MESSAGES, size: int = BATCH_BYTES) -> Iterator[Batch]:
     """Consecutive messages of one folder, up to `most` and about `size` bytes at a time; lazily."""
     batch: Batch | None = None
@@ -98,9 +105,10 @@ def batches(wanted: Iterable[Message], most: int = BATCH_MESSAGES, size: int = B
 
 
 class Fetcher:
-    """Fetches bodies over one line. `run` may be used once."""
+    """Fetches bodies over one line. `run` may be used once. `described`: flags and date are told with them."""
 
-    def __init__(self, line: Line, source: Iterator[Batch], sink: Sink) -> None:
+    def __init__(self, line: Line, source: Iterator[Batch], sink: Sink, *, described: bool = False) -> None:
+        self._items = b"(UID FLAGS INTERNALDATE BODY.PEEK[])" if described else b"(UID BODY.PEEK[])"
         self._line = line
         self._source = source
         self._sink = sink
@@ -167,7 +175,7 @@ class Fetcher:
             elif self._folder.done and (objection := self._folder.objection(batch.uidvalidity)):
                 yield from (Got(item, code=objection[0], reason=objection[1]) for item in batch.items.values())
                 continue
-            tag = session.channel.start(b"UID FETCH", sets.compress(batch.items), b"(UID BODY.PEEK[])")
+            tag = session.channel.start(b"UID FETCH", sets.compress(batch.items), self._items)
             self._flight.append(_Fetching(tag, batch, self._folder))
 
     # -- receiving ----------------------------------------------------------------------------------------------------------------------
@@ -222,7 +230,7 @@ class Fetcher:
         self._told.pop(key, None)
         if size != fetch.body.size:
             return Got(item, code="short", reason=f"{size} bytes were stored of the {fetch.body.size} that came")
-        return Got(item, digest, size)
+        return Got(item, digest, size, flags=known_flags(fetch.flags), internaldate=fetch.internaldate or "")
 
     def _abort(self) -> None:
         receiver, self._receiver = self._receiver, None

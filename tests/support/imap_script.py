@@ -22,6 +22,7 @@ class FakeBox:
 
     messages: dict[int, bytes] = field(default_factory=dict)
     uidvalidity: int = 7
+    told: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # flags and date, where not the usual ones
 
     @property
     def uidnext(self) -> int:
@@ -73,12 +74,13 @@ def _leave_it(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
 
 @dataclass
 class FakeImap:
-    """`hook` sees every command after the login first. `fetched` makes the FETCH response of one message's body."""
+    """`hook` sees every command after the login first. `fetched` makes the FETCH response of one message's body, `kept` what an append leaves."""
 
     boxes: dict[bytes, FakeBox] = field(default_factory=lambda: {b"INBOX": FakeBox()})
     capabilities: bytes = b"IMAP4rev1 LITERAL+ UIDPLUS"
     hook: Hook = _leave_it
     fetched: Callable[[Talk, int, bytes], bytes] | None = None
+    kept: Callable[[bytes], bytes] | None = None
     sizes: dict[int, int] = field(default_factory=dict)  # RFC822.SIZE where it lies
     greeting: bytes = b"* OK hello\r\n"
     commands: list[bytes] = field(default_factory=list)
@@ -181,15 +183,16 @@ class FakeImap:
             if not _within(uid, text, max(talk.box.messages)):
                 continue
             body = talk.box.messages[uid]
+            flags, date = talk.box.told.get(uid, (b"(\\Seen)", b'" 1-Jul-2026 02:44:25 +0900"'))
             if b"BODY" in items:
-                made = b"* %d FETCH (UID %d BODY[] {%d}\r\n%s)\r\n" % (sequence, uid, len(body), body)
+                told = b"FLAGS %s INTERNALDATE %s " % (flags, date) if b"FLAGS" in items else b""
+                made = b"* %d FETCH (UID %d %sBODY[] {%d}\r\n%s)\r\n" % (sequence, uid, told, len(body), body)
                 talk.send(made if self.fetched is None else self.fetched(talk, uid, made))
             elif items == b"(UID)":
                 talk.send(b"* %d FETCH (UID %d)\r\n" % (sequence, uid))
             else:
                 size = self.sizes.get(uid, len(body))
-                told = b'* %d FETCH (UID %d FLAGS (\\Seen) INTERNALDATE " 1-Jul-2026 02:44:25 +0900" RFC822.SIZE %d)\r\n'
-                talk.send(told % (sequence, uid, size))
+                talk.send(b"* %d FETCH (UID %d FLAGS %s INTERNALDATE %s RFC822.SIZE %d)\r\n" % (sequence, uid, flags, date, size))
 
     def _append(self, talk: Talk, tag: bytes, rest: bytes) -> bool:
         match = re.match(rb'"([^"]*)" (\([^)]*\))( "[^"]*")? \{(\d+)\+?\}\r\n', rest)
@@ -199,7 +202,9 @@ class FakeImap:
             talk.send(tag + b" NO [TRYCREATE] no such mailbox\r\n")
             return True
         uid = box.uidnext
-        box.messages[uid] = rest[match.end() :]
+        body = rest[match.end() :]
+        box.messages[uid] = body if self.kept is None else self.kept(body)
+        box.told[uid] = match[2], match[3].strip() if match[3] else b'"28-Nov-2026 00:00:00 +0000"'
         talk.send(tag + b" OK [APPENDUID %d %d] done\r\n" % (box.uidvalidity, uid))
         return True
 
