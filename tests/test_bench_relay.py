@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from scripts.benchmarks import relay as relays
-from scripts.benchmarks.relay import Relay, relay
+from scripts.benchmarks.relay import Relay, counting, relay
 
 
 class Late:
@@ -121,6 +121,36 @@ def test_the_end_of_one_direction_is_late_too_and_leaves_the_other_open(late: La
     late.at(103)
     assert late.near.recv(100) == b""
     late.until(lambda: late.relay.open == 0)
+
+
+def test_a_turn_is_one_however_much_is_said_before_the_other_side_is_heard(late: Late) -> None:
+    late.at(100)
+    late.send(late.far, b"banner")
+    assert late.relay.turns == 0
+    for part in (b"hello", b" and", b" more"):
+        late.send(late.near, part)
+    assert late.relay.turns == 1
+    late.at(101)
+    assert late.near.recv(100) == b"banner"
+    late.send(late.near, b"next")
+    late.send(late.near, b" and next")
+    assert late.relay.turns == 2
+    late.send(late.far, b"on its way, not yet heard")
+    late.send(late.near, b"still the same turn")
+    assert late.relay.turns == 2
+
+
+def test_a_relay_of_its_own_process_tells_the_turns_of_all_its_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, counting(int(listener.getsockname()[1]), 0) as running:
+        assert running.turns() == 0
+        for turns in (1, 3):
+            with socket.create_connection(("127.0.0.1", running.port)) as near, listener.accept()[0] as far:
+                for _ in range(turns):
+                    near.sendall(b"question")
+                    assert _exactly(far, 8) == b"question"
+                    far.sendall(b"answer")
+                    assert _exactly(near, 6) == b"answer"
+        assert running.turns() == 4
 
 
 def test_a_relay_takes_no_more_than_a_line_holds_and_loses_nothing(late: Late, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,16 @@
     python -m scripts.benchmarks.relay --to PORT [--delay MS]       (MS is the round trip)
 
 One thread over a selector. A line holds up to 64 MiB in flight each way, so that the delay never turns into a limit of bandwidth. A new connection
-costs what TCP's handshake would: the first byte reaches the far side after one and a half round trips. It prints the port it listens on and ends when
-its standard input does.
+costs what TCP's handshake would: the first byte reaches the far side after one and a half round trips. It prints the port it listens on, answers each line
+on its standard input with the number of turns so far, and ends when that input does. A turn begins when the connecting side speaks for the first time, or
+again after it has heard something: that is how often it has waited for a round trip, at most.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import selectors
 import socket
 import subprocess
@@ -33,8 +35,10 @@ Clock = Callable[[], float]
 class Line:
     """One direction of a connection: bytes with the time each is due. Ends of file travel like bytes."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, delay: float, earliest: float) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, delay: float, earliest: float, *, asks: bool) -> None:
         self.source, self.sink = source, sink
+        self.asks = asks  # the source is the side that connected
+        self.heard = True  # something went out since the other direction's last turn
         self.blocked = False  # the sink takes nothing at the moment
         self.ended = False  # the source has
         self.closed = False  # and the sink knows
@@ -55,16 +59,18 @@ class Line:
     def idle(self) -> bool:
         return not self._queue
 
-    def receive(self, now: float) -> None:
+    def receive(self, now: float) -> int:
+        """Takes in what the source has; tells how many bytes."""
         try:
             data = self.source.recv(CHUNK)
         except BlockingIOError:
-            return
+            return 0
         except OSError:
             data = b""
         self._queue.append((max(now + self._delay, self._earliest), memoryview(data)))
         self.held += len(data)
         self.ended = not data
+        return len(data)
 
     def deliver(self, now: float) -> None:
         """Hands over what is due."""
@@ -81,6 +87,7 @@ class Line:
             except OSError:
                 self._close()
                 return
+            self.heard = True
             self._drop(sent)
 
     def _drop(self, sent: int) -> None:
@@ -113,9 +120,10 @@ class Relay:
         self._lines: dict[socket.socket, tuple[Line, Line]] = {}  # a socket: the line it feeds, the line that feeds it
         self._waiting: set[Line] = set()  # those with bytes under way
         self.port = int(self._listener.getsockname()[1])
+        self.turns = 0
 
     def stop_at(self, handle: int) -> None:
-        """Ends `run` when this file descriptor comes to its end."""
+        """Ends `run` when this file descriptor comes to its end; until then, what is read there is answered with the turns so far."""
         self._selector.register(handle, selectors.EVENT_READ)
 
     def run(self) -> None:
@@ -134,11 +142,13 @@ class Relay:
             elif isinstance(key.fileobj, socket.socket):
                 feeds, fed = self._lines[key.fileobj]
                 if events & selectors.EVENT_READ:
-                    feeds.receive(self._clock())
+                    if feeds.receive(self._clock()) and feeds.asks and fed.heard:
+                        self.turns += 1
+                        fed.heard = False
                     self._waiting.add(feeds)
                 if events & selectors.EVENT_WRITE:
                     fed.blocked = False
-            else:
+            elif not self._asked(key.fd):
                 return False
         now = self._clock()
         for line in list(self._waiting):
@@ -148,6 +158,13 @@ class Relay:
                 self._waiting.discard(line)
             for end in (line.source, line.sink):
                 self._watch(end)
+        return True
+
+    def _asked(self, handle: int) -> bool:
+        """Tells the turns to whoever started this; False if they have gone."""
+        if not os.read(handle, CHUNK):
+            return False
+        print(self.turns, flush=True)
         return True
 
     def _accept(self) -> None:
@@ -165,8 +182,8 @@ class Relay:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # Socket buffers are left to the kernel: asked for a size, it would stop growing them with the traffic.
             # The connecting side may speak after one round trip, the listening side half of one later; each is heard half of one after that.
-            there = Line(near, far, one_way, opened + 3 * one_way)
-            back = Line(far, near, one_way, opened + 4 * one_way)
+            there = Line(near, far, one_way, opened + 3 * one_way, asks=True)
+            back = Line(far, near, one_way, opened + 4 * one_way, asks=False)
             self._lines[near] = (there, back)
             self._lines[far] = (back, there)
             for end in (near, far):
@@ -215,23 +232,49 @@ class Relay:
         self._selector.close()
 
 
+@dataclass(frozen=True)
+class Running:
+    """A relay in a process of its own: the port to connect to, and how to ask it."""
+
+    port: int
+    _ask: Callable[[], int]
+
+    def turns(self) -> int:
+        """Turns of all connections so far."""
+        return self._ask()
+
+
 @contextlib.contextmanager
 def relay(to: int, delay_ms: float) -> Iterator[int]:
     """A relay in a process of its own; yields the port to connect to. It ends with this process, however that ends."""
+    with counting(to, delay_ms) as running:
+        yield running.port
+
+
+@contextlib.contextmanager
+def counting(to: int, delay_ms: float) -> Iterator[Running]:
+    """The same, and it can be asked for its turns."""
     command = [sys.executable, "-m", "scripts.benchmarks.relay", "--to", str(to), "--delay", str(delay_ms)]
     root = Path(__file__).parent.parent.parent
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
     assert process.stdout is not None
     assert process.stdin is not None
+    asking, answers = process.stdin, process.stdout
+
+    def ask() -> int:
+        asking.write(b"?\n")
+        asking.flush()
+        return int(answers.readline())
+
     try:
-        port = process.stdout.readline()
+        port = answers.readline()
         if not port:
             raise RuntimeError("the relay did not start")
-        yield int(port)
+        yield Running(int(port), ask)
     finally:
-        process.stdin.close()
+        asking.close()
         process.wait(10)
-        process.stdout.close()
+        answers.close()
 
 
 @dataclass(frozen=True)
