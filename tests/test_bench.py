@@ -17,15 +17,14 @@ import pytest
 
 from scripts.benchmarks import corpus
 from scripts.benchmarks import measure as measures
-from scripts.benchmarks.cases import Plan
 from scripts.benchmarks.chart import chart
-from scripts.benchmarks.contenders import Contender, Trial
 from scripts.benchmarks.corpus import Corpus, Shape
+from scripts.benchmarks.ground import Ground
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.results import MIB, Bench, Case, Row, Target
 from scripts.benchmarks.run import attempt, run_plan
 from scripts.benchmarks.tables import insert, markdown, plain
-from scripts.benchmarks.world import Server, World
+from scripts.benchmarks.trial import Contender, Plan, Trial
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {"cores": 2, "cpu": "some", "memory_mb": 4000, "system": "Debian", "kernel": "6", "file_system": "ext4", "python": "3.11", "rclone": "1.75"}
@@ -115,9 +114,8 @@ def _gone(pid: int) -> None:
             assert time.monotonic() < deadline
 
 
-def _nowhere(folder: Path) -> World:
-    server = Server(1, "nobody", folder / "key", True)
-    return World(folder, server, server, 0)
+def _nowhere(folder: Path) -> Ground:
+    return Ground(folder, 0)
 
 
 def _attempt(folder: Path, command: list[str], *, through: str = "") -> Row:

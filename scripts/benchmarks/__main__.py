@@ -12,15 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from scripts.benchmarks import facts
-from scripts.benchmarks.cases import CASES, FULL, QUICK
 from scripts.benchmarks.chart import chart
+from scripts.benchmarks.ground import Ground
 from scripts.benchmarks.relay import probe
-from scripts.benchmarks.results import Bench
-from scripts.benchmarks.run import run_case
+from scripts.benchmarks.results import Bench, Case, together
+from scripts.benchmarks.run import run_plan
+from scripts.benchmarks.suites import EVERY, SUITES
 from scripts.benchmarks.tables import insert, markdown, plain
-from scripts.benchmarks.world import program, world
+from scripts.benchmarks.trial import FULL, QUICK, Plan
 
 DOCS = facts.ROOT / "docs"
 GIB = 1 << 30
@@ -31,13 +33,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="scripts/bench", description="hostbackup and what a user would pick instead, alternately, over a line with a delay."
     )
-    made.add_argument("suite", nargs="?", choices=["sftp"], default="sftp")
+    made.add_argument("suite", nargs="?", choices=list(SUITES), help="which cases: all over SFTP (the default), or all over IMAP")
     made.add_argument("--quick", action="store_true", help="little of everything, once: to see that it works")
     made.add_argument("--files", type=int, metavar="N", help=f"files of the site ({FULL.files:,}; quick: {QUICK.files:,})")
     made.add_argument("--push-files", type=int, metavar="N", help=f"files of a push ({FULL.push:,}; quick: {QUICK.push:,})")
     made.add_argument("--sparse", type=float, metavar="GIB", help=f"size of the sparse file ({FULL.sparse / GIB:g}; the figure to reach is for 10)")
+    made.add_argument("--messages", type=int, metavar="N", help=f"messages of the mailbox ({FULL.messages:,}; quick: {QUICK.messages:,})")
+    made.add_argument("--many", type=int, metavar="N", help=f"messages of the crowded folder ({FULL.many:,}; quick: {QUICK.many:,})")
     made.add_argument("--runs", type=int, metavar="N", help="how often each one runs (3; quick: 1)")
-    made.add_argument("--only", nargs="+", choices=list(CASES), metavar="CASE", default=list(CASES), help=", ".join(CASES))
+    made.add_argument("--only", nargs="+", choices=EVERY, metavar="CASE", help="some cases, of either kind: " + ", ".join(EVERY))
     made.add_argument("--with", nargs="+", dest="among", metavar="NAME", default=[], help="only these contenders, by their names in the table")
     made.add_argument("--delay", type=float, default=20.0, metavar="MS", help="round trip in milliseconds (20)")
     made.add_argument("--limit", type=float, default=3600.0, metavar="SECONDS", help="end a run that takes longer (3600)")
@@ -47,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON; - for standard output instead of the table")
     made.add_argument("--svg", type=Path, metavar="FILE", help="write a chart")
-    made.add_argument("--docs", action="store_true", help="write docs/performance.json, docs/performance.svg and the figures in docs/performance.md")
+    made.add_argument(
+        "--docs",
+        action="store_true",
+        help="write docs/performance.json, docs/performance.svg and the figures in docs/performance.md; cases that were not run keep theirs",
+    )
     return made
 
 
@@ -57,8 +65,10 @@ def say(text: str) -> None:
 
 def measured(told: argparse.Namespace) -> Bench:
     """Runs what was asked for."""
+    names = told.only or list(SUITES[told.suite or "sftp"].cases)
     amounts = QUICK if told.quick else FULL
     changes = {"files": told.files, "push": told.push_files, "sparse": int(told.sparse * GIB) if told.sparse else None}
+    changes |= {"messages": told.messages, "many": told.many}
     amounts = dataclasses.replace(amounts, **{key: value for key, value in changes.items() if value})
     runs = told.runs or (1 if told.quick else 3)
     if os.getloadavg()[0] > BUSY:
@@ -67,14 +77,21 @@ def measured(told: argparse.Namespace) -> Bench:
     found = probe(told.delay)
     relay = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}
     say(f"the relay: {relay['round_trip_ms']} ms round trip, {relay['mb_per_second']} MB/s")
-    with world(told.keep, told.delay) as here:
-        machine = facts.machine(here.folder, program("rclone"))
-        cases = [run_case(name, here, amounts, runs=runs, tell=say, among=told.among, limit=told.limit) for name in told.only]
+
+    def run(name: str, plan: Plan, here: Ground) -> Case:
+        return run_plan(name, plan, here, runs=runs, tell=say, among=told.among, limit=told.limit)
+
+    machine: dict[str, Any] = {}
+    cases: list[Case] = []
+    for suite in SUITES.values():
+        if any(name in suite.cases for name in names):
+            facts_here, found_here = suite.run(names, told.keep, told.delay, amounts, run)
+            machine, cases = together(machine, facts_here), cases + found_here
     return Bench(machine, relay, cases)
 
 
 def read(paths: Sequence[Path]) -> Bench:
-    """The figures of several files as one."""
+    """The figures of several files as one, later ones over earlier."""
     found = [Bench.read(json.loads(path.read_text("utf-8"))) for path in paths]
     whole = found[0]
     for later in found[1:]:
@@ -83,7 +100,7 @@ def read(paths: Sequence[Path]) -> Bench:
 
 
 def write(bench: Bench, told: argparse.Namespace) -> None:
-    document = json.dumps(bench.document(), indent=1, ensure_ascii=False) + "\n"
+    document = _text(bench)
     if told.json and str(told.json) == "-":
         print(document, end="")
     else:
@@ -93,10 +110,20 @@ def write(bench: Bench, told: argparse.Namespace) -> None:
     if told.svg:
         told.svg.write_text(chart(bench), "utf-8")
     if told.docs:
-        (DOCS / "performance.json").write_text(document, "utf-8")
-        (DOCS / "performance.svg").write_text(chart(bench), "utf-8")
-        page = DOCS / "performance.md"
-        page.write_text(insert(page.read_text("utf-8"), markdown(bench)), "utf-8")
+        publish(bench, DOCS)
+
+
+def publish(bench: Bench, docs: Path) -> None:
+    """Puts the figures into the documents, in place of earlier ones of the same cases. ValueError if those were of another machine."""
+    data, page = docs / "performance.json", docs / "performance.md"
+    whole = read([data]).merged(bench) if data.exists() else bench
+    data.write_text(_text(whole), "utf-8")
+    data.with_suffix(".svg").write_text(chart(whole), "utf-8")
+    page.write_text(insert(page.read_text("utf-8"), markdown(whole)), "utf-8")
+
+
+def _text(bench: Bench) -> str:
+    return json.dumps(bench.document(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -115,7 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         say(f"error: {error}")
         return 1
-    write(bench, told)
+    try:
+        write(bench, told)
+    except ValueError as error:
+        say(f"error: {error}; --json keeps the figures of this run, and docs/performance.json has to go before others can stand there")
+        return 1
     return 3 if any(row.wrong for case in bench.cases for row in case.rows) else 0
 
 

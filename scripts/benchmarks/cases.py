@@ -1,48 +1,17 @@
-"""The work that is compared, what it is done on, and the figures to reach."""
+"""The work over SFTP that is compared, what it is done on, and the figures to reach."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from scripts.benchmarks import contenders as by
 from scripts.benchmarks import corpus
-from scripts.benchmarks.contenders import Contender
 from scripts.benchmarks.corpus import Corpus, Shape
 from scripts.benchmarks.results import Target
+from scripts.benchmarks.trial import FULL, MIB, Amounts, Plan
 from scripts.benchmarks.world import World
 
-MIB = 1 << 20
 SMALL = 2_000  # mean size in bytes of the files that growth is measured with
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How much of everything: files in a site and in a push, bytes of the one file, two numbers of files and the bytes of a sparse one for growth."""
-
-    files: int = 29_249
-    push: int = 5_000
-    large: int = 1 << 30
-    fewer: int = 10_000
-    more: int = 100_000
-    sparse: int = 2 << 30
-
-
-FULL = Amounts()
-QUICK = Amounts(files=600, push=150, large=32 * MIB, fewer=200, more=2_000, sparse=256 * MIB)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One case, ready to run."""
-
-    title: str
-    work: str
-    contenders: Sequence[Contender]
-    targets: Sequence[Target]
-    warm: Sequence[Path]
-    full: bool
 
 
 Maker = Callable[[World, Amounts], Plan]

@@ -1,60 +1,21 @@
-"""The programs that are compared, each ready to do one piece of work again and again."""
+"""The programs that are compared over SFTP, each ready to do one piece of work again and again."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.benchmarks import corpus
 from scripts.benchmarks.corpus import Corpus
-from scripts.benchmarks.world import Server, World, program
+from scripts.benchmarks.ground import program
+from scripts.benchmarks.trial import Contender, Trial, hostbackup, run_first
+from scripts.benchmarks.world import Server, World
 
 LARGE = 16  # transfers and checkers of rclone
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One timed run. `sync` is what to sync inside the time; `result` is the tree that must be there afterwards."""
-
-    command: Sequence[str]
-    result: Path
-    wanted: Corpus
-    sync: Path | None = None
-    through: str = ""  # a program that must be seen at work
-
-    def complaint(self) -> str:
-        """What is wrong with the result; "" if nothing. Not part of the time."""
-        wanted, found = (self.wanted.files, self.wanted.size), corpus.count(self.result) if self.result.is_dir() else (0, 0)
-        return "" if found == wanted else f"{found[0]:,} files with {found[1]:,} bytes arrived instead of {wanted[0]:,} with {wanted[1]:,}"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """`trial` is given an empty folder that is removed afterwards; `prepare` is called once, before all trials, and is not timed."""
-
-    name: str
-    needs: Sequence[str]
-    trial: Callable[[Path], Trial]
-    prepare: Callable[[], None] = field(default=lambda: None)
-
-    @property
-    def own(self) -> bool:
-        return "hostbackup" in self.needs
-
-
-class PreparationFailed(Exception):
-    """Something that has to be there before the first trial could not be made."""
-
-
 # -- hostbackup ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def _hostbackup(command: str, profile: Path) -> list[str]:
-    return [program("hostbackup"), command, str(profile), "--quiet"]
 
 
 def _latest(vault: Path) -> Path:
@@ -69,7 +30,7 @@ def hostbackup_pull(world: World, server: Server, tree: Corpus, *, name: str = "
     def trial(scratch: Path) -> Trial:
         vault = scratch / "vault"
         profile = world.profile(scratch, vault, [_old(world, server, tree, client)])
-        return Trial(_hostbackup("backup", profile), _latest(vault), tree, through="ssh" if client == "openssh" else "")
+        return Trial(hostbackup("backup", profile), _latest(vault), tree, through="ssh" if client == "openssh" else "")
 
     return Contender(name, ["hostbackup", *(["ssh"] if client == "openssh" else [])], trial)
 
@@ -81,10 +42,10 @@ def hostbackup_again(world: World, server: Server, tree: Corpus) -> Contender:
     def prepare() -> None:
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
-        _run(world, _hostbackup("backup", world.profile(kept, kept / "vault", [_old(world, server, tree)])))
+        run_first(world, hostbackup("backup", world.profile(kept, kept / "vault", [_old(world, server, tree)])))
 
     def trial(_: Path) -> Trial:
-        return Trial(_hostbackup("backup", kept / "move.toml"), _latest(kept / "vault"), tree)
+        return Trial(hostbackup("backup", kept / "move.toml"), _latest(kept / "vault"), tree)
 
     return Contender("hostbackup", ["hostbackup"], trial, prepare)
 
@@ -96,7 +57,7 @@ def hostbackup_push(world: World, server: Server, tree: Corpus) -> Contender:
     def prepare() -> None:
         shutil.rmtree(kept.parent, ignore_errors=True)
         kept.parent.mkdir()
-        _run(world, _hostbackup("backup", world.profile(kept.parent, kept, [_old(world, world.old, tree)])))
+        run_first(world, hostbackup("backup", world.profile(kept.parent, kept, [_old(world, world.old, tree)])))
 
     def trial(scratch: Path) -> Trial:
         vault, target = scratch / "vault", scratch / "target"
@@ -104,7 +65,7 @@ def hostbackup_push(world: World, server: Server, tree: Corpus) -> Contender:
         target.mkdir()
         new = world.section("new", server, f'from = "site"\npath = "{target}"')
         profile = world.profile(scratch, vault, [_old(world, world.old, tree), new])
-        return Trial(_hostbackup("push", profile), target, tree, sync=target)
+        return Trial(hostbackup("push", profile), target, tree, sync=target)
 
     return Contender("hostbackup", ["hostbackup", "cp"], trial, prepare)
 
@@ -195,9 +156,3 @@ def lftp_push(world: World, tree: Corpus) -> Contender:
 
 def _at(server: Server) -> str:
     return f"{server.user}@127.0.0.1"
-
-
-def _run(world: World, command: list[str]) -> None:
-    done = subprocess.run(command, env=world.environment, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise PreparationFailed(f"{Path(command[0]).name} {command[1]} ended with {done.returncode}: {done.stderr.decode('utf-8', 'replace')[-500:]}")

@@ -52,6 +52,11 @@ class Corpus:
     folders: int
     size: int
 
+    def complaint(self, result: Path) -> str:
+        """What is wrong with a tree that should hold as much; "" if nothing."""
+        wanted, found = (self.files, self.size), count(result) if result.is_dir() else (0, 0)
+        return "" if found == wanted else f"{found[0]:,} files with {found[1]:,} bytes arrived instead of {wanted[0]:,} with {wanted[1]:,}"
+
 
 def tree(path: Path, shape: Shape) -> Corpus:
     """The tree of this shape at `path`; one that stands there already is taken as it is."""

@@ -11,10 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmarks.ground import program
+
 ROOT = Path(__file__).parent.parent.parent
 
 
-def machine(work: Path, rclone: str) -> dict[str, Any]:
+def machine(work: Path) -> dict[str, Any]:
     """Of this machine, and of the file system that `work` is on. Nothing that names it or its owner."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
@@ -26,13 +28,29 @@ def machine(work: Path, rclone: str) -> dict[str, Any]:
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
         "file_system": _said(["stat", "-f", "-c", "%T", str(work)], r"(.+)"),
         "python": platform.python_version(),
+    }
+
+
+def sftp_programs() -> dict[str, str]:
+    """What takes part in the SFTP cases."""
+    return {
         "paramiko": _package("paramiko"),
         "cryptography": _package("cryptography"),
         "openssh": _said(["ssh", "-V"], r"OpenSSH_(\S+?),? "),
-        "rclone": _said([rclone, "version"], r"rclone v(\S+)"),
+        "rclone": _said([program("rclone"), "version"], r"rclone v(\S+)"),
         "lftp": _said(["lftp", "--version"], r"Version (\S+)"),
         "rsync": _said(["rsync", "--version"], r"version (\S+)"),
         "tar": _said(["tar", "--version"], r"(\S+)\n"),
+    }
+
+
+def mail_programs() -> dict[str, str]:
+    """What takes part in the mail cases."""
+    return {
+        "dovecot": _said([program("dovecot") or "/usr/sbin/dovecot", "--version"], r"(\S+)"),
+        "mbsync": _said(["mbsync", "--version"], r"isync (\S+)"),
+        "offlineimap": _said(["offlineimap", "--version"], r"(\d\S+)"),
+        "imapclient": _package("imapclient"),
     }
 
 

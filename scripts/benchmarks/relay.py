@@ -3,9 +3,9 @@
     python -m scripts.benchmarks.relay --to PORT [--delay MS]       (MS is the round trip)
 
 One thread over a selector. A line holds up to 64 MiB in flight each way, so that the delay never turns into a limit of bandwidth. A new connection
-costs what TCP's handshake would: the first byte reaches the far side after one and a half round trips. It prints the port it listens on, answers each line
-on its standard input with the number of turns so far, and ends when that input does. A turn begins when the connecting side speaks for the first time, or
-again after it has heard something: that is how often it has waited for a round trip, at most.
+costs what TCP's handshake would: the first byte reaches the far side after one and a half round trips. It prints the port it listens on, answers each
+line on its standard input with the number of turns so far, and ends when that input does. A turn begins when the connecting side speaks for the first
+time, or again after it has heard something: so often, at most, has it waited for a round trip.
 """
 
 from __future__ import annotations

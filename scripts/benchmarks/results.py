@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 MIB = 1 << 20
+UNITS = {"memory": "MiB", "turns": "round trips", "rate": "messages/s"}  # of figures that are not compared with another's
 
 
 @dataclass
@@ -20,6 +22,12 @@ class Row:
     wrong: str = ""
     own: bool = False
     """Is it hostbackup."""
+    note: str = ""
+    """What a reader of the figures has to know."""
+    messages: int = 0
+    """That are moved in one run, where the rate counts."""
+    turns: list[int] = field(default_factory=list)
+    """How often it waited for the other side, on all connections together, where that counts."""
 
     @property
     def ok(self) -> bool:
@@ -33,12 +41,18 @@ class Row:
     def peak(self) -> int:
         return max(self.memory)
 
+    @property
+    def rate(self) -> float:
+        """Messages a second."""
+        return self.messages / self.median
+
 
 @dataclass(frozen=True)
 class Target:
     """A figure to reach.
 
-    `kind` is `faster` (the subject takes at most 1/bound of the peer's time), `within` (at most bound times it) or `memory` (under bound MiB).
+    `kind` is `faster` (the subject takes at most 1/bound of the peer's time) or `within` (at most bound times it); without a peer `memory` (under
+    bound MiB), `turns` (under bound round trips) or `rate` (bound messages a second).
     """
 
     kind: str
@@ -50,6 +64,10 @@ class Target:
     def asked(self) -> str:
         if self.kind == "memory":
             return f"{self.subject}: under {self.bound:g} MiB"
+        if self.kind == "turns":
+            return f"{self.subject}: under {self.bound:g} round trips"
+        if self.kind == "rate":
+            return f"{self.subject}: {self.bound:,g} messages/s"
         if self.kind == "within":
             return f"{self.subject}: within {self.bound:g}× of {self.peer}"
         return f"{self.subject}: {self.bound:g}× as fast as {self.peer}" if self.bound != 1 else f"{self.subject}: faster than {self.peer}"
@@ -68,8 +86,8 @@ class Judged:
     def shown(self) -> str:
         if self.measured is None:
             return "no figure"
-        if self.unit == "MiB":
-            return f"{self.measured:.0f} MiB"
+        if self.unit != "×":
+            return f"{self.measured:,.0f} {self.unit}"
         return f"{self.measured:.2f}×" if self.measured < 10 else f"{self.measured:.1f}×"
 
 
@@ -103,13 +121,15 @@ class Case:
 
     def _judge(self, target: Target) -> Judged | None:
         subject, peer = self.row(target.subject), self.row(target.peer)
-        if subject is None or (peer is None and target.kind != "memory"):
+        if subject is None or (peer is None and target.kind not in UNITS):
             return None
-        unit = "MiB" if target.kind == "memory" else "×"
+        unit = UNITS.get(target.kind, "×")
         if not subject.ok or (peer is not None and not peer.ok):
             return Judged(target.asked, None, unit, None)
         if peer is None:
-            measured = subject.peak / MIB
+            if target.kind == "rate":
+                return Judged(target.asked, subject.rate, unit, subject.rate >= target.bound)
+            measured = subject.peak / MIB if target.kind == "memory" else max(subject.turns)
             return Judged(target.asked, measured, unit, measured < target.bound)
         if target.kind == "within":
             measured = subject.median / peer.median
@@ -151,16 +171,22 @@ class Bench:
             raise ValueError("not a document of scripts/bench")
         cases = []
         for told in document["cases"]:
-            rows = [Row(one["name"], one["seconds"], one["cpu"], one["memory"], one["wrong"], one["own"]) for one in told["rows"]]
+            rows = [Row(**{key: value for key, value in one.items() if key not in ("median", "peak")}) for one in told["rows"]]
             targets = [Target(**one) for one in told["targets"]]
             kept = {key: told[key] for key in ("name", "title", "work", "delay_ms", "full", "taken")}
             cases.append(Case(rows=rows, targets=targets, **kept))
         return cls(document["machine"], document["relay"], cases)
 
     def merged(self, later: Bench) -> Bench:
-        """With the cases of a later run on the same machine put in place of the same cases here."""
-        if self.machine != later.machine:
-            differing = [key for key in {*self.machine, *later.machine} if self.machine.get(key) != later.machine.get(key)]
-            raise ValueError(f"figures of different machines or programs do not belong in one table: {', '.join(sorted(differing))}")
+        """With the cases of a later run on the same machine put in place of the same cases here. ValueError if it was another."""
+        machine = together(self.machine, later.machine)
         cases = {case.name: case for case in self.cases} | {case.name: case for case in later.cases}
-        return Bench(self.machine, later.relay, list(cases.values()))
+        return Bench(machine, later.relay, list(cases.values()))
+
+
+def together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of two runs on one machine, each with those of the programs that took part. ValueError if they do not agree."""
+    differing = sorted(key for key in one.keys() & other.keys() if one[key] != other[key])
+    if differing:
+        raise ValueError(f"figures of different machines or programs do not belong in one table: {', '.join(differing)}")
+    return {**one, **other}

@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from scripts.benchmarks import corpus, facts
-from scripts.benchmarks.cases import CASES, Amounts, Plan
-from scripts.benchmarks.contenders import Contender, PreparationFailed
+from scripts.benchmarks.ground import RESULTS, Ground, program
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.results import MIB, Case, Row
-from scripts.benchmarks.world import RESULTS, World, program
+from scripts.benchmarks.trial import Contender, Plan, PreparationFailed
 
 Tell = Callable[[str], None]
 
@@ -25,16 +24,10 @@ Tell = Callable[[str], None]
 FEW = 100
 
 
-def run_case(name: str, world: World, amounts: Amounts, *, runs: int, tell: Tell, among: Collection[str] = (), limit: float = 3600) -> Case:
+def run_plan(name: str, plan: Plan, world: Ground, *, runs: int, tell: Tell, among: Collection[str] = (), limit: float = 3600) -> Case:
     """One case, each contender `runs` times, in turns. `among` names those that take part, all if empty; each run may take `limit` seconds."""
-    tell(f"{name}: preparing")
-    return run_plan(name, CASES[name](world, amounts), world, runs=runs, tell=tell, among=among, limit=limit)
-
-
-def run_plan(name: str, plan: Plan, world: World, *, runs: int, tell: Tell, among: Collection[str] = (), limit: float = 3600) -> Case:
-    """As run_case, with a plan at hand."""
     taking = [one for one in plan.contenders if not among or one.name in among]
-    rows = {one.name: Row(one.name, own=one.own) for one in taking}
+    rows = {one.name: Row(one.name, own=one.own, note=one.note) for one in taking}
     taken = f"{time.strftime('%Y-%m-%d', time.gmtime())}, hostbackup {facts.hostbackup()}, load {os.getloadavg()[0]:.1f} before"
     case = Case(name, plan.title, plan.work, world.delay_ms, list(rows.values()), list(plan.targets), plan.full, taken)
     for one in taking:
@@ -63,7 +56,7 @@ def _prepare(one: Contender) -> str:
     return ""
 
 
-def attempt(one: Contender, world: World, row: Row, limit: float = 3600) -> None:
+def attempt(one: Contender, world: Ground, row: Row, limit: float = 3600) -> None:
     """One run: its figures into the row, or what went wrong."""
     results = world.folder / RESULTS
     results.mkdir(exist_ok=True)
@@ -72,7 +65,9 @@ def attempt(one: Contender, world: World, row: Row, limit: float = 3600) -> None
     try:
         trial = one.trial(scratch)
         subprocess.run(["sync", "-f", str(scratch)], check=True)  # nobody pays for what the one before left
+        before = trial.turns() if trial.turns else 0
         found = measure(trial.command, sync=trial.sync, env=world.environment, limit=limit)
+        turns = trial.turns() - before if trial.turns else 0
         if found.exit != 0:
             row.wrong = _reason(found.exit, found.said)
             return
@@ -82,9 +77,12 @@ def attempt(one: Contender, world: World, row: Row, limit: float = 3600) -> None
         if complaint := trial.complaint():
             row.wrong = f"FAILED: {complaint}"
             return
-        row.seconds.append(round(found.seconds, 3))
-        row.cpu.append(round(found.cpu, 3))
+        row.seconds.append(round(found.seconds * trial.times, 3))
+        row.cpu.append(round(found.cpu * trial.times, 3))
         row.memory.append(found.memory)
+        row.messages = trial.messages
+        if trial.turns:
+            row.turns.append(turns)
     finally:
         if trial is None or trial.wanted.files <= FEW:
             shutil.rmtree(scratch, ignore_errors=True)

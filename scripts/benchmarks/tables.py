@@ -8,6 +8,7 @@ from scripts.benchmarks.results import MIB, Bench, Case, Row, ratio
 
 BEGIN, END = "<!-- figures: written by scripts/bench --docs -->", "<!-- end of figures -->"
 HEADINGS = ("", "median", "compared", "single runs", "peak memory", "CPU")
+_PROGRAMS = ("python", "paramiko", "openssh", "rclone", "lftp", "rsync", "tar", "dovecot", "mbsync", "offlineimap", "imapclient")
 
 
 def seconds(value: float) -> str:
@@ -18,13 +19,26 @@ def times(value: float) -> str:
     return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
 
 
+def _headings(case: Case) -> tuple[str, ...]:
+    """Those of every case, and those of what only some cases count."""
+    return (*HEADINGS, *(("messages/s",) if any(row.messages for row in case.rows) else ()), *(("round trips",) if _turns(case) else ()))
+
+
+def _turns(case: Case) -> bool:
+    return any(row.turns for row in case.rows)
+
+
 def _cells(case: Case, row: Row) -> tuple[str, ...]:
+    width = len(_headings(case))
     if not row.ok:
-        return (row.name, row.wrong or "did not run", "", "", "", "")
+        return (row.name, row.wrong or "did not run", *[""] * (width - 2))
     compared = times(ratio(row, case.base)) if case.base else ""
     runs = " ".join(seconds(one).removesuffix(" s") for one in row.seconds)
     cpu = sorted(row.cpu)[len(row.cpu) // 2]
-    return (row.name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu))
+    rate = (f"{row.rate:,.0f}",) if "messages/s" in _headings(case) else ()
+    turns = (f"{max(row.turns)}",) if _turns(case) else ()
+    name = f"{row.name}, {row.note}" if row.note else row.name
+    return (name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu), *rate, *turns)
 
 
 def _targets(case: Case) -> list[tuple[str, str, str]]:
@@ -41,9 +55,10 @@ def plain(bench: Bench) -> str:
     lines = [_machine(bench), ""]
     for case in bench.cases:
         lines += [f"{case.title} ({case.name})", f"  {_heading(case)}"]
-        rows = [HEADINGS, *(_cells(case, row) for row in case.rows)]
-        good = [row for row in rows if row[2:] != ("",) * 4]
-        widths = [max(len(row[column]) for row in good) for column in range(len(HEADINGS))]
+        headings = _headings(case)
+        rows = [headings, *(_cells(case, row) for row in case.rows)]
+        good = [row for row in rows if any(row[2:])]
+        widths = [max(len(row[column]) for row in good) for column in range(len(headings))]
         widths[0] = max(len(row[0]) for row in rows)
         for row in rows:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -55,7 +70,7 @@ def plain(bench: Bench) -> str:
 
 def _machine(bench: Bench) -> str:
     facts = bench.machine
-    programs = ", ".join(f"{name} {facts[name]}" for name in ("python", "paramiko", "openssh", "rclone", "lftp", "rsync", "tar") if facts.get(name))
+    programs = ", ".join(f"{name} {facts[name]}" for name in _PROGRAMS if facts.get(name))
     cores = f"{facts['cores']} core{'s' if facts['cores'] != 1 else ''}"
     return (
         f"{facts['cpu']}, {cores}, {facts['memory_mb'] / 1000:.0f} GB of memory, {facts['system']}, kernel {facts['kernel']}, "
@@ -76,7 +91,8 @@ def markdown(bench: Bench) -> str:
         lines += [*_grid([("work", "asked for", "is", ""), *asked], [False, False, True, False]), ""]
     for case in bench.cases:
         lines += [f"### {case.title}", "", f"`{case.name}`: {_heading(case)} ({case.taken})", ""]
-        lines += [*_grid([HEADINGS, *(_cells(case, row) for row in case.rows)], [False, True, True, True, True, True]), ""]
+        headings = _headings(case)
+        lines += [*_grid([headings, *(_cells(case, row) for row in case.rows)], [False, *[True] * (len(headings) - 1)]), ""]
     return "\n".join(lines)
 
 

@@ -1,21 +1,15 @@
-"""Where a bench happens: a folder, two SSH servers on loopback, a relay in front of each, and the programs that are compared."""
+"""Where the SFTP cases happen: two SSH servers on loopback and a relay in front of each."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.benchmarks.ground import Ground, working_folder
 from scripts.benchmarks.relay import HOST, relay
 from tests.support.sshd import Sshd, own_login, sshd
-
-RESULTS = "results"  # the folder for those of single runs
 
 
 @dataclass(frozen=True)
@@ -29,40 +23,21 @@ class Server:
 
 
 @dataclass(frozen=True)
-class World:
-    """`folder` holds everything that is made; `old` allows commands, `closed` allows SFTP and nothing else."""
+class World(Ground):
+    """`old` allows commands, `closed` allows SFTP and nothing else."""
 
-    folder: Path
     old: Server
     closed: Server
-    delay_ms: float
 
     @property
     def known_hosts(self) -> Path:
         return self.folder / "known_hosts"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """A person's own configuration and agent have no part in it."""
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if key not in ("SSH_AUTH_SOCK", "RSYNC_RSH", "PYTHONDONTWRITEBYTECODE") and not key.startswith("RCLONE_")
-        }
-        return kept | {"HOME": str(self.folder / "home")}
 
     def ssh(self, server: Server, *, program: str = "ssh", port: str = "-p") -> list[str]:
         """The system's ssh or scp, ready for the rest of its arguments."""
         options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
         found = [program, "-F", "none", port, str(server.port), "-i", str(server.key)]
         return [*found, *(word for option in options for word in ("-o", option))]
-
-    def profile(self, folder: Path, vault: Path, sections: Sequence[str]) -> Path:
-        """A hostbackup profile in `folder`."""
-        path = folder / "move.toml"
-        path.write_text("\n".join(['name = "bench"', f'vault = "{vault}"', *sections, ""]))
-        path.chmod(0o600)
-        return path
 
     def section(self, side: str, server: Server, web: str, client: str = "") -> str:
         """The lines of a profile for one server and one tree on it."""
@@ -82,32 +57,18 @@ class World:
         return path
 
 
-def program(name: str) -> str:
-    """Where a program is: beside this Python, else on the path; "" if nowhere."""
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name) or ""
-
-
 @contextlib.contextmanager
 def world(keep: Path | None, delay_ms: float) -> Iterator[World]:
     """Servers and relays, up until the end. What is in `keep` stays, for the next run; without it everything is made in a folder that goes."""
     with contextlib.ExitStack() as stack:
-        folder = keep.absolute() if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hostbackup-bench-")))
-        if shlex.quote(str(folder)) != str(folder):
-            raise ValueError("the folder's name has to be plain: the programs that are compared quote names in different ways")
-        (folder / "home").mkdir(parents=True, exist_ok=True)
-        stack.callback(_clear, folder)
+        folder = stack.enter_context(working_folder(keep))
         user, options = own_login()
         running = [stack.enter_context(sshd(user=user, shell=shell, options=options)) for shell in (True, False)]
         ports = [stack.enter_context(relay(server.port, delay_ms)) for server in running]
         old, closed = (Server(port, user, server.client_key, shell) for port, server, shell in zip(ports, running, (True, False), strict=True))
-        made = World(folder, old, closed, delay_ms)
+        made = World(folder, delay_ms, old, closed)
         made.known_hosts.write_text("".join(_known(port, server) for port, server in zip(ports, running, strict=True)))
         yield made
-
-
-def _clear(folder: Path) -> None:
-    shutil.rmtree(folder / RESULTS, ignore_errors=True)
 
 
 def _known(port: int, server: Sshd) -> str:
