@@ -140,6 +140,14 @@ install_peers() {
   fi
 }
 
+# The mail programs that a bench compares with; a test sees that each of them still works there. Neither is a daemon.
+install_mail_peers() {
+  local missing=()
+  command -v mbsync >/dev/null || missing+=(isync)
+  command -v offlineimap >/dev/null || missing+=(offlineimap3)
+  if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
+}
+
 # set_up bench|demo|test: what it needs of the above, one at a time however many are started.
 set_up() {
   local lock
@@ -148,7 +156,9 @@ set_up() {
   make_venv
   install_packages "$1"
   install_sshd
-  if [ "$1" = bench ]; then install_peers; else install_dovecot; fi
+  install_dovecot
+  if [ "$1" = bench ]; then install_peers; fi
+  if [ "$1" != demo ]; then install_mail_peers; fi
   if [ "$1" = test ]; then
     install_bsdtar
     install_proftpd

@@ -53,8 +53,9 @@ class MailWorld(Ground):
             look.login(user, PASSWORD)
             for row in look.list()[1]:
                 if isinstance(row, bytes) and b"\\Noselect" not in row:
-                    look.select(row.rpartition(b" ")[2].decode(), readonly=True)
-                    look.fetch("1:*", "(UID FLAGS INTERNALDATE RFC822.SIZE)")
+                    _, [count] = look.select(row.rpartition(b" ")[2].decode(), readonly=True)
+                    if count != b"0":
+                        look.fetch("1:*", "(UID FLAGS INTERNALDATE RFC822.SIZE)")
         return user
 
     def section(self, side: str, *, near: bool = False) -> str:
