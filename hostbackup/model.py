@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import enum
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -106,6 +106,7 @@ class Folder:
     uidvalidity: int = 0
     uidnext: int = 0
     exists: int = 0
+    highestmodseq: int = 0  # RFC 7162, as told before the folder was listed; 0 where not offered, or where the listing was not whole
 
 
 Item = TypeVar("Item", Entry, Message)
@@ -145,11 +146,20 @@ def name_from_json(record: dict[str, Any], key: str = "name") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of the messages of a mail folder that an earlier scan told of. Those not named here are as they were then."""
+
+    flags: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # by UID, sorted: as they are now; may name what did not change
+    gone: tuple[tuple[int, int], ...] = ()  # runs of UIDs, both ends included, that are there no more
+
+
+@dataclass(frozen=True, slots=True)
 class Listing(Generic[Item]):
     """Part of a scan: some or all items of one container (a directory's path, or a mail folder's wire name).
 
     A tree gives exactly one Listing a directory, items sorted by name. A mail folder may come in several, UIDs ascending, `folder` set in each
     and `last` only in the final one. `failure` is set where the container could not be listed whole; `items` then holds what was seen.
+    With `changes` a mail folder comes in one Listing, of any length: `items` has only what arrived since the scan that the folder was compared with.
     """
 
     container: bytes
@@ -157,6 +167,7 @@ class Listing(Generic[Item]):
     failure: Failure | None = None
     folder: Folder | None = None
     last: bool = True
+    changes: Changes | None = None
 
 
 class Receiver(Protocol):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import io
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from hostbackup.errors import DiskFull
 from hostbackup.model import Claim, Folder, Listing, Message, Method, Proof, Read, Status, Write, Written
 from hostbackup.places.base import Place
-from tests.support.mail_worlds import MailWorld, mail
+from tests.support.mail_worlds import MailPlace, MailWorld, mail
 from tests.support.memory import DATE, digest_of
 from tests.support.sink import HashSink, MemorySink
 from tests.support.worlds import Breaking, FullSink, Meter, close
@@ -120,6 +122,113 @@ class MailScanContract(InboxScanContract):
         for message, outcome in read(world.place, asked, sink).items():
             assert outcome.failure is None
             assert sink.contents[outcome.digest].endswith(b"in " + message.folder + b"\r\n")
+
+
+Known = dict[bytes, tuple[Folder, dict[int, Message]]]
+
+
+def since(place: MailPlace, before: Known) -> tuple[Known, set[bytes]]:
+    """What is there now, worked out from what was there before and the changes; and which folders told no more than changes."""
+    now: Known = {}
+    brief = set()
+    for listing in place.scan({name: folder for name, (folder, _) in before.items()}):
+        assert listing.failure is None
+        assert listing.folder is not None
+        _, messages = now.get(listing.container, (listing.folder, {}))
+        if listing.changes is not None:
+            assert not messages, "changes come in one listing"
+            brief.add(listing.container)
+            messages = dict(before[listing.container][1])
+            for low, high in listing.changes.gone:
+                messages = {uid: item for uid, item in messages.items() if not low <= uid <= high}
+            flags = listing.changes.flags
+            messages = {uid: replace(item, flags=flags.get(uid, item.flags)) for uid, item in messages.items()}
+            assert not messages.keys() & {item.uid for item in listing.items}, "what was known does not come again"
+        messages |= {item.uid: item for item in listing.items}
+        now[listing.container] = listing.folder, messages
+    for folder, messages in now.values():
+        assert folder.exists == len(messages), "the counters fit what was told"
+        assert folder.uidnext > max(messages, default=0)
+    return now, brief
+
+
+class MailChangesContract:
+    """A scan that is told what an earlier one found: its result is that of a full one, whatever happened meanwhile."""
+
+    def test_what_nobody_touched_is_not_told_again(self, world: MailWorld) -> None:
+        sub = world.name(b"Sub")
+        world.make(sub)
+        for number in range(5):
+            world.deliver(sub if number % 2 else b"INBOX", mail(number))
+        full, _ = since(world.place, {})
+        again, brief = since(world.place, full)
+        assert again == full
+        assert brief == {name for name, (folder, _) in full.items() if folder.highestmodseq}
+
+    def test_what_came_went_and_was_marked_is_told(self, world: MailWorld) -> None:
+        busy, quiet = world.name(b"Busy"), world.name(b"Quiet")
+        for name in (busy, quiet):
+            world.make(name)
+        seeded = [world.deliver(busy, mail(number)) for number in range(8)]
+        world.deliver(quiet, mail(100))
+        known, _ = since(world.place, {})
+        world.flag(seeded[1], "\\Seen", "$Forwarded")
+        world.expunge(seeded[3])
+        world.expunge(seeded[7])
+        world.deliver(busy, mail(8), flags=("\\Flagged",))
+        shortlived = world.deliver(busy, mail(9))
+        world.expunge(shortlived)
+        for more in ((), ("\\Seen",), ("\\Answered", "\\Seen")):
+            changed, brief = since(world.place, known)
+            assert brief == {name for name, (folder, _) in known.items() if folder.highestmodseq}
+            full, _ = since(world.another(), {})
+            assert {name: messages for name, (_, messages) in changed.items()} == {name: messages for name, (_, messages) in full.items()}
+            assert changed[busy][0].uidnext == full[busy][0].uidnext
+            known = changed
+            world.flag(seeded[0], *more)
+            world.deliver(b"INBOX", mail(20 + len(more)))
+
+    def test_a_folder_that_was_emptied_or_filled_is_told(self, world: MailWorld) -> None:
+        full, empty = world.name(b"Full"), world.name(b"Empty")
+        for name in (full, empty):
+            world.make(name)
+        seeded = [world.deliver(full, mail(number)) for number in range(3)]
+        known, _ = since(world.place, {})
+        for message in seeded:
+            world.expunge(message)
+        new = world.deliver(empty, mail(9))
+        now, _ = since(world.place, known)
+        assert now[full][1] == {}
+        assert now[empty][1] == {new.uid: new}
+
+    def test_a_folder_made_anew_or_gone_is_listed_for_what_it_is(self, world: MailWorld) -> None:
+        again, gone = world.name(b"Again"), world.name(b"Gone")
+        for name in (again, gone):
+            world.make(name)
+            world.deliver(name, mail(1))
+        known, _ = since(world.place, {})
+        for name in (again, gone):
+            world.drop(name)
+        world.make(again)
+        new = world.deliver(again, mail(2))
+        now, brief = since(world.place, known)
+        assert now[again][1] == {new.uid: new}
+        assert again not in brief
+        assert gone not in now
+
+    @pytest.mark.parametrize(
+        ("counter", "value"),
+        [("exists", 3), ("exists", 9), ("highestmodseq", 1 << 40), ("highestmodseq", 0), ("uidnext", 999), ("uidnext", 2), ("uidvalidity", 1)],
+    )
+    def test_counters_that_do_not_add_up_are_not_relied_on(self, world: MailWorld, counter: str, value: int) -> None:
+        for number in range(4):
+            world.deliver(b"INBOX", mail(number))
+        known, _ = since(world.place, {})
+        folder, messages = known[b"INBOX"]
+        wrong: dict[str, Any] = {counter: value}
+        now, brief = since(world.place, {**known, b"INBOX": (replace(folder, **wrong), {})})
+        assert b"INBOX" not in brief
+        assert now[b"INBOX"] == (folder, messages)
 
 
 class InboxReadContract:
@@ -326,5 +435,5 @@ class InboxContract(InboxScanContract, InboxReadContract, MailProveContract, Clo
     """What a place promises that has nothing but an INBOX, to be read."""
 
 
-class MailContract(MailScanContract, MailReadContract, MailWriteContract, MailProveContract, CloseContract):
+class MailContract(MailScanContract, MailChangesContract, MailReadContract, MailWriteContract, MailProveContract, CloseContract):
     pass

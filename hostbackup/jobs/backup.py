@@ -133,7 +133,9 @@ class Backup:
 
         def since(previous: MailRoot | None) -> None:
             with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
-                work = MailBackup(part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run)
+                work = MailBackup(
+                    part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run, self.checksum
+                )
                 self._carry_out(part, work, work.finish)
 
         self._on_what_there_is(part, place, MailRoot.open, since)

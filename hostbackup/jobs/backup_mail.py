@@ -1,14 +1,16 @@
 """One mailbox into the vault: plan by UID, fetch what is new, manifest.
 
 A message's identity is (folder, UIDVALIDITY, UID), which the server never gives twice; its contents never change. So only new UIDs are fetched,
-flags are followed, and what is gone stays in the manifest as vanished.
+flags are followed, and what is gone stays in the manifest as vanished. Of a folder whose server tells only what changed, the ranges that nothing
+happened to stay as they are and are not even read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hostbackup.errors import ConnectionFailed
@@ -17,10 +19,11 @@ from hostbackup.jobs.keys import Key, name_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
-from hostbackup.model import Failure, Folder, Listing, Message, Part, Read, Stored, name_json
+from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
 from hostbackup.places.mail import MailAccount
+from hostbackup.protocols.imap import sets
 from hostbackup.vault.layout import mail_meta
-from hostbackup.vault.mailbox import MailRoot, MailWriter
+from hostbackup.vault.mailbox import MailRoot, MailWriter, RangeRef
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.vault import Vault
 
@@ -46,6 +49,7 @@ class MailBackup:
     previous: MailRoot | None = None
     resume: Ledger | None = None
     dry_run: bool = False
+    checksum: bool = False  # everything is listed, whatever the server says has changed
     planned: Counter[str] = field(default_factory=Counter)
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
@@ -56,13 +60,16 @@ class MailBackup:
 
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
-        for listing in self.place.scan():
+        for listing in self.place.scan(self._known()):
             if listing.failure is not None and listing.container not in self._unlisted:
                 self._unlisted.add(listing.container)
                 self.result.fail(listing.failure)
             if listing.folder is not None:
                 self._folders[listing.container] = listing.folder
-                self._plan_range(listing, listing.folder)
+                if listing.changes is None:
+                    self._plan_range(listing, listing.folder)
+                else:
+                    self._plan_changes(listing.items, listing.folder, listing.changes)
             self.result.observer.advance(entries=len(listing.items))
         seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items() if folder.uidvalidity}
         self.identity.see_mailbox("old.imap", self.part.name, seen)
@@ -84,6 +91,55 @@ class MailBackup:
             self.scratch.keep(group)
         else:
             self.scratch.put(group, rows)
+
+    def _known(self) -> dict[bytes, Folder]:
+        """The folders of the last manifest that have each message the server said it held: of those a difference will do."""
+        known = {}
+        for folder in self.previous.folders() if self.previous and not self.checksum else ():
+            refs = self.previous.refs(folder.name) if self.previous else []
+            live = sum(ref.entries + ref.failed for ref in refs if ref.uidvalidity == folder.uidvalidity)
+            others = any(ref.live for ref in refs if ref.uidvalidity != folder.uidvalidity)
+            if folder.highestmodseq and live == folder.exists and not others and GONE not in folder.attributes:
+                known[folder.name] = folder
+        return known
+
+    def _plan_changes(self, arrived: Sequence[Message], folder: Folder, changes: Changes) -> None:
+        """As `_plan_range` for a whole folder of which only the difference was listed."""
+        new: dict[int, list[Message]] = defaultdict(list)
+        for message in arrived:
+            new[message.uid // RANGE].append(message)
+        marked = {uid // RANGE for uid in changes.flags}
+        refs = {ref.range: ref for ref in self.previous.refs(folder.name) if ref.uidvalidity == folder.uidvalidity} if self.previous else {}
+        for number in sorted({*refs, *new}):
+            group = (folder.name, folder.uidvalidity, number)
+            self._seen.add(group)
+            ref = refs.get(number)
+            gone = sets.within(changes.gone, number * RANGE, number * RANGE + RANGE - 1)
+            if ref and number not in new and number not in marked and not gone and self._is_whole(folder.name, ref):
+                self.planned["unchanged"] += ref.entries
+                self.scratch.keep(group)
+                continue
+            before = list(self.previous.segment(folder.name, ref)) if self.previous and ref else []
+            rows = [self._follow(record, changes, gone) for record in before]
+            rows += [self._compare(message, None) for message in new[number]]
+            if before and not any(wanted for _, wanted in rows) and [record for record, _ in rows] == before:
+                self.scratch.keep(group)
+            else:
+                self.scratch.put(group, rows)
+
+    def _is_whole(self, folder: bytes, ref: RangeRef) -> bool:
+        """Whether there is nothing to be brought again for the range: all came, and stands in the vault."""
+        if ref.failed or ref.stale or self.previous is None:
+            return False
+        return all(map(self.vault.objects.has, self.previous.digests(folder, ref)))
+
+    def _follow(self, record: Stored[Message], changes: Changes, gone: list[tuple[int, int]]) -> tuple[Stored[Message], bool]:
+        uid = record.item.uid
+        if record.vanished:
+            return record, False
+        if any(low <= uid <= high for low, high in gone):
+            return self._gone(record, None), False
+        return self._compare(dataclasses.replace(record.item, flags=changes.flags.get(uid, record.item.flags)), record)
 
     def _compare(self, message: Message, old: Stored[Message] | None) -> tuple[Stored[Message], bool]:
         if old and old.digest and self.vault.objects.has(old.digest):

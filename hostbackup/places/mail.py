@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from hostbackup.protocols.imap.names import display
 from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
 
 SPECIAL_USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")  # RFC 6154 §2
+_PASSING = ("\\marked", "\\unmarked")  # whether anybody looked since mail came: no property of the folder
 _HINTS = {
     "uidvalidity": "run `backup` again: it lists the folder anew",
     "fetch-no": "the old server itself cannot read this message: ask the provider",
@@ -61,8 +62,8 @@ class MailAccount:
         """The folders that can be opened and belong to this user, INBOX first, else sorted by name. Raises ConnectionFailed."""
         return self._again(self._folders)
 
-    def _folders(self, session: ImapSession) -> list[Folder]:
-        listed, subscribed = session.list_folders()
+    def _folders(self, session: ImapSession, counters: dict[bytes, Selected] | None = None) -> list[Folder]:
+        listed, subscribed = session.list_folders(counters)
         self._learn_namespace(session, listed)
         known = {one.name for one in subscribed}
         found: dict[bytes, Folder] = {}
@@ -71,7 +72,7 @@ class MailAccount:
                 self._observer.note(f"{self.part}: folder {display(one.name)!r} belongs to somebody else and is not taken")
             elif not one.has("\\Noselect") and not one.has("\\NonExistent"):
                 use = next((use for use in SPECIAL_USES if one.has(use)), "")
-                attributes = tuple(sorted(one.attributes))
+                attributes = tuple(sorted(attribute for attribute in one.attributes if attribute.lower() not in _PASSING))
                 found[one.name] = Folder(one.name, one.separator, attributes, use, one.has("\\Subscribed") or one.name in known)
         for name in sorted(known - {one.name for one in listed}):
             self._observer.note(f"{self.part}: folder {display(name)!r} is subscribed but does not exist")
@@ -111,9 +112,21 @@ class MailAccount:
 
     # -- the four verbs -----------------------------------------------------------------------------------------------------------------
 
-    def scan(self) -> Iterator[Listing[Message]]:
-        """Folder by folder, UIDs ascending, at most one range of 4,096 UIDs a Listing."""
-        yield from Scanner(self._line, self.side, self.part.id).run(self.folders())
+    def scan(self, since: Mapping[bytes, Folder] | None = None) -> Iterator[Listing[Message]]:
+        """Folder by folder, UIDs ascending, at most one range of 4,096 UIDs a Listing.
+
+        `since`: folders by name, as an earlier scan told of them, all of whose messages are still known. Of those, only the changes are told where
+        the server can tell them (CONDSTORE, RFC 7162) and the counts agree: a Listing with `changes`. All others are listed in full.
+        """
+        if not since:
+            yield from Scanner(self._line, self.side, self.part.id).run(self.folders())
+            return
+        counters: dict[bytes, Selected] = {}
+        folders = self._again(lambda session: self._folders(session, counters))
+        untold = [folder.name for folder in folders if folder.name in since and folder.name not in counters]
+        if untold:
+            counters |= self._again(lambda session: session.counters(untold) if session.condstore else {})
+        yield from Scanner(self._line, self.side, self.part.id).run(folders, 1, since, counters)
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
         """Bodies byte for byte. Failures: "vanished", "uidvalidity", "fetch-no", "empty", "no-body", "folder", "line-cut"."""

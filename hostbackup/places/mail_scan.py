@@ -1,20 +1,22 @@
 """Metadata of every message: folder by folder, read-only, several folders' commands in flight.
 
 Each folder is bracketed: its UIDVALIDITY before and after, and as many messages described as it said it has; otherwise it is listed again.
+Of a folder that an earlier listing told of, only what changed is asked for where the server can tell (`places.mail_changes`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
-from hostbackup.model import Failure, Folder, Listing, Message
+from hostbackup.model import Changes, Failure, Folder, Listing, Message
+from hostbackup.places.mail_changes import Difference, can_differ, has_fewer, is_unchanged
 from hostbackup.places.mail_line import Line
 from hostbackup.protocols.imap.channel import mailbox
 from hostbackup.protocols.imap.framer import Data, Fetch, Number, Tagged, Untagged
-from hostbackup.protocols.imap.session import STATUS_ITEMS, ImapSession, Selected
+from hostbackup.protocols.imap.session import ImapSession, Selected
 from hostbackup.protocols.imap.wire import plain
 
 RANGE = 4096  # UIDs of one Listing
@@ -28,9 +30,11 @@ _FLAGS_CACHED = 4096
 class _FolderScan:
     folder: Folder
     since: int = 1  # the first UID that is asked for
+    difference: Difference | None = None  # to an earlier listing; None: everything is listed
     tries: int = 0
     cuts: int = 0
     uidvalidity: int = 0
+    highestmodseq: int = 0  # from before anything was listed
     given: int = 0  # messages given out
     next_range: int = 0  # the first range not given out
     ranges: dict[int, dict[int, Message]] = field(default_factory=dict)
@@ -47,6 +51,10 @@ class _FolderScan:
         self.held = 0
         self.disordered = False
 
+    def list_all(self) -> None:
+        """The difference cannot be had: everything is listed instead."""
+        self.difference, self.since = None, 1
+
 
 @dataclass(slots=True, eq=False)
 class _Started:
@@ -54,6 +62,7 @@ class _Started:
     examine: bytes
     fetch: bytes
     status: bytes | None
+    enable: bytes | None = None
 
 
 class Scanner:
@@ -66,9 +75,22 @@ class Scanner:
         self._hold = hold
         self._flags: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def run(self, folders: Iterable[Folder], since: int = 1) -> Iterator[Listing[Message]]:
-        """Listings as `Place.scan` gives them; of messages from UID `since` on. Raises ConnectionFailed where the line is lost for good."""
-        waiting = deque(_FolderScan(folder, since) for folder in folders)
+    def run(
+        self, folders: Iterable[Folder], since: int = 1, known: Mapping[bytes, Folder] | None = None, counters: Mapping[bytes, Selected] | None = None
+    ) -> Iterator[Listing[Message]]:
+        """Listings as `scan` gives them; of messages from UID `since` on. Raises ConnectionFailed where the line is lost for good.
+
+        `known` are folders that were listed whole before, `counters` what all have now: of those in both, what changed is told.
+        """
+        waiting: deque[_FolderScan] = deque()
+        for folder in folders:
+            old, now = (known or {}).get(folder.name), (counters or {}).get(folder.name)
+            if old is not None and now is not None and is_unchanged(old, now):
+                yield Listing(folder.name, [], None, _with_counters(folder, old), True, Changes())
+            elif old is not None and now is not None and can_differ(old, now, self._hold):
+                waiting.append(_FolderScan(folder, old.uidnext, Difference(old, has_fewer(old, now))))
+            else:
+                waiting.append(_FolderScan(folder, since))
         flight: deque[_Started] = deque()
         try:
             while waiting or flight:
@@ -91,16 +113,24 @@ class Scanner:
                 return
             scan = waiting.popleft()
             scan.restart()
-            examine = channel.start(b"EXAMINE", name)
+            enable = None
+            if scan.difference is not None and not session.qresync and not flight and session.offers("QRESYNC") and session.offers("ENABLE"):
+                enable = channel.start(b"ENABLE QRESYNC")
+                session.qresync = True
+            examine = channel.start(b"EXAMINE", name, b"(CONDSTORE)") if session.condstore else channel.start(b"EXAMINE", name)
+            if scan.difference is not None:
+                scan.difference.start(session)
             fetch = channel.start(b"UID FETCH %d:* (UID FLAGS INTERNALDATE RFC822.SIZE)" % scan.first)
-            status = channel.start(b"STATUS", name, STATUS_ITEMS) if at_once else None
-            flight.append(_Started(scan, examine, fetch, status))
+            status = channel.start(b"STATUS", name, session.status_items) if at_once else None
+            flight.append(_Started(scan, examine, fetch, status, enable))
 
     def _finish(self, session: ImapSession, flight: deque[_Started], waiting: deque[_FolderScan]) -> Iterator[Listing[Message]]:
         """Reads all that answers the first folder in flight."""
         started = flight[0]
         scan = started.scan
         channel = session.channel
+        if started.enable is not None:
+            session.qresync = channel.finish(started.enable).ok
         selected = Selected()
         examined = channel.finish(started.examine, selected.take)
         first = scan.first
@@ -109,12 +139,14 @@ class Scanner:
         selected.moved, selected.expunged = False, 0
         again = scan.given and before != scan.uidvalidity
         if not scan.given:
-            scan.uidvalidity = before
+            scan.uidvalidity, scan.highestmodseq = before, selected.highestmodseq if session.condstore else 0
         after = Selected()
+        if scan.difference is not None:
+            scan.difference.finish(session, selected, after, self._sorted)
         for response in channel.responses(started.fetch):
-            if isinstance(response, Data):  # a STATUS that the server answers before its turn
+            if isinstance(response, Data) and response.kind == "STATUS":  # answered before its turn
                 after.take(response)
-            elif isinstance(response, (Number, Untagged)):
+            elif isinstance(response, (Number, Untagged, Data)):
                 selected.take(response)
             elif isinstance(response, Fetch) and examined.ok and not again:
                 self._take(scan, response, first)
@@ -124,7 +156,15 @@ class Scanner:
         if started.status is not None and not channel.finish(started.status, after.take).ok:
             after = Selected()
         flight.popleft()
-        selected.uidnext = max(selected.uidnext, after.uidnext)
+        if scan.difference is not None and examined.ok:
+            if (changed := self._changed(scan, scan.difference, selected, fetched)) is None:
+                waiting.appendleft(scan)
+            else:
+                self._line.progress()
+                yield changed
+            return
+        if not selected.uidnext and after.exists == scan.given + scan.held:  # a server that does not tell it earlier; nothing came since
+            selected.uidnext = after.uidnext
         trouble = self._trouble(scan, examined, fetched, selected, told)
         if trouble is None and {before, selected.uidvalidity, after.uidvalidity or before} != {before}:
             trouble = ("changing", "its UIDVALIDITY changed while it was listed")
@@ -135,7 +175,19 @@ class Scanner:
             waiting.appendleft(scan)
             return
         self._line.progress()
-        yield from self._conclude(scan, self._counted(scan, selected), trouble)
+        yield from self._conclude(scan, self._counted(scan, selected, whole=trouble is None), trouble)
+
+    def _changed(self, scan: _FolderScan, difference: Difference, selected: Selected, fetched: Tagged) -> Listing[Message] | None:
+        """The difference where it adds up; else None, and the folder is to be asked more thoroughly."""
+        whole = fetched.ok or (selected.exists == 0 and scan.held == 0)
+        changes = difference.changes(scan.held, selected) if whole and not scan.disordered else None
+        if changes is None:
+            if difference.listing or difference.refused or not difference.fewer:
+                scan.list_all()
+            difference.listing = True
+            return None
+        items = [bucket[uid] for _, bucket in sorted(scan.ranges.items()) for uid in sorted(bucket)]
+        return Listing(scan.folder.name, items, None, self._counted(scan, selected, whole=True), True, changes)
 
     def _take(self, scan: _FolderScan, fetch: Fetch, first: int) -> None:
         uid = fetch.uid
@@ -184,10 +236,12 @@ class Scanner:
         return None
 
     @staticmethod
-    def _counted(scan: _FolderScan, selected: Selected) -> Folder:
+    def _counted(scan: _FolderScan, selected: Selected, *, whole: bool = False) -> Folder:
+        """The folder with counters that fit what was listed, if that is `whole`: mail that came meanwhile is beyond them, for the next time."""
         highest = max((max(bucket, default=0) for bucket in scan.ranges.values()), default=0)
         uidnext = max(selected.uidnext, highest + 1) if highest else selected.uidnext
-        return replace(scan.folder, uidvalidity=scan.uidvalidity, uidnext=uidnext, exists=selected.exists)
+        exists = scan.given + scan.held if whole and scan.difference is None else selected.exists
+        return replace(scan.folder, uidvalidity=scan.uidvalidity, uidnext=uidnext, exists=exists, highestmodseq=scan.highestmodseq if whole else 0)
 
     @staticmethod
     def _give(scan: _FolderScan, folder: Folder, number: int, *, failure: Failure | None = None, last: bool = False) -> Listing[Message]:
@@ -220,3 +274,7 @@ class Scanner:
                 scan.restart()
                 self._line.progress()
                 yield from self._conclude(scan, scan.folder, ("line-cut", error.reason))
+
+
+def _with_counters(folder: Folder, old: Folder) -> Folder:
+    return replace(folder, uidvalidity=old.uidvalidity, uidnext=old.uidnext, exists=old.exists, highestmodseq=old.highestmodseq)

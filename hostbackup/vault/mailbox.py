@@ -125,6 +125,13 @@ class MailRoot:
         except (KeyError, ValueError, TypeError) as error:
             raise Damaged(f"a message of this manifest makes no sense: {nonsense(error)}", where=where) from error
 
+    def digests(self, folder: bytes, ref: RangeRef) -> list[str]:
+        """Those of a range's live messages, a fraction of the work of `segment`. Raises Damaged."""
+        if folder not in self._folders:
+            return []
+        lines = self._manifests.lines(ref.messages)
+        return [line["digest"] for line in lines if "digest" in line and "vanished" not in line]
+
     def range_segments(self, folder: bytes) -> Iterator[Iterator[Stored[Message]]]:
         """The records of a folder, range by range, those left out of which all vanished."""
         return (self.segment(folder, ref) for ref in self.refs(folder) if ref.live)

@@ -237,6 +237,8 @@ def folder_line(folder: Folder) -> Line:
         line["special_use"] = folder.special_use
     if folder.subscribed:
         line["subscribed"] = True
+    if folder.highestmodseq:
+        line["highestmodseq"] = folder.highestmodseq
     return line
 
 
@@ -251,4 +253,5 @@ def folder_from_line(line: Line) -> Folder:
         int(line["uidvalidity"]),
         int(line["uidnext"]),
         int(line["exists"]),
+        int(line.get("highestmodseq", 0)),
     )

@@ -23,10 +23,27 @@ class FakeBox:
     messages: dict[int, bytes] = field(default_factory=dict)
     uidvalidity: int = 7
     told: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # flags and date, where not the usual ones
+    modseq: int = 1  # told where the server offers CONDSTORE
+    modseqs: dict[int, int] = field(default_factory=dict)  # by UID, of messages that were marked
+    next: int = 0  # UIDNEXT, where it is not the highest UID's
 
     @property
     def uidnext(self) -> int:
-        return max(self.messages, default=0) + 1
+        return max(self.next, max(self.messages, default=0) + 1)
+
+    def mark(self, uid: int, flags: bytes) -> None:
+        self.modseq += 1
+        self.modseqs[uid] = self.modseq
+        self.told[uid] = b"(" + flags + b")", b'" 1-Jul-2026 02:44:25 +0900"'
+
+    def expunge(self, uid: int) -> None:
+        self.next = self.uidnext
+        del self.messages[uid]
+        self.modseq += 1
+
+    def add(self, data: bytes) -> None:
+        self.modseq += 1
+        self.messages[self.uidnext] = data
 
 
 class Talk:
@@ -148,22 +165,24 @@ class FakeImap:
         elif verb == "LIST":
             for name in self.boxes:
                 talk.send(b'* LIST () "/" "' + name + b'"\r\n')
+                if b"STATUS" in rest:
+                    talk.send(self._status(name, rest))
         elif verb in ("EXAMINE", "SELECT"):
-            box = self.boxes.get(rest.strip(b'"'))
+            box = self.boxes.get(rest.removesuffix(b" (CONDSTORE)").strip(b'"'))
             if box is None:
                 talk.send(tag + b" NO [NONEXISTENT] no such mailbox\r\n")
                 return True
             talk.box = box
             told = b"* %d EXISTS\r\n* OK [UIDVALIDITY %d] valid\r\n* OK [UIDNEXT %d] next\r\n"
             talk.send(told % (len(box.messages), box.uidvalidity, box.uidnext))
+            if b"CONDSTORE" in self.capabilities:
+                talk.send(b"* OK [HIGHESTMODSEQ %d] highest\r\n" % box.modseq)
         elif verb == "STATUS":
             name = rest.split(b" (")[0].strip(b'"')
-            box = self.boxes.get(name)
-            if box is None:
+            if name not in self.boxes:
                 talk.send(tag + b" NO [NONEXISTENT] no such mailbox\r\n")
                 return True
-            told = b'* STATUS "%s" (UIDVALIDITY %d UIDNEXT %d MESSAGES %d)\r\n'
-            talk.send(told % (name, box.uidvalidity, box.uidnext, len(box.messages)))
+            talk.send(self._status(name, rest))
         elif verb == "UID FETCH":
             self._fetch(talk, rest)
         elif verb == "APPEND":
@@ -176,9 +195,15 @@ class FakeImap:
         talk.send(tag + b" OK done\r\n")
         return True
 
+    def _status(self, name: bytes, asked: bytes) -> bytes:
+        box = self.boxes[name]
+        told = b'* STATUS "%s" (UIDVALIDITY %d UIDNEXT %d MESSAGES %d' % (name, box.uidvalidity, box.uidnext, len(box.messages))
+        return told + (b" HIGHESTMODSEQ %d)\r\n" % box.modseq if b"HIGHESTMODSEQ" in asked else b")\r\n")
+
     def _fetch(self, talk: Talk, rest: bytes) -> None:
         assert talk.box is not None
         text, _, items = rest.partition(b" ")
+        since = re.search(rb"CHANGEDSINCE (\d+)", items)
         for sequence, uid in enumerate(sorted(talk.box.messages), 1):
             if not _within(uid, text, max(talk.box.messages)):
                 continue
@@ -188,6 +213,10 @@ class FakeImap:
                 told = b"FLAGS %s INTERNALDATE %s " % (flags, date) if b"FLAGS" in items else b""
                 made = b"* %d FETCH (UID %d %sBODY[] {%d}\r\n%s)\r\n" % (sequence, uid, told, len(body), body)
                 talk.send(made if self.fetched is None else self.fetched(talk, uid, made))
+            elif since is not None:
+                modseq = talk.box.modseqs.get(uid, 1)
+                if modseq > int(since[1]):
+                    talk.send(b"* %d FETCH (UID %d FLAGS %s MODSEQ (%d))\r\n" % (sequence, uid, flags, modseq))
             elif items == b"(UID)":
                 talk.send(b"* %d FETCH (UID %d)\r\n" % (sequence, uid))
             else:

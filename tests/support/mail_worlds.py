@@ -8,11 +8,11 @@ import pwd
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from hostbackup.model import Failure, Folder, Message, Method, Part
+from hostbackup.model import Failure, Folder, Listing, Message, Method, Part
 from hostbackup.places.base import Place
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap.session import connect
@@ -31,6 +31,8 @@ def mail(number: int, size: int = 200, *, body: bytes = b"") -> bytes:
 
 
 class MailPlace(Place[Message], Protocol):
+    def scan(self, since: Mapping[bytes, Folder] | None = None, /) -> Iterator[Listing[Message]]: ...
+
     def prepare(self, folders: Iterable[Folder], /) -> Iterable[Failure]: ...
 
 
@@ -69,6 +71,10 @@ class MailWorld(ABC):
     def expunge(self, message: Message) -> None: ...
 
     @abstractmethod
+    def flag(self, message: Message, *flags: str) -> None:
+        """These are the message's flags from now on."""
+
+    @abstractmethod
     def state(self) -> MailState:
         """Of each folder its messages' UIDs, flags, dates and digests."""
 
@@ -100,7 +106,10 @@ class MemoryMailWorld(MailWorld):
         return [self.account.deliver(b"INBOX", data) for data in contents]
 
     def expunge(self, message: Message) -> None:
-        del self.account.boxes[message.folder].letters[message.uid]
+        self.account.boxes[message.folder].expunge(message.uid)
+
+    def flag(self, message: Message, *flags: str) -> None:
+        self.account.boxes[message.folder].flag(message.uid, flags)
 
     def state(self) -> MailState:
         return {
@@ -153,6 +162,11 @@ class DovecotWorld(MailWorld):
             _good(imap.select(_quoted(message.folder)))
             _good(imap.uid("STORE", str(message.uid), "+FLAGS", r"(\Deleted)"))
             _good(imap.expunge())
+
+    def flag(self, message: Message, *flags: str) -> None:
+        with self._witness() as imap:
+            _good(imap.select(_quoted(message.folder)))
+            _good(imap.uid("STORE", str(message.uid), "FLAGS", f"({' '.join(flags)})"))
 
     def state(self) -> MailState:
         with self._witness() as imap:

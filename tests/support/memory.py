@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hostbackup.errors import HostbackupError, PlaceMissing
-from hostbackup.model import Claim, Entry, Failure, Folder, Kind, Listing, Message, Method, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.model import Changes, Claim, Entry, Failure, Folder, Kind, Listing, Message, Method, Part, Proof, Read, Sink, Status, Write, Written
 from hostbackup.places.exclude import Excludes
 
 NOON = 1_780_000_000_000_000_000  # an mtime in nanoseconds, whole seconds as SFTP v3 keeps them
@@ -204,6 +204,7 @@ class Letter:
     data: bytes
     internaldate: str = DATE
     flags: tuple[str, ...] = ()
+    modseq: int = 1
 
 
 @dataclass(slots=True)
@@ -212,9 +213,34 @@ class Box:
 
     folder: Folder
     letters: dict[int, Letter] = field(default_factory=dict)
+    gone: dict[int, int] = field(default_factory=dict)  # UID to the modseq it went with
 
     def described(self) -> Folder:
         return replace(self.folder, exists=len(self.letters))
+
+    def stamp(self) -> int:
+        """Something happens: the modseq it happens with."""
+        self.folder = replace(self.folder, highestmodseq=self.folder.highestmodseq + 1)
+        return self.folder.highestmodseq
+
+    def flag(self, uid: int, flags: tuple[str, ...]) -> None:
+        self.letters[uid].flags = tuple(sorted(flags))
+        self.letters[uid].modseq = self.stamp()
+
+    def expunge(self, uid: int) -> None:
+        del self.letters[uid]
+        self.gone[uid] = self.stamp()
+
+    def differs(self, old: Folder) -> Changes | None:
+        """What changed since it was described as `old`; None where that is not one of its own descriptions."""
+        now = self.described()
+        seen = {uid: letter for uid, letter in self.letters.items() if uid < old.uidnext}
+        gone = sorted(uid for uid, modseq in self.gone.items() if modseq > old.highestmodseq and uid < old.uidnext)
+        same = now.uidvalidity == old.uidvalidity and old.uidnext <= now.uidnext and 0 < old.highestmodseq <= now.highestmodseq
+        if not same or old.exists != len(seen) + len(gone):
+            return None
+        flags = {uid: letter.flags for uid, letter in seen.items() if letter.modseq > old.highestmodseq}
+        return Changes(flags, tuple((uid, uid) for uid in gone))
 
 
 class MemoryMail:
@@ -236,14 +262,14 @@ class MemoryMail:
         """The folder, made where it is not there."""
         if name not in self.boxes:
             self._uidvalidity += 1
-            folder = Folder(name, self.separator, (), special_use, subscribed, self._uidvalidity, 1)
+            folder = Folder(name, self.separator, (), special_use, subscribed, self._uidvalidity, 1, highestmodseq=1)
             self.boxes[name] = Box(folder)
         return self.boxes[name]
 
     def deliver(self, name: bytes, data: bytes, *, internaldate: str = DATE, flags: tuple[str, ...] = ()) -> Message:
         box = self.box(name)
         uid = box.folder.uidnext
-        box.letters[uid] = Letter(data, internaldate, tuple(sorted(flags)))
+        box.letters[uid] = Letter(data, internaldate, tuple(sorted(flags)), box.stamp())
         box.folder = replace(box.folder, uidnext=uid + 1)
         return self._message(box, uid)
 
@@ -254,10 +280,16 @@ class MemoryMail:
 
     # -- the verbs ----------------------------------------------------------------------------------------------------------------------
 
-    def scan(self) -> Iterator[Listing[Message]]:
+    def scan(self, since: Mapping[bytes, Folder] | None = None) -> Iterator[Listing[Message]]:
         for name in sorted(self.boxes):
             box = self.boxes[name]
             uids = sorted(box.letters)
+            old = (since or {}).get(name)
+            changes = box.differs(old) if old else None
+            if old and changes is not None:
+                arrived = [self._message(box, uid) for uid in uids if uid >= old.uidnext]
+                yield Listing(name, arrived, folder=box.described(), changes=changes)
+                continue
             for at in range(0, len(uids) or 1, self.chunk):
                 items = [self._message(box, uid) for uid in uids[at : at + self.chunk]]
                 yield Listing(name, items, folder=box.described(), last=at + self.chunk >= len(uids))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from hostbackup.errors import ConnectionFailed, ProtocolBroken
-from hostbackup.protocols.imap import lexer, names
+from hostbackup.protocols.imap import lexer, names, sets
 from hostbackup.protocols.imap.channel import Channel, mailbox
 from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
 from hostbackup.protocols.imap.lexer import Value
@@ -84,6 +85,7 @@ class Selected:
     uidvalidity: int = 0
     uidnext: int = 0
     exists: int = 0
+    highestmodseq: int = 0  # RFC 7162; 0 where it was not told, or the mailbox keeps none
     permanent_flags: tuple[str, ...] | None = None
     moved: bool = False  # messages came or went since `exists` was first told
     expunged: int = 0
@@ -105,10 +107,19 @@ class Selected:
                     self.uidvalidity = lexer.number(args[0])
                 elif response.answer.code == "UIDNEXT":
                     self.uidnext = lexer.number(args[0])
+                elif response.answer.code == "HIGHESTMODSEQ":
+                    self.highestmodseq = lexer.number(args[0])
                 elif response.answer.code == "PERMANENTFLAGS":
                     self.permanent_flags = lexer.words(args[0])
         elif isinstance(response, Data) and response.kind == "STATUS":
             self._status(response)
+        elif isinstance(response, Data) and response.kind == "VANISHED":
+            gone, earlier = vanished(response.values)
+            if not earlier:  # with QRESYNC this stands for EXPUNGE
+                lost = sum(high - low + 1 for low, high in gone)
+                self.exists -= lost
+                self.expunged += lost
+                self.moved = True
 
     def _status(self, response: Data) -> None:
         pairs = response.values[1] if len(response.values) > 1 else None
@@ -119,6 +130,7 @@ class Selected:
             self.uidvalidity = told.get("UIDVALIDITY", self.uidvalidity)
             self.uidnext = told.get("UIDNEXT", self.uidnext)
             self.exists = told.get("MESSAGES", self.exists)
+            self.highestmodseq = told.get("HIGHESTMODSEQ", self.highestmodseq)
 
 
 _GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
@@ -152,6 +164,7 @@ class ImapSession:
         certificate = channel.wire.certificate()
         self.encrypted = bool(certificate)
         self.certificate_fingerprint = "SHA256:" + hashlib.sha256(certificate).hexdigest() if certificate else ""
+        self.qresync = False  # enabled: what was expunged is told by UID
         self.capabilities = self._ask_capabilities()
         channel.learn(self.capabilities)
         self.namespaces = self._ask_namespaces() if self.offers("NAMESPACE") else Namespaces()
@@ -163,17 +176,32 @@ class ImapSession:
     def offers(self, capability: str) -> bool:
         return capability.upper() in self.capabilities
 
-    def list_folders(self) -> tuple[list[Listed], list[Listed]]:
-        """All mailboxes with what LIST can say of them in one go, and the subscribed names (some of which may not exist)."""
+    @property
+    def condstore(self) -> bool:
+        """Whether mailboxes tell by HIGHESTMODSEQ that something in them changed (RFC 7162)."""
+        return self.offers("CONDSTORE") or self.offers("QRESYNC")
+
+    @property
+    def status_items(self) -> bytes:
+        return STATUS_ITEMS[:-1] + b" HIGHESTMODSEQ)" if self.condstore else STATUS_ITEMS
+
+    def list_folders(self, counters: dict[bytes, Selected] | None = None) -> tuple[list[Listed], list[Listed]]:
+        """All mailboxes with what LIST can say of them in one go, and the subscribed names (some of which may not exist).
+
+        `counters` gets those of each mailbox, where the server tells them along (LIST-STATUS, RFC 5819).
+        """
         channel = self.channel
         found: list[Listed] = []
         subscribed: list[Listed] = []
         command = [b"LIST", b'""', b'"*"']
         if self.offers("LIST-EXTENDED"):
-            command += [b"RETURN", b"(SUBSCRIBED SPECIAL-USE)" if self.offers("SPECIAL-USE") else b"(SUBSCRIBED)"]
+            wanted = [b"SUBSCRIBED", b"SPECIAL-USE"] if self.offers("SPECIAL-USE") else [b"SUBSCRIBED"]
+            if counters is not None and self.offers("LIST-STATUS"):
+                wanted += [b"STATUS", self.status_items]
+            command += [b"RETURN", b"(" + b" ".join(wanted) + b")"]
         tags = (channel.start(*command), channel.start(b"LSUB", b'""', b'"*"'))
         for tag, into in zip(tags, (found, subscribed), strict=True):
-            answer = channel.finish(tag, self._collector(into))
+            answer = channel.finish(tag, self._collector(into, counters))
             if not answer.ok and into is found:
                 raise ProtocolBroken(f"the server does not list its folders: {plain(answer.answer.text)}", where=self.where)
         return found, subscribed
@@ -196,6 +224,14 @@ class ImapSession:
         answer = self.channel.run(b"STATUS", mailbox(name), STATUS_ITEMS, on=selected.take)
         return selected if answer.ok else None
 
+    def counters(self, names: Iterable[bytes]) -> dict[bytes, Selected]:
+        """Those of many mailboxes in one round trip, as far as the server tells them."""
+        found: dict[bytes, Selected] = {}
+        tags = [self.channel.start(b"STATUS", mailbox(name), self.status_items) for name in names if self.channel.at_once(mailbox(name))]
+        for tag in tags:
+            self.channel.finish(tag, functools.partial(_take_status, found))
+        return found
+
     def open_mailbox(self, name: bytes, *, writable: bool = False) -> tuple[Selected, Tagged]:
         """EXAMINE, or SELECT where `writable`."""
         selected = Selected()
@@ -214,8 +250,10 @@ class ImapSession:
         """Closes without a word: for a line in an unknown state, and from other threads."""
         self.channel.wire.close()
 
-    def _collector(self, into: list[Listed]) -> Callable[[Response], None]:
+    def _collector(self, into: list[Listed], counters: dict[bytes, Selected] | None = None) -> Callable[[Response], None]:
         def collect(response: Response) -> None:
+            if counters is not None:
+                _take_status(counters, response)
             if isinstance(response, Data) and response.kind in ("LIST", "LSUB"):
                 try:
                     into.append(listed(response.values))
@@ -249,6 +287,21 @@ class ImapSession:
         with contextlib.suppress(ValueError):
             return Namespaces(*(_namespaces(value) for value in found[0]))
         return Namespaces()
+
+
+def _take_status(into: dict[bytes, Selected], response: Response) -> None:
+    if isinstance(response, Data) and response.kind == "STATUS" and response.values:
+        with contextlib.suppress(ValueError):
+            name = lexer.string(response.values[0])
+            into.setdefault(b"INBOX" if names.is_inbox(name) else name, Selected()).take(response)
+
+
+def vanished(values: tuple[Value, ...]) -> tuple[list[tuple[int, int]], bool]:
+    """A VANISHED response (RFC 7162 §3.2.10): runs of UIDs, and whether they went before the mailbox was opened. No run where it is malformed."""
+    earlier = bool(values) and isinstance(values[0], list)
+    with contextlib.suppress(ValueError, IndexError):
+        return sets.runs(lexer.string(values[1 if earlier else 0])), earlier
+    return [], earlier
 
 
 def listed(values: tuple[Value, ...]) -> Listed:
