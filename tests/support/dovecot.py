@@ -12,10 +12,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hostbackup.protocols.imap.session import ImapSession, ImapTarget, connect
+from hostbackup.protocols.pop3.session import Pop3Target
 from tests.support.certificates import Authority
 
 HOST = "mail.example.test"  # the name in the certificate; nothing resolves it, `addresses` leads there
@@ -43,7 +44,7 @@ base_dir = {base}/run
 state_dir = {base}/run
 log_path = {base}/dovecot.log
 listen = 127.0.0.1
-protocols = imap
+protocols = imap{" pop3" if "pop3" in ports else ""}
 instance_name = test
 default_internal_user = {inner_user}
 default_internal_group = {_group(inner_user)}
@@ -104,7 +105,24 @@ service imap-login {{
 service stats {{
   chroot =
 }}
+{_pop3(ports) if "pop3" in ports else ""}
 {extra}
+"""
+
+
+def _pop3(ports: Mapping[str, int]) -> str:
+    return f"""
+service pop3-login {{
+  chroot =
+  process_min_avail = 0
+  inet_listener pop3 {{
+    port = {ports["pop3"]}
+  }}
+  inet_listener pop3s {{
+    port = {ports["pop3s"]}
+    ssl = yes
+  }}
+}}
 """
 
 
@@ -142,6 +160,16 @@ class Dovecot:
             return ImapTarget(host, user, secret, port, "tls", ("127.0.0.1",), 20.0, ca_file)
         return ImapTarget(host, user, secret, port, "starttls" if security == "starttls" else "plain", ("127.0.0.1",), 20.0, ca_file)
 
+    def pop3_target(
+        self, user: str = "taro@example.test", *, security: str = "plain", host: str = HOST, password: str | None = None, trusted: bool = True
+    ) -> Pop3Target:
+        """Of a server that was started with `pop3=True`."""
+        secret = self.users[user] if password is None else password
+        target = Pop3Target(host, user, secret, self.ports["pop3"], "plain", ("127.0.0.1",), 20.0, self.authority if trusted else None)
+        if security == "tls":
+            return replace(target, port=self.ports["pop3s"], security="tls")
+        return replace(target, security="starttls") if security == "starttls" else target
+
     def session(self, user: str = "taro@example.test") -> ImapSession:
         return connect(self.target(user))
 
@@ -168,7 +196,13 @@ class Dovecot:
 
 @contextlib.contextmanager
 def dovecot(
-    layout: Layout = PLAIN_SLASH, *, names: tuple[str, ...] = (HOST,), expired: bool = False, users: Mapping[str, str] = USERS, extra: str = ""
+    layout: Layout = PLAIN_SLASH,
+    *,
+    names: tuple[str, ...] = (HOST,),
+    expired: bool = False,
+    users: Mapping[str, str] = USERS,
+    extra: str = "",
+    pop3: bool = False,
 ) -> Iterator[Dovecot]:
     """Starts a server, waits until it answers, and ends it and everything it left on leaving."""
     # Unix sockets have short paths only, so the folder stands directly below the temporary one.
@@ -188,8 +222,9 @@ def dovecot(
         if root:
             owner = pwd.getpwnam(mail_user)
             os.chown(mail, owner.pw_uid, owner.pw_gid)
-        plain_port, tls_port = _free_ports(2)
-        server = Dovecot(base, layout, {"plain": plain_port, "tls": tls_port}, authority.pem, dict(users))
+        kinds = ("plain", "tls", "pop3", "pop3s") if pop3 else ("plain", "tls")
+        ports = dict(zip(kinds, _free_ports(len(kinds)), strict=True))
+        server = Dovecot(base, layout, ports, authority.pem, dict(users))
         text = configuration(base, server.ports, layout, certificate, key, inner_user="mail" if root else me, mail_user=mail_user, extra=extra)
         (base / "dovecot.conf").write_text(text, encoding="utf-8")
         program = shutil.which("dovecot", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")

@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import imaplib
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
 
-from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, LoginRefused, ProtocolBroken, Unreachable
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, ProtocolBroken, Unreachable
 from hostbackup.protocols.imap import names
 from hostbackup.protocols.imap.channel import Argument, Channel, Lit
 from hostbackup.protocols.imap.wire import Wire, plain
+from hostbackup.protocols.tls import verifying_context
 
 if TYPE_CHECKING:
     from hostbackup.protocols.imap.session import ImapTarget
@@ -90,13 +89,13 @@ def log_in(wire: Wire, target: ImapTarget) -> Channel:
 
 def _log_in(wire: Wire, target: ImapTarget) -> Channel:
     if target.security == "tls":
-        wire.start_tls(_context(target.ca_file), target.host)
+        wire.start_tls(verifying_context(target.ca_file), target.host)
     client = _Client(wire, target.host, target.port, target.timeout)
     greeted_in = client._imap.state == "AUTH"
     if target.security == "starttls":
         if greeted_in or not client.has_capability("STARTTLS"):
             raise ProtocolBroken("the server offers no STARTTLS on this port", where=wire.where, hint='does it take `security = "tls"` on port 993?')
-        client.starttls(_context(target.ca_file))
+        client.starttls(verifying_context(target.ca_file))
     if greeted_in:
         return Channel(wire)
     if client.has_capability("AUTH=PLAIN") and "\0" not in target.user + target.password:
@@ -107,17 +106,6 @@ def _log_in(wire: Wire, target: ImapTarget) -> Channel:
         hint = 'set `security = "tls"` or "starttls"' if target.security == "plain" else "this server wants another way of logging in"
         raise LoginRefused("the server takes no password on this connection", where=wire.where, hint=hint)
     return _plain_login_command(wire, target)
-
-
-@functools.lru_cache(maxsize=8)
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies certificate and name. Kept, because reading the system's authorities takes longer than a login."""
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except OSError as error:  # ssl.SSLError among them
-        raise CertificateRefused(
-            f"the certificate authorities cannot be read: {error.strerror or error}", where=str(ca_file or ""), hint="`ca_file` must be a PEM file"
-        ) from None
 
 
 def _plain_login_command(wire: Wire, target: ImapTarget) -> Channel:

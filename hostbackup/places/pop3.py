@@ -1,0 +1,201 @@
+"""A mail account on a POP3 server as a place: one folder, INBOX, to be read only.
+
+POP3 shows neither folders nor flags nor when a message came, so what is proven here is less than over IMAP. Nothing is ever deleted: no DELE is
+sent, and no QUIT, without which a server may change nothing (RFC 1939 §6). Some do all the same: they mark as read what was retrieved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
+from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.places.mail import HashingSink
+from hostbackup.places.mail_line import AnyLine
+from hostbackup.places.pop3_fetch import Drop, Got, Retriever, with_arrival
+from hostbackup.places.pop3_numbers import INBOX, UIDVALIDITY, Known, Numbers
+from hostbackup.protocols.imap.session import Selected
+from hostbackup.protocols.pop3.session import Pop3Session, Slot
+
+RANGE = 4096  # numbers of one Listing
+_HINTS = {
+    "refused": "the old server itself does not hand out this message: ask the provider",
+    "line-cut": "ask the provider to look at this message",
+}
+_Result = TypeVar("_Result")
+
+
+class Pop3Account:
+    """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
+
+    `side` and `part` are what failures are told with. `allow_expire_0`: read also from a server that says it deletes what was retrieved.
+    Nothing here is shared between threads but `close`.
+    """
+
+    namespace_prefix = b""
+    separator = b""
+
+    def __init__(
+        self,
+        session_factory: Callable[[], Pop3Session],
+        *,
+        side: str,
+        part: Part,
+        observer: Observer | None = None,
+        allow_expire_0: bool = False,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.side = side
+        self.part = part
+        self._observer = observer or Observer()
+        self._allow_expire_0 = allow_expire_0
+        self._line = AnyLine(session_factory, pause)
+        self._numbers = Numbers()
+        self._drop: Drop | None = None
+        self._told: set[str] = set()
+
+    def recall(self, known: Known, uidnext: int) -> None:
+        """The messages that had a number before: `known` gives them each time it is called, `uidnext` is above all numbers ever given."""
+        self._numbers = Numbers(known, uidnext)
+        self._drop = None
+
+    # -- the mailbox --------------------------------------------------------------------------------------------------------------------
+
+    def folders(self) -> list[Folder]:
+        """INBOX. Raises ConnectionFailed where the server does not let us in."""
+        self._session()
+        return [Folder(INBOX)]
+
+    def capabilities(self) -> list[str]:
+        """What the server offers after login, sorted. Raises ConnectionFailed."""
+        return sorted(" ".join((name, *arguments)) for name, arguments in self._session().capabilities.items())
+
+    def status(self, folder: bytes) -> Selected | None:
+        """How many messages there are; None for a folder other than INBOX. UIDVALIDITY is 0: nothing of that kind tells one server from another."""
+        return Selected(exists=self.totals()[0]) if folder == INBOX else None
+
+    def totals(self) -> tuple[int, int]:
+        """Messages and octets, as the server tells them. Raises ConnectionFailed."""
+        return self._again(lambda: self._session().stat())
+
+    # -- the four verbs -----------------------------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Listing[Message]]:
+        """INBOX, our numbers ascending, at most one range of 4,096 a Listing. Dates are not known before a message is read."""
+        drop = self._again(self._open_drop)
+        folder = Folder(INBOX, uidvalidity=UIDVALIDITY, uidnext=self._numbers.uidnext, exists=drop.told)
+        failure = None
+        if len(drop.messages) != drop.told:
+            reason = f"the server says it holds {drop.told} messages and listed {len(drop.messages)}"
+            failure = Failure(self.side, self.part.id, INBOX, "changing", reason, "run again")
+        uids = sorted(drop.messages)
+        at = 0
+        while at < len(uids) or at == 0:
+            end = next((place for place in range(at, len(uids)) if uids[place] // RANGE != uids[at] // RANGE), len(uids))
+            yield Listing(INBOX, [drop.messages[uid][1] for uid in uids[at:end]], failure, folder, end == len(uids))
+            at = end or 1
+
+    def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
+        """Messages byte for byte, with the date that each tells of itself. Failures: "vanished", "refused", "line-cut"."""
+        for got in Retriever(self._line, self._open_drop, wanted, sink).run():
+            failure = self._failure(got.item.label, got.code, got.reason) if got.code else None
+            yield Read(got.item, with_arrival(got), got.digest, got.size, failure)
+
+    def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
+        """Nothing: POP3 takes no mail."""
+        for item in items:
+            yield Written(item, item.item, self._failure(item.item.label, "read-only", "POP3 takes no mail"))
+
+    def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
+        """Retrieves each message again and compares digests."""
+        at_hand: dict[tuple[bytes, int, int], deque[Claim[Message]]] = defaultdict(deque)
+
+        def wanted() -> Iterator[Message]:
+            for claim in claims:
+                at_hand[_key(claim.item)].append(claim)
+                yield claim.item
+
+        for got in Retriever(self._line, self._open_drop, wanted(), HashingSink()).run():
+            waiting = at_hand[_key(got.item)]
+            yield self._proof(waiting.popleft(), got)
+            if not waiting:
+                del at_hand[_key(got.item)]
+
+    def close(self) -> None:
+        self._line.close()
+        self._drop = None
+
+    # -- sessions -----------------------------------------------------------------------------------------------------------------------
+
+    def _session(self) -> Pop3Session:
+        """Raises ConnectionFailed, also where looking at messages might delete them."""
+        session = self._line.session()
+        if session.expire == "0" and not self._allow_expire_0:
+            self._line.close()
+            raise ConnectionFailed(
+                "the server says that it deletes what was retrieved (EXPIRE 0), and the old server is only ever read",
+                where=session.where,
+                hint="ask the provider for IMAP, or to keep the mail; to read all the same, set `allow_expire_0 = true` in [old.pop3]",
+            )
+        if session.expire:
+            self._tell(f"the server deletes mail after {session.expire} days (EXPIRE)")
+        return session
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._observer.warn(f"{self.part}: {text}")
+
+    def _again(self, work: Callable[[], _Result]) -> _Result:
+        """Work that may be repeated from the start, done once more where the line was cut."""
+        while True:
+            try:
+                result = work()
+            except (LineCut, ProtocolBroken) as error:
+                self._line.cut(error)
+            else:
+                self._line.progress()
+                return result
+
+    def _open_drop(self) -> Drop:
+        """What the open session holds, listed once; a new session is listed anew, as its numbers count in it alone."""
+        session = self._session()
+        if self._drop is None or self._drop.session is not session:
+            self._drop = None
+            told, _ = session.stat()
+            slots = session.slots()
+            nameless = self._numbers.nameless(slots)
+            if nameless:
+                self._tell(f"{len(nameless)} messages have no name of their own (UIDL) and are told apart by their contents, each fetched every time")
+            self._drop = Drop(session, self._numbers.give(slots, self._digests(session, nameless)), told)
+        return self._drop
+
+    def _digests(self, session: Pop3Session, slots: list[Slot]) -> dict[int, str]:
+        """Of the contents, by the session's number; what the server refuses is left out."""
+        at_once = Drop(session, {slot.number: (slot.number, Message(INBOX, UIDVALIDITY, slot.number, slot.size)) for slot in slots}, len(slots))
+        found = {}
+        for got in Retriever(self._line, lambda: at_once, [message for _, message in at_once.messages.values()], HashingSink()).once():
+            found[got.item.uid] = got.digest
+        return found
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------------------------
+
+    def _failure(self, label: bytes, code: str, reason: str) -> Failure:
+        return Failure(self.side, self.part.id, label, code, reason, _HINTS.get(code, ""))
+
+    def _proof(self, claim: Claim[Message], got: Got) -> Proof[Message]:
+        label = claim.item.label
+        if got.code:
+            status = Status.MISSING if got.code == "vanished" else Status.FAILED
+            return Proof(claim, status, Method.POP3_RETR, self._failure(label, got.code, got.reason))
+        if (got.digest, got.size) == (claim.digest, claim.size):
+            return Proof(claim, Status.VERIFIED, Method.POP3_RETR)
+        reason = f"the server gives {got.size} bytes with another digest" if got.size == claim.size else f"{got.size} bytes instead of {claim.size}"
+        return Proof(claim, Status.DIFFERENT, Method.POP3_RETR, self._failure(label, "different", reason))
+
+
+def _key(item: Message) -> tuple[bytes, int, int]:
+    return item.folder, item.uidvalidity, item.uid

@@ -1,0 +1,156 @@
+"""One logged-in POP3 connection (RFC 1939, 2449): what the server can do, its list of messages, messages.
+
+Nothing here ever sends DELE, nor QUIT: a session that ends without it "MUST not remove any messages from the maildrop" (RFC 1939 §6), and marks
+none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hostbackup.errors import ProtocolBroken
+from hostbackup.protocols.imap.wire import Wire, plain
+from hostbackup.protocols.limits import RateLimit
+from hostbackup.protocols.net import connect_tcp
+from hostbackup.protocols.pop3.channel import Channel, Reply
+
+Capabilities = dict[str, tuple[str, ...]]  # arguments by upper-case name
+
+
+@dataclass(frozen=True, slots=True)
+class Pop3Target:
+    """Where and as whom to log in. TLS is verified against `host`, also where TCP goes to one of `addresses`."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    port: int = 995
+    security: Literal["tls", "starttls", "plain"] = "tls"
+    addresses: tuple[str, ...] = ()
+    timeout: float = 60.0  # seconds without a byte
+    ca_file: Path | None = None  # PEM; only these authorities count then
+    rate: RateLimit | None = None
+    apop: bool = True  # on a plain connection, where the server offers it
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One message as the server lists it in this session: its number, octets as told by LIST, UIDL ("" where there is none)."""
+
+    number: int
+    size: int
+    uidl: str = ""
+
+
+def connect(target: Pop3Target) -> Pop3Session:
+    """Connects, verifies, logs in. Raises NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut or ProtocolBroken."""
+    from hostbackup.protocols.pop3.login import log_in
+
+    sock, address = connect_tcp(target.host, target.addresses, target.port, target.timeout)
+    where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
+    wire = Wire(sock, where, target.timeout, target.rate)
+    try:
+        channel = Channel(wire)
+        log_in(channel, target)
+        return Pop3Session(channel, address)
+    except BaseException:
+        wire.close()
+        raise
+
+
+def ask_capabilities(channel: Channel) -> Capabilities:
+    """What CAPA tells; nothing where the server does not know the command."""
+    if not channel.run(b"CAPA").ok:
+        return {}
+    found: Capabilities = {}
+    for line in channel.items():
+        name, *arguments = line.decode("ascii", "replace").split() or [""]
+        found[name.upper()] = tuple(arguments)
+    return found
+
+
+class Pop3Session:
+    """A logged-in connection. The server shows the messages that were there when it logged in, under numbers that count in it alone."""
+
+    def __init__(self, channel: Channel, address: str = "") -> None:
+        self.channel = channel
+        self.address = address
+        self.encrypted = bool(channel.wire.certificate())
+        self.capabilities = ask_capabilities(channel)
+
+    @property
+    def where(self) -> str:
+        return self.channel.wire.where
+
+    @property
+    def pipelining(self) -> bool:
+        """Whether commands may be sent before earlier ones are answered (RFC 2449 §6.6)."""
+        return "PIPELINING" in self.capabilities
+
+    @property
+    def expire(self) -> str:
+        """Days for which the server keeps messages, "0" where it deletes what was retrieved, "" where it tells nothing or NEVER (RFC 2449 §6.7)."""
+        told = self.capabilities.get("EXPIRE", ())
+        return "" if not told or told[0].upper() == "NEVER" else told[0].lstrip("0") or "0"
+
+    def stat(self) -> tuple[int, int]:
+        """How many messages there are, and their octets."""
+        reply = self.channel.run(b"STAT")
+        numbers = reply.text.split()[:2]
+        if not reply.ok or len(numbers) < 2 or not all(_is_number(one) for one in numbers):
+            raise ProtocolBroken(f"the server does not tell how much there is: {reply.said}", where=self.where)
+        return int(numbers[0]), int(numbers[1])
+
+    def slots(self) -> list[Slot]:
+        """All messages, by number. Without UIDLs where the server has none for some of them. Raises ProtocolBroken where it lists nothing."""
+        channel = self.channel
+        channel.start(b"LIST")
+        if self.pipelining:
+            channel.start(b"UIDL")
+        reply = channel.reply()
+        if not reply.ok:
+            raise ProtocolBroken(f"the server does not list its messages: {reply.said}", where=self.where)
+        sizes: dict[int, int] = {}
+        for line in channel.items():
+            number, size, *_ = [*line.split(), b"", b""]
+            if not _is_number(number) or not _is_number(size) or int(number) in sizes:
+                raise ProtocolBroken(f"the server sent a list that cannot be read: {plain(line, 60)}", where=self.where)
+            sizes[int(number)] = int(size)
+        reply = channel.reply() if self.pipelining else channel.run(b"UIDL")
+        names = self._names() if reply.ok else {}
+        complete = names.keys() == sizes.keys()
+        return [Slot(number, sizes[number], names[number] if complete else "") for number in sorted(sizes)]
+
+    def _names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for line in self.channel.items():
+            number, _, name = line.strip().partition(b" ")
+            if _is_number(number) and name.strip():
+                names[int(number)] = name.strip().decode("latin-1")
+        return names
+
+    def ask(self, number: int) -> None:
+        """Queues RETR. Answers are taken by `take`, in the order of asking."""
+        self.channel.start(b"RETR %d" % number)
+
+    def take(self, write: Callable[[memoryview | bytes], object], limit: int) -> Reply:
+        """The answer to the next RETR; the message goes to `write`. Raises ProtocolBroken where it has more than `limit` bytes."""
+        reply = self.channel.reply()
+        if reply.ok:
+            self.channel.message(reply, write, limit)
+        return reply
+
+    def close(self) -> None:
+        """Ends the connection, without QUIT. May be called twice."""
+        self.channel.wire.close()
+
+    def drop(self) -> None:
+        """The same, for a line in an unknown state."""
+        self.channel.wire.close()
+
+
+def _is_number(text: bytes) -> bool:
+    return text.isdigit() and len(text) < 20
