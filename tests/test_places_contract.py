@@ -14,10 +14,10 @@ from hostbackup.places.local import LocalTree
 from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols.ssh import connect
 from tests.contract import TreeContract
-from tests.contract_mail import MailContract
+from tests.contract_mail import InboxContract, MailContract
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.faulty_login import faulty_world
-from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld
+from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld, Pop3World
 from tests.support.proftpd import proftpd
 from tests.support.sshd import Sshd, sshd
 from tests.support.worlds import DiskWorld, MemoryTreeWorld
@@ -137,7 +137,7 @@ def dots() -> Iterator[Dovecot]:
 
 @pytest.fixture(scope="module")
 def slashes() -> Iterator[Dovecot]:
-    with dovecot(PLAIN_SLASH, users=_ACCOUNTS) as server:
+    with dovecot(PLAIN_SLASH, users=_ACCOUNTS, extra="pop3_uidl_format = %08Xu%08Xv", pop3=True) as server:
         yield server
 
 
@@ -153,5 +153,13 @@ class TestDovecotWithoutAPrefixAndSlashes(MailContract):
     @pytest.fixture
     def world(self, slashes: Dovecot) -> Iterator[DovecotWorld]:
         world = DovecotWorld(slashes, next(_users))
+        yield world
+        world.place.close()
+
+
+class TestDovecotOverPop3(InboxContract):
+    @pytest.fixture
+    def world(self, slashes: Dovecot) -> Iterator[Pop3World]:
+        world = Pop3World(slashes, next(_users))
         yield world
         world.place.close()

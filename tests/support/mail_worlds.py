@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import os
+import poplib
 import pwd
 import re
 import time
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from hostbackup.model import Failure, Folder, Listing, Message, Method, Part
+from hostbackup.model import Failure, Folder, Listing, Message, Method, Part, Stored
 from hostbackup.places.base import Place
 from hostbackup.places.mail import MailAccount
+from hostbackup.places.pop3 import Pop3Account
 from hostbackup.protocols.imap.session import connect
+from hostbackup.protocols.pop3.session import connect as connect_pop3
 from tests.support.dovecot import Dovecot
 from tests.support.memory import DATE, MemoryMail, digest_of
 
@@ -201,6 +204,59 @@ class DovecotWorld(MailWorld):
             yield imap
         finally:
             imap.logout()
+
+
+class Pop3World(DovecotWorld):
+    """The same mailbox as POP3 shows it. poplib is the witness of names and sizes; the numbers that the place gives are known to it beforehand."""
+
+    method = Method.POP3_RETR
+
+    def __init__(self, server: Dovecot, user: str) -> None:
+        self._messages: dict[str, Message] = {}
+        super().__init__(server, user)
+
+    def another(self) -> MailPlace:
+        place = Pop3Account(lambda: connect_pop3(self._server.pop3_target(self._user)), side="old", part=Part("mail", self._user))
+        place.recall(self._remembered, 1)
+        return place
+
+    def handed_out(self, data: bytes) -> bytes:
+        return data if data.endswith(b"\r\n") else data + b"\r\n"
+
+    def deliver(self, folder: bytes, data: bytes, *, flags: tuple[str, ...] = (), internaldate: str = DATE) -> Message:
+        super().deliver(folder, data, flags=flags, internaldate=internaldate)
+        return self._look()[-1]
+
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        super().fill(contents)
+        return self._look()
+
+    def expunge(self, message: Message) -> None:
+        with self._witness() as imap:
+            _good(imap.select("INBOX"))
+            uid = int(message.uidl[:8], 16)  # of pop3_uidl_format %08Xu%08Xv
+            _good(imap.uid("STORE", str(uid), "+FLAGS", r"(\Deleted)"))
+            _good(imap.expunge())
+        self.place.close()
+
+    def _remembered(self) -> list[Stored[Message]]:
+        return [Stored(message) for message in self._messages.values()]
+
+    def _look(self) -> list[Message]:
+        pop = poplib.POP3("127.0.0.1", self._server.ports["pop3"], timeout=20)
+        try:
+            pop.user(self._user)
+            pop.pass_(self._server.users[self._user])
+            names = [row.split()[1].decode() for row in pop.uidl()[1]]
+            sizes = [int(row.split()[1]) for row in pop.list()[1]]
+        finally:
+            pop.close()
+        for name, size in zip(names, sizes, strict=True):
+            self._messages.setdefault(name, Message(b"INBOX", 1, len(self._messages) + 1, size, uidl=name))
+        assert isinstance(self.place, Pop3Account)
+        self.place.close()
+        self.place.recall(self._remembered, 1)
+        return [self._messages[name] for name in names]
 
 
 def _quoted(folder: bytes) -> str:
