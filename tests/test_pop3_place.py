@@ -45,7 +45,7 @@ class Box:
         return self.place
 
     def scan(self) -> list[Message]:
-        found = []
+        found: list[Message] = []
         for listing in self.place.scan():
             assert listing.failure is None
             found += listing.items

@@ -11,7 +11,7 @@ from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, Log
 from hostbackup.protocols.pop3.channel import MAX_ITEM, MAX_STATUS, parse_reply
 from hostbackup.protocols.pop3.session import Pop3Target, connect
 from tests.support.dovecot import HOST, Dovecot, dovecot
-from tests.support.pop3_script import FakePop3, Talk, stuff
+from tests.support.pop3_script import FakePop3, Hangup, Talk, stuff
 
 
 @pytest.fixture
@@ -231,7 +231,12 @@ def test_more_than_its_leave_before_tls_ends_the_session(server: FakePop3) -> No
 
 
 def test_a_line_that_is_cut(server: FakePop3) -> None:
-    server.hook = lambda talk, verb, rest: talk.end() is None if verb == b"STAT" else False
+    def cut(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb == b"STAT":
+            raise Hangup
+        return False
+
+    server.hook = cut
     session = server.factory()
     with pytest.raises(LineCut):
         session.stat()
