@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
@@ -83,8 +83,11 @@ class Pop3Account:
 
     # -- the four verbs -----------------------------------------------------------------------------------------------------------------
 
-    def scan(self) -> Iterator[Listing[Message]]:
-        """INBOX, our numbers ascending, at most one range of 4,096 a Listing. Dates are not known before a message is read."""
+    def scan(self, since: Mapping[bytes, Folder] | None = None) -> Iterator[Listing[Message]]:
+        """INBOX, our numbers ascending, at most one range of 4,096 a Listing. Dates are not known before a message is read.
+
+        `since` makes no difference: POP3 tells of no changes, so all is listed each time.
+        """
         drop = self._again(self._open_drop)
         folder = Folder(INBOX, uidvalidity=UIDVALIDITY, uidnext=self._numbers.uidnext, exists=drop.told)
         failure = None
