@@ -29,7 +29,7 @@ from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
-_GROUP = 100  # intents made durable at a time, before the first of them is appended
+_GROUP = 400  # intents made durable at a time, before the first of them is appended
 _ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
 Todo = Mapping[bytes, Sequence[Stored[Message]]]  # by target folder
 
@@ -150,7 +150,7 @@ class MailPush:
         in_flight: dict[int, Stored[Message]] = {}
         for written in self.target.write(self._writes(todo, in_flight)):
             record = in_flight.pop(id(written.asked))
-            if written.failure is not None and written.failure.code == "in-doubt":
+            if written.failure is not None and written.failure.code in ("in-doubt", "cut-short"):
                 doubtful.append((record, written.failure))
                 continue
             self.result.observer.advance(entries=1, size=record.size)

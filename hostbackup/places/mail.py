@@ -55,6 +55,7 @@ class MailAccount:
         self._observer = observer or Observer()
         self._reader = reader
         self._line = Line(session_factory, pause)
+        self._pause = pause
 
     # -- folders ------------------------------------------------------------------------------------------------------------------------
 
@@ -135,12 +136,14 @@ class MailAccount:
             yield Read(got.item, got.item, got.digest, got.size, failure)
 
     def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
-        """Appends each once; `item.folder` is the name on this server. Failures: "in-doubt", "too-big", "over-quota", "refused", "folder", …
+        """Appends each once; `item.folder` is the name on this server. Failures: "in-doubt", "cut-short", "too-big", "over-quota", "refused", …
 
-        Items are pulled one by one, at most 64 ahead of their outcomes. An outcome's item has the UID that the server told (0 where it does
-        not) and the flags and date as they were sent.
+        "in-doubt": the line was cut after all of it was sent; "cut-short": before, so that no server that keeps to RFC 3501 has it.
+
+        Items are pulled one by one, at most 900 ahead of their outcomes (65 where the server takes one message a command). An outcome's item
+        has the UID that the server told (0 where it does not) and the flags and date as they were sent.
         """
-        yield from Appender(self._line, self._failure, self.losses).run(items)
+        yield from Appender(self._line, self._failure, self.losses, self._pause).run(items)
 
     def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
         """Fetches each message back and compares: equal bytes, or what a server adds to every message, are verified (`mail_compare`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from hostbackup.model import Failure, Folder
+from hostbackup.places.mail_outgoing import TargetFolder
 from hostbackup.protocols.imap import names
 from hostbackup.protocols.imap.channel import mailbox
 from hostbackup.protocols.imap.session import ImapSession
@@ -39,3 +40,24 @@ def prepare(session: ImapSession, folders: Iterable[Folder], failure: Callable[[
             answer = session.channel.run(b"SUBSCRIBE", mailbox(folder.name))
             if not answer.ok:
                 yield failure(folder.name, "subscribe", f"the server does not subscribe the folder: {plain(answer.answer.text)}", "")
+
+
+def open_for_writing(session: ImapSession, name: bytes) -> TargetFolder:
+    """Makes the folder where it is missing and asks which flags it keeps.
+
+    Only SELECT tells PERMANENTFLAGS. The mailbox is left by UNSELECT or EXAMINE, never by CLOSE, which would expunge.
+    """
+    selected, answer = session.open_mailbox(name, writable=True)
+    if not answer.ok:
+        trouble = create(session, name, "")
+        if trouble is not None:
+            return TargetFolder(trouble=("folder", trouble))
+        selected, answer = session.open_mailbox(name, writable=True)
+        if not answer.ok:
+            return TargetFolder(trouble=("folder", f"the server does not open the folder: {plain(answer.answer.text)}"))
+    if session.offers("UNSELECT"):
+        session.channel.run(b"UNSELECT")
+    else:
+        session.open_mailbox(name)
+    flags = selected.permanent_flags
+    return TargetFolder(None if flags is None else frozenset(flag.lower() for flag in flags))

@@ -1,184 +1,237 @@
-"""Appending many messages: pipelined where the server takes literals without asking (LITERAL+), bytes as they are.
+"""Appending many messages: many in one command (MULTIAPPEND, RFC 3502) and several commands in flight, where the server takes literals without
+asking (LITERAL+, RFC 7888); one by one where it does not. Bytes go as they are.
 
-Nothing on the target is ever deleted. A message whose answer never came is told as in doubt and not repeated here.
+Nothing on the target is ever deleted. A message whose answer never came is told as in doubt and not repeated here. A command that is refused
+appended none of its messages: it is sent again in pieces until the one that the server means is alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, LineCut, ProtocolBroken
 from hostbackup.model import Failure, Message, Write, Written
+from hostbackup.places import mail_dates
 from hostbackup.places.mail_line import Line
-from hostbackup.places.mail_prepare import create
+from hostbackup.places.mail_outgoing import WHOLE, TargetFolder, Unfit, Wanted, checked
+from hostbackup.places.mail_prepare import open_for_writing
+from hostbackup.places.mail_refusals import HINTS, SECONDS_AT_MOST, Reach, code_of, reach, reason_of
 from hostbackup.protocols.imap import lexer, sets
 from hostbackup.protocols.imap.channel import mailbox
-from hostbackup.protocols.imap.dates import is_well_formed
-from hostbackup.protocols.imap.framer import Answer, Tagged
+from hostbackup.protocols.imap.framer import Answer, Tagged, Untagged
 from hostbackup.protocols.imap.session import ImapSession
+from hostbackup.protocols.imap.throttle import wait_told
 from hostbackup.protocols.imap.wire import plain
 
-WINDOW_MESSAGES = 64
+WINDOW_COMMANDS = 64
+WINDOW_MESSAGES = 500  # in flight; below that, another command may begin
 WINDOW_BYTES = 16 * 1024 * 1024
-_WHOLE = 1024 * 1024  # bytes: up to here a message is checked in memory, above it is read twice
+BATCH_MESSAGES = 400
+BATCH_BYTES = 8 * 1024 * 1024
+FIRST_BATCH = 25  # messages; each command may hold twice as many as the one before, so that a server that takes none costs little
+_PIECES = 8  # a refused command is sent again in so many
+_FULL = 3  # messages refused one by one for want of room, after which nothing more is sent
+_WAITS = 5  # times in a row that the server may put off the same messages
 _CHUNK = 256 * 1024
-_SYSTEM_FLAGS = frozenset(("\\answered", "\\flagged", "\\deleted", "\\seen", "\\draft"))
-_FLAG = re.compile(r'\\?[^\x00-\x20\x7f-\U0010ffff(){%*"\\\]]+')
-# Response codes (RFC 3501, 4469, 5530, 7889, 9208) of refusals that another date would not change.
-_CODES = {"TOOBIG": "too-big", "OVERQUOTA": "over-quota", "TRYCREATE": "folder-missing", "NONEXISTENT": "folder-missing", "NOPERM": "permission"}
-_FOR_NOW = ("LIMIT", "INUSE", "UNAVAILABLE", "SERVERBUG", "THROTTLED", "CONTACTADMIN")
-_HINTS = {
-    "too-big": "the new server takes no message of this size",
-    "over-quota": "give the mailbox more room there, then run `push` again",
-    "in-doubt": "run `push` again: it looks for the message before it appends it",
-    "folder-missing": "run `push` again: it makes the folder",
-    "damaged": "run `verify`",
-}
+_LATE = 1.0  # seconds to look for answers on a line that was cut
 FailureFor = Callable[[bytes, str, str, str], Failure]  # label, code, reason, hint
 
 
 @dataclass(slots=True, eq=False)
-class _Folder:
-    """A target folder as prepared: the flags it keeps (None: all), or why nothing can be written to it."""
-
-    flags: frozenset[str] | None = None
-    trouble: tuple[str, str] | None = None
-
-    def keeps(self, flag: str) -> bool:
-        low = flag.lower()
-        if _FLAG.fullmatch(flag) is None or (low.startswith("\\") and low not in _SYSTEM_FLAGS):
-            return False
-        return self.flags is None or low in self.flags or ("\\*" in self.flags and not low.startswith("\\"))
-
-
-@dataclass(slots=True, eq=False)
-class _Wanted:
-    write: Write[Message]
-    dateless: bool = False  # the server refused it with its date
-
-
-@dataclass(slots=True, eq=False)
 class _Sent:
-    tag: bytes
-    wanted: _Wanted
+    wanted: Wanted
     item: Message  # as it was sent
 
-    @property
-    def size(self) -> int:
-        return self.wanted.write.size
 
+@dataclass(slots=True, eq=False)
+class _Command:
+    """An APPEND in flight. `ended`: its last bytes are on their way; before that no server can have carried it out."""
 
-class _Unfit(Exception):
-    """The stored bytes of one message cannot be sent: code and reason."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
+    tag: bytes
+    folder: bytes
+    most: int  # messages that it may hold
+    sent: list[_Sent] = field(default_factory=list)
+    size: int = 0
+    ended: bool = False
 
 
 class Appender:
-    """Appends over one line. `failure` makes the place's Failure; `losses` counts (folder, flag or "INTERNALDATE") that the target does not keep."""
+    """Appends over one line. `failure` makes the place's Failure; `losses` counts (folder, flag or date) that the target does not keep."""
 
-    def __init__(self, line: Line, failure: FailureFor, losses: Counter[tuple[bytes, str]]) -> None:
+    def __init__(self, line: Line, failure: FailureFor, losses: Counter[tuple[bytes, str]], pause: Callable[[float], None]) -> None:
         self._line = line
         self._failure = failure
         self._losses = losses
-        self._folders: dict[bytes, _Folder] = {}
-        self._window: deque[_Sent] = deque()
-        self._again: deque[_Wanted] = deque()
-        self._next: _Wanted | None = None  # pulled, and no byte of it sent
+        self._pause = pause
+        self._folders: dict[bytes, TargetFolder] = {}
+        self._window: deque[_Command] = deque()
+        self._again: deque[deque[Wanted]] = deque()  # each to be sent apart from the others, before anything new
+        self._next: Wanted | None = None  # pulled, and no byte of it sent
         self._halves: list[Written[Message]] = []  # given up in mid-message by this side
+        self._most = FIRST_BATCH
+        self._multi = True  # until a server that offers MULTIAPPEND turns out not to know it
+        self._proven = False  # whether it took several at once
+        self._tight = False  # room is getting scarce: one command at a time
+        self._no_room = 0
+        self._full = ""  # the server's words once it has no room
+        self._waits = 0
 
     def run(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         """One outcome an item, as they come. Raises ConnectionFailed where the line is lost for good."""
         source = iter(items)
         try:
             while True:
+                session = None
                 try:
                     session = self._line.session()
                     yield from self._work(session, source)
                     return
                 except (LineCut, ProtocolBroken) as error:
-                    yield from self._recover(error)
+                    yield from self._recover(error, session)
         finally:
             if self._window:
                 self._line.drop()
 
     def _work(self, session: ImapSession, source: Iterator[Write[Message]]) -> Iterator[Written[Message]]:
         while True:
-            if self._next is None:
-                self._next = self._pull(source)
-            if self._next is None and not self._window:
-                return
-            if self._next is None or (self._window and self._must_wait(session, self._next.write)):
-                yield from self._receive(session)
-            elif len(self._window) >= WINDOW_MESSAGES or sum(sent.size for sent in self._window) >= WINDOW_BYTES:
+            if self._is_full():
                 # Half of a full window is taken in before it is filled again: fewer and larger packets both ways.
-                for _ in range(len(self._window) // 2 + 1):
+                for _ in range(max(1, len(self._window) // 2)):
                     yield from self._receive(session)
+                continue
+            piece = self._again.popleft() if self._again else None
+            wanted = piece.popleft() if piece else self._pull(source)
+            if wanted is not None:
+                try:
+                    yield from self._send(session, wanted, piece, source)
+                finally:
+                    if piece:
+                        self._again.appendleft(piece)
+            elif self._window:
+                yield from self._receive(session)
             else:
-                outcome = self._send(session, self._next)
-                self._next = None
-                if outcome is not None:
-                    yield outcome
+                return
 
-    def _pull(self, source: Iterator[Write[Message]]) -> _Wanted | None:
-        if self._again:
-            return self._again.popleft()
+    def _pull(self, source: Iterator[Write[Message]]) -> Wanted | None:
+        if self._next is not None:
+            wanted, self._next = self._next, None
+            return wanted
         write = next(source, None)
-        return None if write is None else _Wanted(write)
+        return None if write is None else Wanted.of(write)
 
-    def _must_wait(self, session: ImapSession, write: Write[Message]) -> bool:
-        """Whether all answers must be in before this one can be sent: its folder is not prepared, it is large, or the server wants to be asked."""
-        at_once = write.size <= session.channel.literals and session.channel.at_once(mailbox(write.item.folder))
-        return write.item.folder not in self._folders or write.size > _WHOLE or not at_once
+    def _is_full(self) -> bool:
+        if len(self._window) >= (1 if self._tight else WINDOW_COMMANDS):
+            return True
+        return sum(len(one.sent) for one in self._window) >= WINDOW_MESSAGES or sum(one.size for one in self._window) >= WINDOW_BYTES
 
     # -- sending ------------------------------------------------------------------------------------------------------------------------
 
-    def _send(self, session: ImapSession, wanted: _Wanted) -> Written[Message] | None:
-        """Sends one APPEND (RFC 3501 §6.3.11). An outcome only where nothing was sent or the server refused to hear it."""
-        write = wanted.write
-        folder = self._folders.get(write.item.folder)
-        if folder is None:
-            folder = self._folders[write.item.folder] = _prepare(session, write.item.folder)
-        if folder.trouble is not None:
-            return self._failed(write, *folder.trouble)
-        try:
-            data, has_nul = _checked(write)
-            item = self._as_sent(wanted, folder)
-            refused = self._append(session, wanted, item, data, binary=has_nul and session.offers("BINARY"))
-        except _Unfit as unfit:
-            return self._failed(write, unfit.code, unfit.reason)
-        return None if refused is None else self._settled(self._window.pop(), refused)
+    def _send(
+        self, session: ImapSession, wanted: Wanted, piece: deque[Wanted] | None, source: Iterator[Write[Message]]
+    ) -> Iterator[Written[Message]]:
+        """Sends one APPEND (RFC 3501 §6.3.11, RFC 3502) that begins with this message and holds as many more as belong in it."""
+        command: _Command | None = None
+        while True:
+            yield from self._make_way(session, wanted)
+            prepared = self._folders[wanted.write.item.folder]
+            trouble = ("over-quota", self._full) if self._full else prepared.trouble
+            if trouble is not None:
+                yield self._failed(wanted.write, *trouble)
+            else:
+                try:
+                    data, has_nul = checked(wanted.write)
+                except Unfit as unfit:
+                    yield self._failed(wanted.write, unfit.code, unfit.reason)
+                else:
+                    wanted.alone = wanted.alone or has_nul
+                    if command is not None and wanted.alone:
+                        self._again.append(deque([wanted]))
+                    else:
+                        if command is None:
+                            command = self._begin(session, wanted)
+                        refused = self._put(session, command, wanted, prepared, data, binary=has_nul and session.offers("BINARY"))
+                        if refused is not None:
+                            self._window.remove(command)
+                            yield from self._answered(command, refused)
+                            return
+            following = piece.popleft() if piece else None if piece is not None else self._pull(source)
+            if following is None:
+                break
+            if command is None or self._belongs(session, command, following):
+                wanted = following
+                continue
+            if piece is not None:
+                piece.appendleft(following)
+            else:
+                self._next = following
+            break
+        if command is not None:
+            command.ended = True
+            session.channel.put(b"\r\n")
 
-    def _as_sent(self, wanted: _Wanted, folder: _Folder) -> Message:
-        item = wanted.write.item
-        flags = tuple(flag for flag in item.flags if folder.keeps(flag))
-        date = item.internaldate if is_well_formed(item.internaldate) and not wanted.dateless else ""
-        return replace(item, uid=0, uidvalidity=0, flags=flags, internaldate=date)
+    def _make_way(self, session: ImapSession, wanted: Wanted) -> Iterator[Written[Message]]:
+        """Takes in all answers first where this message cannot be sent beside others: its folder is not prepared, it is large, or the server
+        wants to be asked."""
+        folder = wanted.write.item.folder
+        if folder in self._folders and wanted.write.size <= WHOLE and self._at_once(session, wanted.write):
+            return
+        while self._window and self._window[-1].ended:
+            try:
+                yield from self._receive(session)
+            except (LineCut, ProtocolBroken):
+                self._again.appendleft(deque([wanted]))
+                raise
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = open_for_writing(session, folder)
+            except (LineCut, ProtocolBroken):
+                self._again.appendleft(deque([wanted]))
+                raise
 
-    def _append(self, session: ImapSession, wanted: _Wanted, item: Message, data: bytes | None, *, binary: bool) -> Tagged | None:
-        channel = session.channel
+    @staticmethod
+    def _at_once(session: ImapSession, write: Write[Message]) -> bool:
+        return write.size <= session.channel.literals and session.channel.at_once(mailbox(write.item.folder))
+
+    def _begin(self, session: ImapSession, wanted: Wanted) -> _Command:
+        folder = wanted.write.item.folder
+        several = self._multi and not wanted.alone and session.offers("MULTIAPPEND") and self._at_once(session, wanted.write)
+        # From the first byte on it is in flight: whatever happens now, its messages have outcomes of their own.
+        command = _Command(b"", folder, self._most if several else 1)
+        self._window.append(command)
+        if several:
+            self._most = min(2 * self._most, BATCH_MESSAGES)
+        return command
+
+    def _belongs(self, session: ImapSession, command: _Command, wanted: Wanted) -> bool:
+        """Whether a message goes into the command that is under way, too."""
+        if wanted.alone or len(command.sent) >= command.most or wanted.write.item.folder != command.folder:
+            return False
+        return command.size + wanted.write.size <= BATCH_BYTES and wanted.write.size <= WHOLE and self._at_once(session, wanted.write)
+
+    def _put(
+        self, session: ImapSession, command: _Command, wanted: Wanted, folder: TargetFolder, data: bytes | None, *, binary: bool
+    ) -> Tagged | None:
+        channel, item = session.channel, wanted.as_sent(folder)
+        command.sent.append(_Sent(wanted, item))
+        command.size += wanted.write.size
         date = b' "%s"' % item.internaldate.encode("ascii") if item.internaldate else b""
         options = b"(" + " ".join(item.flags).encode("ascii") + b")" + date
-        size = wanted.write.size
-        # From the first byte on it is in flight: whatever happens now, it has an outcome of its own.
-        tag = channel.start_open(b"APPEND", mailbox(item.folder), options)
-        self._window.append(_Sent(tag, wanted, item))
-        self._next = None
-        refused = channel.early(tag) or channel.literal_head(size, binary=binary)
+        if not command.tag:
+            command.tag = channel.start_open(b"APPEND", mailbox(item.folder), options)
+            refused = channel.early(command.tag)
+            if refused is not None:
+                return refused
+        else:
+            channel.put(b" " + options + b" ")
+        refused = channel.literal_head(wanted.write.size, binary=binary)
         if refused is not None:
             return refused
         if data is not None:
             channel.put(data)
         else:
             self._stream(session, wanted.write)
-        channel.put(b"\r\n")
         return None
 
     def _stream(self, session: ImapSession, write: Write[Message]) -> None:
@@ -190,12 +243,12 @@ class Appender:
                 while left:
                     chunk = stream.read(min(_CHUNK, left))
                     if not chunk:
-                        raise _Unfit("damaged", f"its stored bytes ended {left} bytes early")
+                        raise Unfit("damaged", f"its stored bytes ended {left} bytes early")
                     session.channel.put(chunk)
                     left -= len(chunk)
         except ConnectionFailed:
             raise
-        except (_Unfit, OSError, HostbackupError) as error:
+        except (Unfit, OSError, HostbackupError) as error:
             self._window.pop()
             self._halves.append(self._failed(write, "damaged", f"its stored bytes could not be read to the end: {error}"))
             self._line.progress()
@@ -209,99 +262,100 @@ class Appender:
             response = session.channel.next()
             if not isinstance(response, Tagged):
                 continue
-            sent = next((sent for sent in self._window if sent.tag == response.tag), None)
-            if sent is None:
+            command = next((one for one in self._window if one.tag == response.tag), None)
+            if command is None:
                 raise ProtocolBroken("the server answered a command out of order", where=session.where)
-            self._window.remove(sent)
-            self._line.progress()
-            outcome = self._settled(sent, response)
-            if outcome is not None:
-                yield outcome
+            self._window.remove(command)
+            yield from self._answered(command, response)
             return
 
-    def _settled(self, sent: _Sent, tagged: Tagged) -> Written[Message] | None:
-        """The outcome of a tagged response; None where the message is to be sent once more without its date."""
-        write, answer = sent.wanted.write, tagged.answer
+    def _answered(self, command: _Command, tagged: Tagged) -> Iterator[Written[Message]]:
+        """The outcomes that a tagged response gives; what is to be sent once more has none yet."""
+        self._line.progress()
         if tagged.ok:
-            self._losses.update((sent.item.folder, flag) for flag in write.item.flags if flag not in sent.item.flags)
-            if write.item.internaldate and not sent.item.internaldate:
-                self._losses[sent.item.folder, "INTERNALDATE"] += 1
-            uidvalidity, uid = _appenduid(answer)
-            return Written(write, replace(sent.item, uidvalidity=uidvalidity, uid=uid))
-        code = _CODES.get(answer.code, "for-now" if answer.code in _FOR_NOW else "refused")
-        if code == "folder-missing":
-            self._folders.pop(write.item.folder, None)
-        if code == "refused" and sent.item.internaldate:
-            self._again.append(_Wanted(write, dateless=True))
-            return None
-        return self._failed(write, code, f"the server does not take it: {answer.status} {plain(answer.text) or 'no reason given'}")
+            self._waits = 0
+            self._proven = self._proven or len(command.sent) > 1
+            uidvalidity, uids = appended_uids(tagged.answer, len(command.sent))
+            for sent, uid in zip(command.sent, uids, strict=True):
+                yield self._taken(sent, uidvalidity, uid)
+            return
+        code = code_of(tagged.answer)
+        about = reach(code)
+        if about is Reach.MOMENT and self._waits < _WAITS:
+            self._waits += 1
+            told = wait_told(tagged.answer.text)
+            self._pause(min(told, SECONDS_AT_MOST) if told is not None else 0.5 * 2**self._waits)
+            self._again.append(deque(sent.wanted for sent in command.sent))
+        elif len(command.sent) > 1 and about in (Reach.MESSAGE, Reach.ACCOUNT):
+            self._multi = self._proven or tagged.answer.status != "BAD"
+            self._tight = self._tight or about is Reach.ACCOUNT
+            self._again.extendleft(reversed([*_pieces([sent.wanted for sent in command.sent])]))
+        else:
+            yield from self._refused(command, code, tagged.answer)
 
-    def _recover(self, error: ConnectionFailed) -> Iterator[Written[Message]]:
+    def _refused(self, command: _Command, code: str, answer: Answer) -> Iterator[Written[Message]]:
+        reason, about = reason_of(answer), reach(code)
+        if code == "folder-missing":
+            self._folders.pop(command.folder, None)
+        elif about is Reach.FOLDER:
+            self._folders[command.folder].trouble = code, reason
+        elif about is Reach.ACCOUNT:
+            self._no_room += 1
+            if self._no_room >= _FULL:
+                self._full = reason
+        for sent in command.sent:
+            other = sent.wanted.with_another_date() if code == "refused" else None
+            if other is not None:
+                self._again.append(deque([other]))
+            else:
+                yield self._failed(sent.wanted.write, code, reason)
+
+    def _taken(self, sent: _Sent, uidvalidity: int, uid: int) -> Written[Message]:
+        write = sent.wanted.write
+        if sent.item.flags != write.item.flags:
+            self._losses.update((sent.item.folder, flag) for flag in write.item.flags if flag not in sent.item.flags)
+        date = mail_dates.loss(write.item, sent.item, sent.wanted.dated)
+        if date:
+            self._losses[sent.item.folder, date] += 1
+        return Written(write, replace(sent.item, uidvalidity=uidvalidity, uid=uid))
+
+    def _recover(self, error: ConnectionFailed, session: ImapSession | None) -> Iterator[Written[Message]]:
+        heard = session is not None and bool(self._window) and not self._halves and isinstance(error, LineCut)
         yield from self._halves
         self._halves.clear()
-        doubtful, self._window = list(self._window), deque()
-        for sent in doubtful:
-            yield self._failed(sent.wanted.write, "in-doubt", f"the line was cut before the server confirmed it: {error.reason}")
+        for response in session.channel.late(_LATE) if session is not None and heard else ():
+            if isinstance(response, Untagged) and response.answer.status == "BYE":
+                error = LineCut(f"the server ended the session: {plain(response.answer.text) or 'no reason given'}", where=error.where)
+            command = next((one for one in self._window if isinstance(response, Tagged) and one.tag == response.tag), None)
+            if command is not None and command.ended and isinstance(response, Tagged):
+                self._window.remove(command)
+                yield from self._answered(command, response)
+        window, self._window = list(self._window), deque()
+        for command in window:
+            code = "in-doubt" if command.ended else "cut-short"
+            before = "the server confirmed it" if command.ended else "it was sent whole"
+            for sent in command.sent:
+                yield self._failed(sent.wanted.write, code, f"the line was cut before {before}: {error.reason}")
         self._line.cut(error)
 
     def _failed(self, write: Write[Message], code: str, reason: str) -> Written[Message]:
-        return Written(write, write.item, self._failure(write.item.folder, code, reason, _HINTS.get(code, "")))
+        return Written(write, write.item, self._failure(write.item.folder, code, reason, HINTS.get(code, "")))
 
 
-def _prepare(session: ImapSession, name: bytes) -> _Folder:
-    """Makes the folder where it is missing and asks which flags it keeps.
-
-    Only SELECT tells PERMANENTFLAGS. The mailbox is left by UNSELECT or EXAMINE, never by CLOSE, which would expunge.
-    """
-    selected, answer = session.open_mailbox(name, writable=True)
-    if not answer.ok:
-        trouble = create(session, name, "")
-        if trouble is not None:
-            return _Folder(trouble=("folder", trouble))
-        selected, answer = session.open_mailbox(name, writable=True)
-        if not answer.ok:
-            return _Folder(trouble=("folder", f"the server does not open the folder: {plain(answer.answer.text)}"))
-    if session.offers("UNSELECT"):
-        session.channel.run(b"UNSELECT")
-    else:
-        session.open_mailbox(name)
-    flags = selected.permanent_flags
-    return _Folder(None if flags is None else frozenset(flag.lower() for flag in flags))
+def _pieces(wanted: list[Wanted]) -> Iterator[deque[Wanted]]:
+    size = -(-len(wanted) // _PIECES)
+    for at in range(0, len(wanted), size):
+        yield deque(wanted[at : at + size])
 
 
-def _checked(write: Write[Message]) -> tuple[bytes | None, bool]:
-    """The message's bytes (None for a large one) once size and digest are known to be right, and whether NUL is among them. Raises _Unfit."""
-    if write.open is None:
-        raise _Unfit("damaged", "it has no stored bytes")
-    digest = hashlib.sha256()
-    kept = b""
-    total = 0
-    has_nul = False
-    try:
-        with write.open() as stream:
-            while chunk := stream.read(_WHOLE):
-                digest.update(chunk)
-                total += len(chunk)
-                has_nul = has_nul or b"\0" in chunk
-                if write.size <= _WHOLE:
-                    kept += chunk
-                if total > write.size:
-                    break
-    except OSError as error:
-        raise _Unfit("damaged", f"its stored bytes cannot be read: {error.strerror or error}") from None
-    except HostbackupError as error:
-        raise _Unfit(error.code, error.reason) from None
-    if total != write.size or (write.digest and digest.hexdigest() != write.digest):
-        raise _Unfit("damaged", "its stored bytes are not what was recorded")
-    return (kept if write.size <= _WHOLE else None), has_nul
-
-
-def _appenduid(answer: Answer) -> tuple[int, int]:
-    """UIDVALIDITY and UID (RFC 4315), zeros where the server does not tell them."""
+def appended_uids(answer: Answer, count: int) -> tuple[int, list[int]]:
+    """UIDVALIDITY and the UIDs of `count` messages in the order they were sent (RFC 4315 §3). Zeros where the server does not tell them, or
+    tells another number of them."""
     if answer.code == "APPENDUID" and len(answer.args) == 2:
         try:
-            uids = sets.expand(lexer.string(answer.args[1]), 1)
-            return lexer.number(answer.args[0]), uids[0]
+            uidvalidity, uids = lexer.number(answer.args[0]), sets.expand(lexer.string(answer.args[1]), count)
         except ValueError:
-            pass
-    return 0, 0
+            return 0, [0] * count
+        if len(set(uids)) == count and uidvalidity and 0 not in uids:
+            return uidvalidity, uids
+    return 0, [0] * count

@@ -26,6 +26,7 @@ class FakeBox:
     modseq: int = 1  # told where the server offers CONDSTORE
     modseqs: dict[int, int] = field(default_factory=dict)  # by UID, of messages that were marked
     next: int = 0  # UIDNEXT, where it is not the highest UID's
+    options: dict[int, bytes] = field(default_factory=dict)  # by UID: flags and date as they were appended
 
     @property
     def uidnext(self) -> int:
@@ -99,6 +100,8 @@ class FakeImap:
     fetched: Callable[[Talk, int, bytes], bytes] | None = None
     kept: Callable[[bytes], bytes] | None = None
     sizes: dict[int, int] = field(default_factory=dict)  # RFC822.SIZE where it lies
+    refuse: Callable[[bytes, bytes], bytes | None] | None = None  # given flags with date, and bytes: what is said instead of taking a message
+    told_uids: Callable[[FakeBox, bytes], bytes] | None = None  # given the UIDs as a set: the response code that an APPEND is answered with
     greeting: bytes = b"* OK hello\r\n"
     commands: list[bytes] = field(default_factory=list)
     connections: int = 0
@@ -224,18 +227,39 @@ class FakeImap:
                 talk.send(b"* %d FETCH (UID %d FLAGS %s INTERNALDATE %s RFC822.SIZE %d)\r\n" % (sequence, uid, flags, date, size))
 
     def _append(self, talk: Talk, tag: bytes, rest: bytes) -> bool:
-        match = re.match(rb'"([^"]*)" (\([^)]*\))( "[^"]*")? \{(\d+)\+?\}\r\n', rest)
-        assert match is not None, rest
-        box = self.boxes.get(match[1])
+        """One message or several (RFC 3502): all or none of them."""
+        name = re.match(rb'"([^"]*)"', rest)
+        assert name is not None, rest
+        box = self.boxes.get(name[1])
         if box is None:
             talk.send(tag + b" NO [TRYCREATE] no such mailbox\r\n")
             return True
-        uid = box.uidnext
-        body = rest[match.end() :]
-        box.messages[uid] = body if self.kept is None else self.kept(body)
-        box.told[uid] = match[2], match[3].strip() if match[3] else b'"28-Nov-2026 00:00:00 +0000"'
-        talk.send(tag + b" OK [APPENDUID %d %d] done\r\n" % (box.uidvalidity, uid))
+        given = list(appended(rest))
+        for options, body in given:
+            refusal = self.refuse(options, body) if self.refuse is not None else None
+            if refusal is not None:
+                talk.send(tag + b" " + refusal + b"\r\n")
+                return True
+        first = box.uidnext
+        for number, (options, body) in enumerate(given):
+            box.messages[first + number] = body if self.kept is None else self.kept(body)
+            flags, _, date = options.partition(b") ")
+            box.told[first + number] = flags.removesuffix(b")") + b")", date or b'"28-Nov-2026 00:00:00 +0000"'
+            box.options[first + number] = options
+        uids = b"%d:%d" % (first, first + len(given) - 1) if len(given) > 1 else b"%d" % first
+        told = self.told_uids(box, uids) if self.told_uids is not None else b"[APPENDUID %d %s] " % (box.uidvalidity, uids)
+        talk.send(tag + b" OK " + told + b"done\r\n")
         return True
+
+
+def appended(rest: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The messages of an APPEND's arguments: flags with the date, and the bytes."""
+    at = rest.index(b'"', 1) + 1
+    while at < len(rest):
+        match = re.compile(rb' (\([^)]*\)(?: "[^"]*")?) ~?\{(\d+)\+?\}\r\n').match(rest, at)
+        assert match is not None, rest[at : at + 200]
+        at = match.end() + int(match[2])
+        yield match[1], rest[match.end() : at]
 
 
 def _within(uid: int, text: bytes, highest: int) -> bool:

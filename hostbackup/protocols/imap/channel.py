@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -152,6 +153,18 @@ class Channel:
         if self._out:
             data, self._out = self._out, bytearray()
             self.wire.send(memoryview(data))
+
+    def late(self, seconds: float) -> Iterator[Response]:
+        """What the server had said before the line was cut while sending; the last of it may be why. Gives up after so many seconds of silence."""
+        self._out.clear()
+        with contextlib.suppress(OSError):
+            self.wire.sock.settimeout(seconds)
+        with contextlib.suppress(LineCut, ProtocolBroken):
+            while True:
+                response = self._framer.next(None)
+                if isinstance(response, Tagged):
+                    self._open.discard(response.tag)
+                yield response
 
     def logout(self) -> None:
         """Says goodbye and waits for it. Raises LineCut where the line is gone already."""
