@@ -89,7 +89,7 @@ def test_a_push_that_is_interrupted_says_so_and_goes_on_later(move: Move) -> Non
 def test_a_line_that_is_cut_in_mid_append_leaves_one_of_each(move: Move) -> None:
     it = move
     it.backup()
-    with Relay(it.new.server.ports["plain"], cut_after=4_000, cuts=3) as relay:
+    with Relay(it.new.server.ports["plain"], cut_after=120_000, cuts=3, upwards=True) as relay:
         it.new_port = relay.port
         it.write()
         it.push()
@@ -101,7 +101,7 @@ def test_a_line_that_is_cut_in_mid_append_leaves_one_of_each(move: Move) -> None
 def test_a_line_that_stays_cut_ends_the_push_and_the_next_one_finds_what_arrived(move: Move) -> None:
     it = move
     it.backup()
-    with Relay(it.new.server.ports["plain"], cut_after=3_000, cuts=1) as relay:
+    with Relay(it.new.server.ports["plain"], cut_after=300_000, cuts=1, upwards=True) as relay:
         it.new_port = relay.port
         it.write()
         process = it.start("push")

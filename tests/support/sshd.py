@@ -216,7 +216,7 @@ class Relay:
     """Passes TCP on to a port of 127.0.0.1, each direction late by `delay` seconds; can cut or freeze the line after so many bytes from the server.
 
     It listens on the port `at`, or on a free one. Of the lines open at once it serves `lines` and ends others at once. `rate` is how many bytes
-    a second pass each way (0: all that come).
+    a second pass each way (0: all that come). `upwards`: it is the bytes to the server that count for a cut, and exactly so many reach it.
     """
 
     def __init__(
@@ -230,6 +230,7 @@ class Relay:
         lines: int | None = None,
         at: int = 0,
         rate: int = 0,
+        upwards: bool = False,
     ) -> None:
         import threading
 
@@ -237,6 +238,7 @@ class Relay:
         self._delay = delay
         self._rate = rate
         self._cut_after = cut_after
+        self._upwards = upwards
         self._freeze_after = freeze_after
         self._lines = lines
         self.cuts_left = cuts if cut_after is not None else 0
@@ -304,8 +306,13 @@ class Relay:
             if counted and self._freeze_after is not None and passed > self._freeze_after:
                 self.freeze()
                 return
-            if counted and self.cuts_left and self._cut_after is not None and passed > self._cut_after:
+            if counted is not self._upwards and self.cuts_left and self._cut_after is not None and passed > self._cut_after:
                 self.cuts_left -= 1
+                if self._upwards:
+                    line.put((time.monotonic() + self._delay, data[: len(data) - (passed - self._cut_after)]))
+                    line.put((time.monotonic() + self._delay, b""))
+                    source.shutdown(socket.SHUT_RDWR)
+                    return
                 for one in (source, sink):
                     with contextlib.suppress(OSError):
                         one.shutdown(socket.SHUT_RDWR)
