@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hostbackup.model import Message, Part, Write, Written
-from hostbackup.places import mail_write
+from hostbackup.places import mail_refusals, mail_write
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap.framer import Answer
 from hostbackup.protocols.imap.lexer import Atom
@@ -187,7 +187,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(said: bytes, pause: float) -> 
 def test_a_server_that_never_stops_asking_to_wait_is_told() -> None:
     fake = FakeImap(capabilities=MULTI, refuse=lambda options, body: b"NO [LIMIT] try again in 10 hours")
     assert codes(written(fake, [write_of(data) for data in bodies(10)])) == ["for-now"] * 10
-    assert PAUSES == [mail_write.SECONDS_AT_MOST] * 5
+    assert PAUSES == [mail_refusals.SECONDS_AT_MOST] * 5
 
 
 def test_a_cut_tells_what_is_in_doubt_from_what_was_never_sent_whole() -> None:
