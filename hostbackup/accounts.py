@@ -35,6 +35,7 @@ class Account:
     new_user: str = ""  # "" = the same name
     new_password: SecretSource | None = None  # None = the same password
     host: str = ""
+    token: SecretSource | None = None  # an access token of OAuth 2, asked for at each login
     where: str = ""  # where the account is written down, for errors: "accounts.csv:3" or "old.imap.account[0]"
 
 

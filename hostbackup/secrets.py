@@ -7,6 +7,7 @@ profile is loaded; `SecretSource.resolve` does it when a server asks, and `Secre
 from __future__ import annotations
 
 import base64
+import dataclasses
 import difflib
 import hmac
 import json
@@ -103,6 +104,12 @@ class SecretSource:
         if "\0" in text:
             raise SecretError(f"{self} holds a NUL character, which no password can", where=where)
         return Secret(text)
+
+    def for_user(self, user: str) -> SecretSource:
+        """The same source, where a command is told of whom the secret is: `{user}` in its arguments."""
+        if not self.command:
+            return self
+        return dataclasses.replace(self, command=(self.command[0], *(word.replace("{user}", user) for word in self.command[1:])))
 
     def problem(self, where: str) -> SecretError | None:
         """What can be known to be wrong without running a command or asking anybody; None where nothing is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import imaplib
 import importlib
 import os
 import pkgutil
@@ -18,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import botocore.exceptions
-import imapclient.exceptions
 import paramiko
 import pytest
 from hypothesis import given, settings
@@ -27,7 +25,7 @@ from paramiko.ber import BERException
 from paramiko.pkey import UnknownKeyType
 
 from hostbackup.errors import CertificateRefused, ConnectionFailed, HostbackupError, NameNotResolved, SecretError, Unreachable, VaultError
-from hostbackup.protocols import net, ssh
+from hostbackup.protocols import certificates, net, ssh
 from hostbackup.protocols.imap import login, wire
 from hostbackup.protocols.imap.session import ImapTarget
 from hostbackup.protocols.s3 import S3Target, translate
@@ -37,7 +35,7 @@ SECRET = "hunter2-geheim"
 WORDS = "something went wrong"
 
 
-STANDARD = ("builtins", "socket", "ssl", "io", "binascii", "imaplib", "imapclient", "paramiko", "cryptography")
+STANDARD = ("builtins", "socket", "ssl", "io", "binascii", "paramiko", "cryptography")
 BOTO = ("botocore", "boto3", "urllib3")
 
 
@@ -185,6 +183,21 @@ class Silent:
         raise self.error
 
 
+class Trusting(certificates.Trust):
+    """Whose handshake ends as it is told to."""
+
+    error: BaseException
+
+    def context(self) -> Any:
+        return Silent(self.error)
+
+
+def trusting(error: BaseException) -> Trusting:
+    trust = Trusting("mail.example.test")
+    object.__setattr__(trust, "error", error)
+    return trust
+
+
 def wired(error: BaseException) -> wire.Wire:
     return wire.Wire(Silent(error), "mail.example.test:993", 5.0)  # type: ignore[arg-type]
 
@@ -205,7 +218,7 @@ def test_what_a_handshake_raises_is_mapped(cls: type[BaseException]) -> None:
     if isinstance(error, ssl.SSLCertVerificationError):
         error.verify_code, error.verify_message = 10, "certificate has expired"
     with pytest.raises(ConnectionFailed) as caught:
-        wired(OSError()).start_tls(Silent(error), "mail.example.test")  # type: ignore[arg-type]
+        wired(OSError()).start_tls(trusting(error))
     holds(caught.value)
 
 
@@ -213,29 +226,9 @@ def test_what_a_handshake_raises_is_mapped(cls: type[BaseException]) -> None:
 def test_every_verdict_on_a_certificate_has_words(code: int) -> None:
     error = ssl.SSLCertVerificationError(1, WORDS)
     error.verify_code, error.verify_message = code, WORDS
-    mapped = wire.certificate_refused(error, "mail.example.test", "mail.example.test:993")
+    mapped = certificates.refused(error, "mail.example.test", "mail.example.test:993")
     assert isinstance(mapped, CertificateRefused)
     holds(mapped)
-
-
-@pytest.mark.parametrize("cls", [*family(imaplib.IMAP4.error), *family(ValueError)], ids=name_of)
-def test_what_imaplib_and_imapclient_raise_is_mapped(cls: type[BaseException]) -> None:
-    with pytest.raises(ConnectionFailed) as caught, login._imapclient_errors(wired(OSError())):
-        raise made(cls)
-    holds(caught.value)
-
-
-def test_imapclient_has_no_family_of_errors_that_nobody_knows_of() -> None:
-    assert defined_in(imapclient) <= set(family(imaplib.IMAP4.error, ValueError))
-
-
-@pytest.mark.parametrize("cls", family(imapclient.exceptions.IMAPClientError), ids=name_of)
-def test_what_a_login_raises_is_mapped_and_tells_no_password(cls: type[BaseException]) -> None:
-    target = ImapTarget("mail.example.test", "taro", SECRET)
-    with pytest.raises(ConnectionFailed) as caught, login._refusal(wired(OSError()), target):
-        raise cls(f"no such password: {SECRET}")
-    holds(caught.value)
-    assert "taro" in caught.value.reason or "session" in caught.value.reason
 
 
 _LINES = st.sampled_from(

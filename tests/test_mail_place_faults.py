@@ -256,7 +256,9 @@ def test_a_session_that_ended_while_idle_is_replaced() -> None:
         place = _account(fake, factory)
         for work in (place.folders, lambda: place.status(b"INBOX"), lambda: place.prepare([]), lambda: list(place.scan())):
             work()
-            sessions[-1].channel.wire.sock.shutdown(socket.SHUT_RDWR)
+            line = sessions[-1].channel.wire.sock
+            assert isinstance(line, socket.socket)
+            line.shutdown(socket.SHUT_RDWR)
             assert work() == work()
         place.close()
     assert len(sessions) == 5

@@ -172,7 +172,7 @@ class Check:
         section = self.connections.imap_section(side)
         if side == "old":
             try:
-                found = self.connections.addresses(section.host, section.port, section.address)
+                found = self.connections.reach(section)
                 self.connections.identity.see_endpoint("old.imap", section.host, found, section.port)
             except (ConnectionFailed, WrongMachine) as error:
                 self.result.fail_part(error, side=side, part="old.imap")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -32,6 +32,18 @@ _WRITERS = 7  # channels to the new server: its processes share syncs; three of 
 _LOGIN_WAIT = 30.0  # seconds that a server may take for each step of a login
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
+
+
+def _weaker_mail(section: Imap) -> Iterator[tuple[str, str]]:
+    """What a mail section does not hold to as strictly as by default: setting and meaning."""
+    if section.security == "plain":
+        yield "plain IMAP", "passwords and mail cross the network unencrypted"
+    if section.certificate:
+        yield f'certificate = "{section.certificate}"', "only this certificate is accepted, whatever its name, its issuer and its dates"
+    if section.certificate_name:
+        yield f'certificate_name = "{section.certificate_name}"', "the certificate is verified against this name and not against host"
+    if section.tunnel:
+        yield f"tunnel = {section.tunnel[0]}", "who answers, and whether it is encrypted, is up to this command"
 
 
 class SshClient(Protocol):
@@ -103,6 +115,12 @@ class Connections:
             self._addresses[host, port] = net.resolve(host, port)
         return self._addresses[host, port]
 
+    def reach(self, section: Ssh | Imap) -> tuple[str, ...]:
+        """The addresses of a section's server, none where a tunnel leads there. Raises NameNotResolved."""
+        if isinstance(section, Imap) and section.tunnel:
+            return ()
+        return self.addresses(section.host, section.port, section.address)
+
     def learn_new_endpoints(self) -> None:
         """Notes where the new sections lead, to recognise an old one that leads there too. A new name that does not resolve yet is no matter."""
         new = self.profile.new
@@ -111,7 +129,7 @@ class Connections:
             if section is None:
                 continue
             try:
-                found = self.addresses(section.host, section.port, section.address)
+                found = self.reach(section)
             except NameNotResolved:
                 continue
             endpoints[name] = {(address, section.port) for address in found}
@@ -125,7 +143,7 @@ class Connections:
         for name, section in sections:
             if section is not None:
                 try:
-                    found = self.addresses(section.host, section.port, section.address)
+                    found = self.reach(section)
                 except NameNotResolved:
                     continue
                 self.identity.see_endpoint(name, section.host, found, section.port)
@@ -137,7 +155,7 @@ class Connections:
         for kind, one, other in (("ssh", old.ssh if web else None, new.ssh), ("imap", old.imap if mail else None, new.imap)):
             if one is not None and other is not None:
                 try:
-                    found = self.addresses(one.host, one.port, one.address)
+                    found = self.reach(one)
                 except NameNotResolved:
                     continue
                 self.identity.see_new_endpoint(f"new.{kind}", other.host, f"old.{kind}", found, one.port)
@@ -275,23 +293,35 @@ class Connections:
 
     def imap_target(self, side: str, account: Account) -> ImapTarget:
         """Raises SecretError where no password is known and nobody can be asked: that account is not covered."""
+        from hostbackup.jobs import mail_credentials
         from hostbackup.protocols.imap.session import ImapTarget
 
         section = self.imap_section(side)
         host, address = login_at(section, account)
+        found = mail_credentials.credentials(section, side, account, host, self)
+        tunnel = mail_credentials.tunnel(section, account, host, f"{side}.imap {account.user}")
+        for setting, meaning in _weaker_mail(section):
+            self._weaker(f"{side}.imap {host}", setting, meaning)
         return ImapTarget(
             host=host,
             user=account.user,
-            password=self._mail_password(side, account, host),
+            password=found.password,
             port=section.port,
             security=section.security,
             addresses=tuple(address),
             timeout=self.limits.stall,
             ca_file=section.ca_file,
             rate=self.limits.rate,
+            auth=section.auth,
+            token=found.token,
+            master=found.master,
+            separator=found.separator,
+            certificate=section.certificate or "",
+            certificate_name=section.certificate_name or "",
+            tunnel=tunnel,
         )
 
-    def _mail_password(self, side: str, account: Account, host: str) -> str:
+    def mail_password(self, side: str, account: Account, host: str) -> str:
         where = f"{side}.imap {account.user}"
         if account.password:
             password: str | None = self.secret(account.password, where)
@@ -312,14 +342,12 @@ class Connections:
 
             if refused:  # a refused password is never tried twice, whoever asks
                 raise refused[0]
-            if target.security == "plain":
-                self._weaker(f"{side}.imap {target.host}", "plain IMAP", "passwords and mail cross the network unencrypted")
             try:
                 made = session.connect(target)
             except LoginRefused as error:
                 refused.append(error)
                 raise
-            if side == "old":  # an account may have a host of its own, which the section's check did not cover
+            if side == "old" and made.address:  # an account may have a host of its own, which the section's check did not cover
                 try:
                     self.identity.see_endpoint("old.imap", target.host, [made.address], target.port)
                 except WrongMachine:

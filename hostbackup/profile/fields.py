@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import urllib.parse
 from datetime import date, datetime
@@ -17,6 +18,9 @@ from hostbackup.model import component
 
 _NAME_BYTES = 200  # a part's name is one file name in the vault, with room for a suffix
 _PIN = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+_FINGERPRINT = re.compile(r"(?:sha-?256(?: fingerprint)?\s*[:=])?\s*(?P<value>\S.*)", re.IGNORECASE)
+_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{43}=?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}")
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
@@ -63,6 +67,26 @@ def _pin(value: str) -> str:
     if not _PIN.fullmatch(value):
         raise wrong("expected a fingerprint as `ssh-keygen -lf` prints it: SHA256: and 43 characters of base64")
     return value.rstrip("=")
+
+
+def _certificate(value: str) -> str:
+    """As `hostbackup.protocols.certificates.fingerprint` writes it, however a person has it: openssl, browsers and ssh each show it in their way."""
+    told = _FINGERPRINT.fullmatch(value.strip())
+    text = told["value"] if told else ""
+    digits = text.replace(":", "").replace(" ", "")
+    if _HEX.fullmatch(digits):
+        return "SHA256:" + digits.lower()
+    if _BASE64.fullmatch(text):
+        return "SHA256:" + base64.b64decode(text.rstrip("=") + "=").hex()
+    raise wrong("expected SHA256: and the certificate's fingerprint, 64 hexadecimal digits or 43 characters of base64")
+
+
+def _words(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not all(word and "\0" not in word for word in value):
+        raise wrong('expected a program and its arguments, such as ["ssh", "root@mail.example.jp", "/usr/lib/dovecot/imap", "-u", "{user}"]')
+    if any(mark in word for word in value for mark in ("{password}", "{token}")):
+        raise wrong("a password here could be read in the list of processes by everybody on this machine")
+    return value
 
 
 def _name(value: str) -> str:
@@ -174,6 +198,8 @@ Patterns = Annotated[Many[str], AfterValidator(_patterns)]
 Name = Annotated[str, AfterValidator(_name)]
 RemotePath = Annotated[str, AfterValidator(_remote)]
 Pin = Annotated[str, AfterValidator(_pin)]
+Certificate = Annotated[str, AfterValidator(_certificate)]
+Words = Annotated[Many[str], AfterValidator(_words)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
 Prefix = Annotated[str, AfterValidator(_prefix)]

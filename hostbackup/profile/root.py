@@ -15,7 +15,7 @@ from hostbackup.accounts import Account, read_accounts
 from hostbackup.errors import ProfileError, SecretError
 from hostbackup.profile.describe import describe
 from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
-from hostbackup.profile.sections import Contract, Copy, Domain, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
+from hostbackup.profile.sections import Contract, Copy, Domain, ImapAccount, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
 from hostbackup.secrets import SecretSource
 
 
@@ -96,6 +96,7 @@ class Profile(Section):
                     new_user=told.new_user or "",
                     new_password=told.new_password,
                     host=told.host or "",
+                    token=told.token if isinstance(told, ImapAccount) else None,
                     where=key,
                 )
             )
@@ -104,17 +105,21 @@ class Profile(Section):
     def new_account_for(self, account: Account) -> Account:
         """How an old account logs in at the new server.
 
-        Its name is `new_user`, else the same. Its password is `new_password`, else the one [new.imap] has for that name, else the same.
+        Its name is `new_user`, else the same. Its password is `new_password`, else the one [new.imap] has for that name, else the same, unless
+        there is a token for it at the new server.
         `address` and `host` are those that [new.imap] has for that name; the old account's never count here.
         """
         user = account.new_user or account.user
         told = self._new_accounts.get(user)
-        password = account.new_password or (told.password if told else None) or account.password
+        token = told.token if told else None
+        by_token = token or (self.new.imap and self.new.imap.token)
+        password = account.new_password or (told.password if told else None) or (None if by_token else account.password)
         return Account(
             user=user,
             password=password,
             address=told.address if told else (),
             host=told.host if told else "",
+            token=token,
             where=told.where if told else account.where,
         )
 

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from hostbackup.profile.fields import (
     Addresses,
     Bucket,
+    Certificate,
     Connections,
     Days,
     Endpoint,
@@ -31,6 +32,7 @@ from hostbackup.profile.fields import (
     Section,
     Stall,
     TimeZone,
+    Words,
     Yearly,
     last_part,
     with_default,
@@ -152,17 +154,79 @@ class Mail(Section):
         return self
 
 
+class ImapAccount(MailAccount):
+    """One mailbox, in addition to those of the accounts CSV."""
+
+    token: SecretSource | None = None
+    """OAuth 2 access token instead of a password; asked for anew at each login."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ImapAccount:
+        if self.token and self.password:
+            raise wrong("has password and token; keep one of them")
+        return self
+
+
+class Master(Section):
+    """Somebody who may open every mailbox of a server, so that no account needs a password of its own."""
+
+    user: Line
+    """The master's name."""
+    password: SecretSource
+    """The master's password."""
+    separator: Line | None = None
+    """What joins a mailbox's name and the master's into a login name (Dovecot: often \"*\"); without it the two go apart, by SASL PLAIN."""
+
+
 class Imap(Mail):
     """A mail server that speaks IMAP."""
 
     port: Port = 993
     """TCP port: 993 for tls, 143 for starttls and plain by default."""
+    account: Many[ImapAccount] = ()
+    """Accounts one by one."""
+    auth: Literal["auto", "password", "xoauth2", "oauthbearer"] = "auto"
+    """How to log in; auto: by what is known of an account, password or token, and the best way that the server offers for it."""
+    token: SecretSource | None = None
+    """OAuth 2 access tokens of accounts without a password, usually { command = ["…", "{user}"] }; asked for anew at each login."""
+    master: Master | None = None
+    """Somebody who opens every mailbox of this section; passwords of accounts do not count then."""
+    certificate: Certificate | None = None
+    """The server's only accepted certificate, as SHA256:… fingerprint; its name, issuer and dates do not matter then."""
+    certificate_name: Host | None = None
+    """The name that the certificate is for, where it is not host."""
+    tunnel: Words | None = None
+    """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
 
     @model_validator(mode="before")
     @classmethod
     def _default_port(cls, value: Any) -> Any:
         insecure = isinstance(value, dict) and value.get("security") in ("starttls", "plain")
         return with_default(value, "port", 143 if insecure else None)
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Imap:
+        tokens = self.token is not None or any(account.token for account in self.account)
+        if tokens and self.auth == "password":
+            raise wrong('a token is of no use with auth = "password"')
+        if not tokens and self.auth in ("xoauth2", "oauthbearer"):
+            raise wrong(f'auth = "{self.auth}" needs a token, such as {{ command = ["access-token", "{{user}}"] }}')
+        if self.master and (tokens or self.auth in ("xoauth2", "oauthbearer")):
+            raise wrong("a master logs in by password; keep either master or token")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_line(self) -> Imap:
+        told = self.model_fields_set
+        if self.tunnel:
+            unused = [key for key in ("address", "port", "security", "ca_file", "certificate", "certificate_name") if key in told]
+            if unused or any(account.address for account in self.account):
+                raise wrong(f"with tunnel there is no TCP and no TLS of ours; take out {', '.join(unused) or 'the address of accounts'}")
+        if self.certificate and (self.certificate_name or self.ca_file):
+            raise wrong("certificate alone decides; take out certificate_name and ca_file")
+        if self.security == "plain" and (self.certificate or self.certificate_name):
+            raise wrong('security = "plain" shows no certificate; take out certificate and certificate_name')
+        return self
 
 
 class Pop3(Mail):

@@ -126,6 +126,17 @@ service pop3-login {{
 """
 
 
+_MASTERS = """
+auth_master_user_separator = *
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {base}/masters
+  master = yes
+  result_success = continue
+}}
+"""
+
+
 def _group(user: str) -> str:
     import grp
 
@@ -203,8 +214,9 @@ def dovecot(
     users: Mapping[str, str] = USERS,
     extra: str = "",
     pop3: bool = False,
+    masters: Mapping[str, str] | None = None,
 ) -> Iterator[Dovecot]:
-    """Starts a server, waits until it answers, and ends it and everything it left on leaving."""
+    """Starts a server, waits until it answers, and ends it and everything it left on leaving. `masters` may open every mailbox."""
     # Unix sockets have short paths only, so the folder stands directly below the temporary one.
     base = Path(tempfile.mkdtemp(prefix="hbdc"))
     process: subprocess.Popen[bytes] | None = None
@@ -217,6 +229,9 @@ def dovecot(
         me = pwd.getpwuid(os.geteuid()).pw_name
         mail_user = "nobody" if root else me
         (base / "users").write_text("".join(f"{user}:{{PLAIN}}{password}\n" for user, password in users.items()), encoding="utf-8")
+        if masters is not None:
+            (base / "masters").write_text("".join(f"{user}:{{PLAIN}}{password}\n" for user, password in masters.items()), encoding="utf-8")
+            extra += _MASTERS.format(base=base)
         mail = base / "mail"
         mail.mkdir()
         if root:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,6 +67,12 @@ class Talk:
 
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """Goes on in TLS, as the server of it."""
+        self._file.close()
+        self._sock = context.wrap_socket(self._sock, server_side=True)
+        self._file = self._sock.makefile("rb")
 
     def command(self) -> bytes | None:
         """A whole command with its literals in place, without the final CRLF; None where the client left."""

@@ -37,7 +37,6 @@ class Channel:
         self._open: set[bytes] = set()
         self._done: dict[bytes, Tagged] = {}
         self._out = bytearray()
-        self._leaving = False
 
     def learn(self, capabilities: Iterable[str]) -> None:
         """Takes LITERAL+ or LITERAL- into use where they are offered."""
@@ -119,7 +118,7 @@ class Channel:
             if response.tag not in self._open:
                 raise ProtocolBroken("the server answered a command that was never sent", where=self.wire.where)
             self._open.discard(response.tag)
-        elif isinstance(response, Untagged) and response.answer.status == "BYE" and not self._leaving:
+        elif isinstance(response, Untagged) and response.answer.status == "BYE":
             raise LineCut(f"the server ended the session: {plain(response.answer.text) or 'no reason given'}", where=self.wire.where)
         return response
 
@@ -167,9 +166,9 @@ class Channel:
                 yield response
 
     def logout(self) -> None:
-        """Says goodbye and waits for it. Raises LineCut where the line is gone already."""
-        self._leaving = True
-        self.run(b"LOGOUT")
+        """Says goodbye, without waiting for the answer. Raises LineCut where the line is gone already."""
+        self.start(b"LOGOUT")
+        self.flush()
 
 
 def mailbox(name: bytes) -> Argument:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hostbackup.errors import ConnectionFailed, ProtocolBroken
-from hostbackup.protocols.imap import lexer, names, sets
+from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, ProtocolBroken, Unreachable
+from hostbackup.protocols.certificates import ANY, Trust, fingerprint
+from hostbackup.protocols.imap import lexer, login, names, sets
 from hostbackup.protocols.imap.channel import Channel, mailbox
 from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
 from hostbackup.protocols.imap.lexer import Value
@@ -22,10 +22,13 @@ from hostbackup.protocols.net import connect_tcp
 
 @dataclass(frozen=True, slots=True)
 class ImapTarget:
-    """Where and as whom to log in. TLS is verified against `host`, also where TCP goes to one of `addresses`."""
+    """Where and as whom to log in. TLS is verified against `host`, also where TCP goes to one of `addresses`.
+
+    `password` is the mailbox's own, or that of `master`, who opens it on its owner's behalf; `token` is asked for at each login instead.
+    """
 
     host: str
-    user: str
+    user: str  # whose mailbox it is
     password: str = field(repr=False)
     port: int = 993
     security: Literal["tls", "starttls", "plain"] = "tls"
@@ -33,6 +36,28 @@ class ImapTarget:
     timeout: float = 60.0  # seconds without a byte
     ca_file: Path | None = None  # PEM; only these authorities count then
     rate: RateLimit | None = None
+    auth: Literal["auto", "password", "xoauth2", "oauthbearer"] = "auto"
+    token: Callable[[], str] | None = field(default=None, repr=False)  # OAuth 2 access token
+    master: str = ""
+    separator: str = ""  # between the names of user and master; without it the two go apart, by SASL PLAIN
+    certificate: str = ""  # SHA256:…, the only certificate that counts then
+    certificate_name: str = ""  # whose certificate it must be, if not `host`'s
+    tunnel: tuple[str, ...] = ()  # a command that speaks IMAP; then there is no TCP and no TLS of ours
+
+    @property
+    def login(self) -> str:
+        """The name that is logged in with."""
+        if not self.master:
+            return self.user
+        return f"{self.user}{self.separator}{self.master}" if self.separator else self.master
+
+    @property
+    def authorize(self) -> str:
+        """The mailbox, where another name logs in for it."""
+        return self.user if self.master and not self.separator else ""
+
+    def trust(self, *, any_certificate: bool = False) -> Trust:
+        return Trust(self.certificate_name or self.host, self.ca_file, ANY if any_certificate else self.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,41 +158,69 @@ class Selected:
             self.highestmodseq = told.get("HIGHESTMODSEQ", self.highestmodseq)
 
 
-_GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
+_GOODBYE = 5.0  # seconds that saying goodbye may take
 STATUS_ITEMS = b"(UIDVALIDITY UIDNEXT MESSAGES)"
 
 
 def connect(target: ImapTarget) -> ImapSession:
     """Connects, verifies, logs in. Raises NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut or ProtocolBroken."""
-    from hostbackup.protocols.imap.login import log_in
+    if target.tunnel:
+        return _connect_through(target)
+    if target.security != "plain":
+        target.trust().context()  # what is wrong with it shows before anything is connected
+    wire, address = _wire(target)
+    try:
+        channel, capabilities = login.log_in(wire, target)
+    except CertificateRefused as error:
+        if not target.certificate and (shown := _shown(target)):
+            error.hint += f"; it shows {shown}: once its owner has confirmed that, pin it by `certificate`"
+        raise
+    return ImapSession(channel, capabilities, host=target.host, user=target.user, address=address, port=target.port)
 
+
+def _wire(target: ImapTarget) -> tuple[Wire, str]:
     sock, address = connect_tcp(target.host, target.addresses, target.port, target.timeout)
     where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
-    wire = Wire(sock, where, target.timeout, target.rate)
-    channel = log_in(wire, target)
+    return Wire(sock, where, target.timeout, target.rate), address
+
+
+def _shown(target: ImapTarget) -> str:
+    """The fingerprint of the certificate that was refused: on a connection of its own, on which nothing is sent. "" where there is none."""
+    with contextlib.suppress(ConnectionFailed):
+        wire, _ = _wire(target)
+        return fingerprint(login.show_certificate(wire, target))
+    return ""
+
+
+def _connect_through(target: ImapTarget) -> ImapSession:
+    from hostbackup.protocols.imap.tunnel import Tunnel
+
+    tunnel = Tunnel(target.tunnel)
+    wire = Wire(tunnel, f"{target.host} (through {tunnel.name})", target.timeout, target.rate)
     try:
-        return ImapSession(channel, host=target.host, user=target.user, address=address, port=target.port)
-    except BaseException:
-        wire.close()
+        channel, capabilities = login.log_in(wire, target)
+    except (LineCut, ProtocolBroken) as error:
+        if tunnel.ended:
+            raise Unreachable(f"the tunnel gives no IMAP session: {error.reason}; it {tunnel.ended}", where=error.where, hint=error.hint) from None
         raise
+    return ImapSession(channel, capabilities, host=target.host, user=target.user)
 
 
 class ImapSession:
     """A logged-in connection. `channel` is for pipelined work; the methods here are one round trip each. Used by one thread at a time."""
 
-    def __init__(self, channel: Channel, *, host: str = "", user: str = "", address: str = "", port: int = 0) -> None:
+    def __init__(self, channel: Channel, capabilities: frozenset[str], *, host: str = "", user: str = "", address: str = "", port: int = 0) -> None:
         self.channel = channel
+        self.capabilities = capabilities
         self.host = host
         self.user = user
-        self.address = address
+        self.address = address  # "" through a tunnel
         self.port = port
         certificate = channel.wire.certificate()
         self.encrypted = bool(certificate)
-        self.certificate_fingerprint = "SHA256:" + hashlib.sha256(certificate).hexdigest() if certificate else ""
+        self.certificate_fingerprint = fingerprint(certificate) if certificate else ""
+        self._namespaces: Namespaces | None = None
         self.qresync = False  # enabled: what was expunged is told by UID
-        self.capabilities = self._ask_capabilities()
-        channel.learn(self.capabilities)
-        self.namespaces = self._ask_namespaces() if self.offers("NAMESPACE") else Namespaces()
 
     @property
     def where(self) -> str:
@@ -185,25 +238,50 @@ class ImapSession:
     def status_items(self) -> bytes:
         return STATUS_ITEMS[:-1] + b" HIGHESTMODSEQ)" if self.condstore else STATUS_ITEMS
 
+    @property
+    def namespaces(self) -> Namespaces:
+        """Whose folders are where. Costs a round trip where `list_folders` was not called before."""
+        if self._namespaces is None:
+            told: list[Namespaces] = []
+            if self.offers("NAMESPACE"):
+                self.channel.run(b"NAMESPACE", on=functools.partial(_take_namespaces, told))
+            self._namespaces = told[0] if told else Namespaces()
+        return self._namespaces
+
     def list_folders(self, counters: dict[bytes, Selected] | None = None) -> tuple[list[Listed], list[Listed]]:
-        """All mailboxes with what LIST can say of them in one go, and the subscribed names (some of which may not exist).
+        """All mailboxes with what LIST can say of them, and the subscribed names (some of which may not exist). Learns the namespaces on the way.
 
         `counters` gets those of each mailbox, where the server tells them along (LIST-STATUS, RFC 5819).
         """
         channel = self.channel
         found: list[Listed] = []
         subscribed: list[Listed] = []
+        spaces: list[Namespaces] = []
         command = [b"LIST", b'""', b'"*"']
         if self.offers("LIST-EXTENDED"):
             wanted = [b"SUBSCRIBED", b"SPECIAL-USE"] if self.offers("SPECIAL-USE") else [b"SUBSCRIBED"]
             if counters is not None and self.offers("LIST-STATUS"):
                 wanted += [b"STATUS", self.status_items]
             command += [b"RETURN", b"(" + b" ".join(wanted) + b")"]
-        tags = (channel.start(*command), channel.start(b"LSUB", b'""', b'"*"'))
-        for tag, into in zip(tags, (found, subscribed), strict=True):
-            answer = channel.finish(tag, self._collector(into, counters))
-            if not answer.ok and into is found:
-                raise ProtocolBroken(f"the server does not list its folders: {plain(answer.answer.text)}", where=self.where)
+        tag = channel.start(*command)
+        others = [channel.start(b"LSUB", b'""', b'"*"')]
+        if self._namespaces is None and self.offers("NAMESPACE"):
+            others.append(channel.start(b"NAMESPACE"))
+        takers = (self._collector(found, "LIST"), self._collector(subscribed, "LSUB"), functools.partial(_take_namespaces, spaces))
+
+        def take(response: Response) -> None:
+            if counters is not None:
+                _take_status(counters, response)
+            for taker in takers:  # none of the three disturbs another, so a server may answer them in any order
+                taker(response)
+
+        answer = channel.finish(tag, take)
+        for other in others:
+            channel.finish(other, take)
+        if not answer.ok:
+            raise ProtocolBroken(f"the server does not list its folders: {plain(answer.answer.text)}", where=self.where)
+        if self._namespaces is None:
+            self._namespaces = spaces[0] if spaces else Namespaces()
         return found, subscribed
 
     def root_separator(self) -> bytes:
@@ -239,7 +317,10 @@ class ImapSession:
         return selected, answer
 
     def close(self) -> None:
-        """Logs out where the line is free, and closes. May be called twice."""
+        """Says goodbye where the line is free, and closes. May be called twice.
+
+        Nobody waits for the answer: what was done is confirmed command by command, and a LOGOUT that gets lost ends the session just the same.
+        """
         if not self.channel.busy:
             with contextlib.suppress(ConnectionFailed, OSError):
                 self.channel.wire.sock.settimeout(_GOODBYE)
@@ -250,43 +331,15 @@ class ImapSession:
         """Closes without a word: for a line in an unknown state, and from other threads."""
         self.channel.wire.close()
 
-    def _collector(self, into: list[Listed], counters: dict[bytes, Selected] | None = None) -> Callable[[Response], None]:
+    def _collector(self, into: list[Listed], kind: str = "LIST") -> Callable[[Response], None]:
         def collect(response: Response) -> None:
-            if counters is not None:
-                _take_status(counters, response)
-            if isinstance(response, Data) and response.kind in ("LIST", "LSUB"):
+            if isinstance(response, Data) and response.kind == kind:
                 try:
                     into.append(listed(response.values))
                 except ValueError:
                     raise ProtocolBroken("the server sent a folder list that cannot be read", where=self.where) from None
 
         return collect
-
-    def _ask_capabilities(self) -> frozenset[str]:
-        found: set[str] = set()
-
-        def take(response: Response) -> None:
-            if isinstance(response, Data) and response.kind == "CAPABILITY":
-                found.update(lexer.word(value).upper() for value in response.values if isinstance(value, bytes))
-
-        answer = self.channel.run(b"CAPABILITY", on=take)
-        if not answer.ok or not found:
-            raise ProtocolBroken("the server does not tell its capabilities", where=self.where)
-        return frozenset(found)
-
-    def _ask_namespaces(self) -> Namespaces:
-        found: list[tuple[Value, ...]] = []
-
-        def take(response: Response) -> None:
-            if isinstance(response, Data) and response.kind == "NAMESPACE":
-                found.append(response.values)
-
-        self.channel.run(b"NAMESPACE", on=take)
-        if not found or len(found[0]) != 3:
-            return Namespaces()
-        with contextlib.suppress(ValueError):
-            return Namespaces(*(_namespaces(value) for value in found[0]))
-        return Namespaces()
 
 
 def _take_status(into: dict[bytes, Selected], response: Response) -> None:
@@ -312,6 +365,12 @@ def listed(values: tuple[Value, ...]) -> Listed:
     name = lexer.string(values[2])
     # RFC 3501 §5.1: INBOX is one name in any case; kept in one spelling it is one key everywhere.
     return Listed(b"INBOX" if names.is_inbox(name) else name, separator, lexer.words(values[0]))
+
+
+def _take_namespaces(into: list[Namespaces], response: Response) -> None:
+    if isinstance(response, Data) and response.kind == "NAMESPACE" and len(response.values) == 3:
+        with contextlib.suppress(ValueError):
+            into.append(Namespaces(*(_namespaces(value) for value in response.values)))
 
 
 def _namespaces(value: Value) -> tuple[Namespace, ...]:

@@ -1,7 +1,4 @@
-"""The bytes under IMAP: one socket with one read buffer, from the greeting to the last literal.
-
-imaplib reads its lines through the same `Wire` while logging in, so nothing that the server sent early is lost when the framer takes over.
-"""
+"""The bytes under IMAP: one socket with one read buffer, from the greeting to the last literal."""
 
 from __future__ import annotations
 
@@ -9,8 +6,11 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from typing import Protocol, cast
 
-from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, ProtocolBroken
+from hostbackup.errors import CertificateRefused, LineCut, ProtocolBroken
+from hostbackup.protocols import certificates
+from hostbackup.protocols.certificates import Trust
 from hostbackup.protocols.limits import RateLimit
 
 CHUNK = 64 * 1024  # bytes: what one recv takes, and so the largest piece a literal is handed on in
@@ -24,13 +24,22 @@ def plain(text: bytes, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+class Line(Protocol):
+    """What is needed of a socket; a tunnel's program has it too."""
+
+    def settimeout(self, seconds: float, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes | memoryview, /) -> None: ...
+    def close(self) -> None: ...
+
+
 class Wire:
     """A connected socket. Every failure of the line becomes LineCut; reads and writes give up after `timeout` seconds without a byte.
 
     `rate` bounds how fast bytes move, both ways together.
     """
 
-    def __init__(self, sock: socket.socket, where: str, timeout: float, rate: RateLimit | None = None) -> None:
+    def __init__(self, sock: Line, where: str, timeout: float, rate: RateLimit | None = None) -> None:
         self.sock = sock
         self.where = where
         self._timeout = timeout
@@ -39,17 +48,16 @@ class Wire:
         self._at = 0
         self._closed = False
         sock.settimeout(timeout)
-        with contextlib.suppress(OSError):  # a socket pair has no such option
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Encrypts from here on; the certificate must be `host`'s. Bytes that came before the handshake may be forged and end the session."""
+    def start_tls(self, trust: Trust) -> None:
+        """Encrypts from here on, with whom `trust` accepts. Bytes that came before the handshake may be forged and end the session."""
         if self._at < len(self._buffer):
             raise ProtocolBroken("the server sent more after it agreed to STARTTLS", where=self.where)
+        context = trust.context()
         try:
-            self.sock = context.wrap_socket(self.sock, server_hostname=host)
+            self.sock = context.wrap_socket(cast(socket.socket, self.sock), server_hostname=trust.name or None)
         except ssl.SSLCertVerificationError as error:
-            raise certificate_refused(error, host, self.where) from None
+            raise certificates.refused(error, trust.name, self.where) from None
         except TimeoutError:
             raise LineCut(f"no answer to the TLS handshake within {self._timeout:g} s", where=self.where) from None
         except ssl.SSLError as error:
@@ -62,7 +70,8 @@ class Wire:
             raise LineCut(f"the line was cut during the TLS handshake: {error.strerror or error}", where=self.where) from None
         except ValueError as error:  # UnicodeError among them: no name of DNS, so no certificate can be for it
             hint = "`host` must be a name that the certificate holds"
-            raise CertificateRefused(f"no certificate can be for the name {host}: {error}", where=self.where, hint=hint) from None
+            raise CertificateRefused(f"no certificate can be for the name {trust.name}: {error}", where=self.where, hint=hint) from None
+        trust.check(self.certificate(), self.where)
 
     def certificate(self) -> bytes:
         """The server's certificate in DER, b"" on a plain connection."""
@@ -128,8 +137,9 @@ class Wire:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+            if isinstance(self.sock, socket.socket):
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in it
             self.sock.close()
 
     def _fill(self) -> None:
@@ -150,28 +160,3 @@ class Wire:
         except OSError as error:  # ssl.SSLError among them
             reason = "this side closed it" if self._closed else error.strerror or str(error)
             raise LineCut(f"the line was cut while {doing}: {reason}", where=self.where) from None
-
-
-_CERTIFICATE_REASONS = {  # X509_V_ERR_*, openssl-verification-options(1)
-    9: "is not valid yet",
-    10: "has expired",
-    18: "is self-signed",
-    19: "comes from an unknown issuer",
-    20: "comes from an unknown issuer",
-    21: "comes from an unknown issuer",
-    23: "has been revoked",
-    62: "is for another name",
-    64: "is for another name",
-}
-
-
-def certificate_refused(error: ssl.SSLCertVerificationError, host: str, where: str) -> ConnectionFailed:
-    """Why a certificate was refused, in words."""
-    reason = _CERTIFICATE_REASONS.get(error.verify_code, f"was refused ({error.verify_message})")
-    if error.verify_code in (62, 64):
-        hint = f"`host` must be a name that the certificate holds; it was compared with {host}. Set `address` to reach another machine"
-    elif error.verify_code in (9, 10):
-        hint = "ask the provider to renew it, or check this machine's clock"
-    else:
-        hint = "is this the right server, or does it use a private certificate authority?"
-    return CertificateRefused(f"the server's certificate {reason}", where=where, hint=hint)

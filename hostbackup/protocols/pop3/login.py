@@ -7,10 +7,10 @@ import hashlib
 import re
 
 from hostbackup.errors import ConnectionFailed, LoginRefused, ProtocolBroken, Unreachable
+from hostbackup.protocols.certificates import Trust
 from hostbackup.protocols.imap.wire import plain
 from hostbackup.protocols.pop3.channel import Channel, Reply, parse_reply
 from hostbackup.protocols.pop3.session import Capabilities, Pop3Target, ask_capabilities
-from hostbackup.protocols.tls import verifying_context
 
 _FOR_NOW = ("IN-USE", "LOGIN-DELAY", "SYS/TEMP", "SYS/PERM")  # these say nothing about the password
 _DROP = r"(?:mail ?drop|mail ?box|spool)"
@@ -22,7 +22,7 @@ def log_in(channel: Channel, target: Pop3Target) -> None:
     """Greeting, encryption as `target.security` says, login. Raises ConnectionFailed errors; a refused login is not tried another way."""
     wire = channel.wire
     if target.security == "tls":
-        wire.start_tls(verifying_context(target.ca_file), target.host)
+        wire.start_tls(Trust(target.host, target.ca_file))
     greeting = _greeting(channel)
     capabilities = ask_capabilities(channel)
     if target.security == "starttls":
@@ -60,7 +60,7 @@ def _encrypt(channel: Channel, target: Pop3Target, capabilities: Capabilities) -
     if not reply.ok:
         hint = 'does it take `security = "tls"` on port 995?'
         raise ProtocolBroken("the server offers no STLS on this port", where=channel.wire.where, hint=hint)
-    channel.wire.start_tls(verifying_context(target.ca_file), target.host)
+    channel.wire.start_tls(Trust(target.host, target.ca_file))
     return ask_capabilities(channel)
 
 
