@@ -133,3 +133,13 @@ def test_rewritten_copies_are_matched_by_the_strongest_tier_as_a_multiset() -> N
     assert found is not None
     assert found[0] == "c"
     assert not matcher
+
+
+def test_a_stored_copy_that_cannot_be_read_is_known_by_equal_bytes_alone() -> None:
+    one, two, three = LETTERS[:3]
+    digests = [hashlib.sha256(body).hexdigest() for body in (one, two, three)]
+    store = Store(one, two, three)
+    store.bodies[digests[1]] = b"rot"
+    matcher = Matcher(list(zip("abc", digests, strict=True)), store)
+    taken = [matcher.take(of(body)) for body in (b"X: 1\r\n" + two, two, b"X: 1\r\n" + three)]
+    assert [found and found[0] for found in taken] == [None, "b", "c"]

@@ -20,7 +20,7 @@ _LOOK = 0.1  # seconds between looks at what has come, at the end
 _LEAVE = 2.0  # seconds to let a question end that nobody wants the answer of any more
 Name = bytes  # a class with a field `bytes` cannot use that word for the type
 
-_EXIT = {
+EXIT_OF = {
     Status.DIFFERENT: Exit.DAMAGE,
     Status.CHANGED: Exit.INCOMPLETE,
     Status.MISSING: Exit.INCOMPLETE,
@@ -37,7 +37,7 @@ class Tally(Generic[Item]):
     part: str
     counts: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
-    exceptions: list[dict[str, str]] = field(default_factory=list)
+    exceptions: list[dict[str, Any]] = field(default_factory=list)
     bytes: int = 0  # of what was verified
 
     def add(self, proof: Proof[Item]) -> None:
@@ -86,14 +86,14 @@ def settle(result: Result, tally: Tally[Item], proof: Proof[Item]) -> None:
     result.observer.advance(entries=1, size=proof.claim.size)
     if proof.status is not Status.VERIFIED:
         failure = proof.failure or Failure(tally.side, tally.part, proof.claim.item.label, proof.status.value, proof.status.value)
-        result.fail(failure, _EXIT[proof.status])
+        result.fail(failure, EXIT_OF[proof.status])
 
 
 def settle_missed(result: Result, tally: Tally[Item], failure: Failure, status: Status) -> None:
     """The same for something that no proof could be asked for."""
     tally.counts[status.value] += 1
     tally.exception(failure.name, status, failure.reason)
-    result.fail(failure, _EXIT[status])
+    result.fail(failure, EXIT_OF[status])
 
 
 class Proving(Generic[Item]):

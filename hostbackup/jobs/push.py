@@ -41,6 +41,12 @@ def mail_target(job: Job, account: Account) -> str:
     return f"{section.host}:{section.port}:{job.profile.new_account_for(account).user}"
 
 
+def folders_decided(job: Job, journal: str) -> dict[bytes, bytes]:
+    """Old folder to new folder, as the pushes to that target decided; nothing where there was none."""
+    decided = job.vault.state.read(f"folders-{journal}") or {"rows": []}
+    return {name_from_json(row, "old"): name_from_json(row, "new") for row in decided["rows"]}
+
+
 def folder_map(job: Job, journal: str, source: MailRoot, target: MailAccount, *, keep: bool) -> FolderMap:
     """Where each old folder goes. What an earlier push decided holds, so that no mailbox is spread over two folders."""
     decided = job.vault.state.read(f"folders-{journal}") or {"rows": []}
@@ -194,7 +200,9 @@ class Push:
                 job.observer.phase(f"{part}: appending", planned["write"], planned["write_bytes"])
                 work.apply()
                 job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
-                self._record(work.prove(), state)
+                tally = work.prove()
+                self._record(tally, state)
+                self.result.details.setdefault("mail", []).append(tally.as_json())
             finally:
                 target.close()
 

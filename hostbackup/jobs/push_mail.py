@@ -13,16 +13,19 @@ import datetime
 import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.proofs import Tally, settle, settle_missed
-from hostbackup.jobs.push_search import SETTLED, TargetSearch
+from hostbackup.jobs.mail_archive import Archive
+from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
+from hostbackup.jobs.mail_tally import MailTally
+from hostbackup.jobs.proofs import Tally, settle_missed
+from hostbackup.jobs.push_search import TargetSearch
 from hostbackup.jobs.result import Result
-from hostbackup.model import Claim, Failure, Folder, Message, Part, Status, Stored, Write, name_json
+from hostbackup.model import Failure, Folder, Message, Part, Status, Stored, Write, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
 from hostbackup.vault.layout import internaldate_epoch
@@ -158,7 +161,7 @@ class MailPush:
                 self.result.fail(dataclasses.replace(written.failure, name=record.item.label))
                 self._search.settle(record, "refused", written.asked.item.folder, reason=written.failure.reason)
                 continue
-            self._search.settle(record, "done", written.asked.item.folder, written.item.uidvalidity, written.item.uid)
+            self._search.settle(record, "done", written.asked.item.folder, written.item.uidvalidity, written.item.uid, sent=written.item)
             self._appended.append(record)
             self.result.counts["written"] += 1
             self.result.counts["written_bytes"] += record.size
@@ -208,22 +211,22 @@ class MailPush:
 
     # -- prove --------------------------------------------------------------------------------------------------------------------------
 
-    def prove(self) -> Tally[Message]:
+    def prove(self) -> MailTally:
         """Fetches back what was appended and compares. What the server gave no UID for is searched by its bytes."""
-        tally: Tally[Message] = Tally("new", self.part.id)
-        by_place: dict[tuple[bytes, int, int], Stored[Message]] = {}
+        tally = MailTally("new", self.part.id)
+        for name, folders in self._folders.items():
+            for folder in folders:
+                tally.row(folder.name, name).messages = sum(ref.entries for ref in self.source.refs(folder.name))
+        sent: list[Sent] = []
         nameless: dict[bytes, list[Stored[Message]]] = defaultdict(list)
         for record in self._appended:
             known = self.ledger.get(message_key(record.item))
             if known is not None and known["uid"]:
-                by_place[(key_name(known["folder"]), known["uidvalidity"], known["uid"])] = record
+                sent.append(Sent(record, known))
             elif known is not None:
                 nameless[key_name(known["folder"])].append(record)
-        for proof in self.target.prove(_claims(by_place)):
-            settle(self.result, tally, proof)
-            item = proof.claim.item
-            if proof.status is Status.VERIFIED:
-                self._search.settle(by_place[(item.folder, item.uidvalidity, item.uid)], "proven", item.folder, item.uidvalidity, item.uid)
+        archive = Archive(self.vault, self.source, self.part)
+        NewSide(self.target, self.ledger, archive, self.vault.objects.read, self.result, tally, fresh=True).run(sent)
         for name, records in nameless.items():
             self._prove_by_search(tally, name, records)
         if self._search.found.entries:
@@ -241,17 +244,8 @@ class MailPush:
             settle_missed(self.result, tally, failure, Status.MISSING)
 
 
-def pushed_claim(ledger: Ledger, record: Stored[Message]) -> tuple[Claim[Message], bool] | None:
-    """Where the journal says a message stands at the target, and whether it was proven there; None where it was not pushed."""
-    known = ledger.get(message_key(record.item))
-    if known is None or known["state"] not in SETTLED or not known["uid"]:
-        return None
-    item = Message(key_name(known["folder"]), known["uidvalidity"], known["uid"], record.size)
-    return Claim(item, record.digest, record.size), known["state"] == "proven"
-
-
 def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
-    """For a message that `pushed_claim` has none for."""
+    """For a message that the journal does not know as settled."""
     known = ledger.get(message_key(record.item))
     if record.failed or known is None:
         return record.failed or "was not pushed"
@@ -260,11 +254,6 @@ def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
         "refused": f"was refused by the new server: {known.get('reason', 'no reason on record')}",
     }
     return told.get(known["state"], "was taken by the new server, and not found there afterwards")
-
-
-def _claims(by_place: dict[tuple[bytes, int, int], Stored[Message]]) -> Iterable[Claim[Message]]:
-    for (folder, uidvalidity, uid), record in sorted(by_place.items(), key=lambda pair: pair[0]):
-        yield Claim(Message(folder, uidvalidity, uid, record.size), record.digest, record.size)
 
 
 def _on_or_after(message: Message, since: datetime.date) -> bool:

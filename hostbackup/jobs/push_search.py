@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
+from hostbackup.jobs.mail_proof import SETTLED
 from hostbackup.jobs.result import Result
 from hostbackup.model import Counts, Failure, Message, Part, Stored
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap.session import Selected
 
-SETTLED = ("done", "proven")
 _QUIET = 2.0  # seconds in which nothing more arrives before an append that was cut off is believed to be lost
 _LOOKS = 15  # how often a folder in which mail keeps arriving is looked at again
 
@@ -47,10 +47,24 @@ class TargetSearch:
         self.ledger.put(*intents)
         self.ledger.sync()
 
-    def settle(self, record: Stored[Message], state: str, folder: bytes, uidvalidity: int = 0, uid: int = 0, *, reason: str = "") -> None:
-        """Notes what became of a message. Durable with the ledger's next sync."""
+    def settle(
+        self,
+        record: Stored[Message],
+        state: str,
+        folder: bytes,
+        uidvalidity: int = 0,
+        uid: int = 0,
+        *,
+        reason: str = "",
+        sent: Message | None = None,
+    ) -> None:
+        """Notes what became of a message, and with which flags and date it was sent. Durable with the ledger's next sync."""
         facts = {"digest": record.digest, "folder": name_key(folder), "uidvalidity": uidvalidity, "uid": uid}
-        told = {"reason": reason} if reason else {}
+        told: Record = {"reason": reason} if reason else {}
+        if sent is not None:
+            told["flags"] = list(sent.flags)
+            if sent.internaldate != record.item.internaldate:
+                told["date"] = sent.internaldate
         self.ledger.put({"key": message_key(record.item), "state": state, **facts, **told})
         if uid and self._taken is not None:
             self._taken[folder].add((uidvalidity, uid))

@@ -9,10 +9,12 @@ from typing import Any
 from hostbackup.errors import ConnectionFailed, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.history import newest_readable
+from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.proofs import Tally
-from hostbackup.jobs.push import mail_target, web_target
+from hostbackup.jobs.push import folders_decided, mail_target, web_target
 from hostbackup.jobs.result import Result
-from hostbackup.jobs.verify_live import NewMail, NewTree, OldMail, OldTree
+from hostbackup.jobs.verify_live import NewTree, OldTree
+from hostbackup.jobs.verify_mail import NewMail, OldMail
 from hostbackup.jobs.verify_vault import VaultCheck
 from hostbackup.model import Part
 from hostbackup.places.exclude import Excludes
@@ -98,7 +100,8 @@ class Verify:
             if account is None:
                 return self._absent(state)
             mailbox = job.connections.mailbox("old", account, part.name, job.vault.objects.read)
-            return OldMail(state, MailRoot.open(job.vault.manifests, state.root), self.result, job.connections.identity).run(mailbox)
+            root = MailRoot.open(job.vault.manifests, state.root)
+            return self._shown(OldMail(state, root, job.vault, self.result, job.connections.identity).run(mailbox))
         volatile = Excludes()
         if part.kind == "web":
             web = next((web for web in job.profile.old.web if web.name == part.name), None)
@@ -135,9 +138,15 @@ class Verify:
             with job.ledger(push_journal(part, web_target(job, web))) as ledger:
                 tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
                 return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
-        with job.ledger(push_journal(part, mail_target(job, account))) as ledger:
+        journal = push_journal(part, mail_target(job, account))
+        with job.ledger(journal) as ledger:
             mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
-            return NewMail(state, MailRoot.open(job.vault.manifests, state.root), self.result, ledger).run(mailbox)
+            root = MailRoot.open(job.vault.manifests, state.root)
+            return self._shown(NewMail(state, root, job.vault, self.result, ledger, folders_decided(job, journal)).run(mailbox))
+
+    def _shown(self, tally: MailTally) -> MailTally:
+        self.result.details.setdefault("mail", []).append(tally.as_json())
+        return tally
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

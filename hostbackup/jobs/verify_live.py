@@ -1,22 +1,17 @@
-"""What the vault says against what a live server says: trees and mailboxes, on the old side and on the new."""
+"""What the vault says of a tree against what a live server says, on the old side and on the new."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hostbackup.jobs.backup_mail import GONE
-from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
-from hostbackup.jobs.push_mail import pushed_claim, why_not_pushed
 from hostbackup.jobs.push_tree import pushed_claim as pushed_entry
 from hostbackup.jobs.result import Result
-from hostbackup.model import Claim, Entry, Failure, Item, Kind, Message, Proof, Status, Stored
+from hostbackup.model import Claim, Entry, Failure, Item, Kind, Proof, Status, Stored
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
-from hostbackup.places.mail import MailAccount
-from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.tree import TreeRoot
 
@@ -78,55 +73,6 @@ class OldTree:
 
 
 @dataclass(slots=True)
-class OldMail:
-    """Every message of the snapshot is as the source has it, and the source has no other. `run` raises WrongMachine where it is another server."""
-
-    state: PartState
-    root: MailRoot
-    result: Result
-    identity: Identity
-
-    def run(self, place: MailAccount) -> Tally[Message]:
-        tally: Tally[Message] = Tally("old", self.state.part.id)
-        try:
-            counters = {folder.name: place.status(folder.name) for folder in place.folders()}
-            seen = {name.decode("latin-1"): told.uidvalidity for name, told in counters.items() if told is not None and told.uidvalidity}
-            self.identity.see_mailbox("old.imap", self.state.part.name, seen)
-            for proof in place.prove(self._claims(tally)):
-                if proof.status in (Status.CHANGED, Status.MISSING):
-                    reason = "is no longer there" if proof.status is Status.MISSING else "its folder was renumbered (UIDVALIDITY) since the snapshot"
-                    failure = Failure("old", self.state.part.id, proof.claim.item.label, "changed-since", reason, _MOVED_ON)
-                    settle_missed(self.result, tally, failure, Status.CHANGED)
-                else:
-                    settle(self.result, tally, proof)
-            self._new_ones(tally, place)
-        finally:
-            place.close()
-        return tally
-
-    def _claims(self, tally: Tally[Message]) -> Iterator[Claim[Message]]:
-        for record in self.root.walk():
-            if record.digest:
-                yield Claim(record.item, record.digest, record.size)
-            else:
-                failure = Failure("old", self.state.part.id, record.item.label, "unverified", record.failed or "never came whole", "run `backup`")
-                settle_missed(self.result, tally, failure, Status.UNVERIFIED)
-
-    def _new_ones(self, tally: Tally[Message], place: MailAccount) -> None:
-        for listing in place.scan():
-            if listing.failure is not None:
-                settle_missed(self.result, tally, listing.failure, Status.UNVERIFIED)
-            if not listing.items or listing.folder is None:
-                continue
-            first = listing.items[0]
-            known = {record.item.uid for record in self.root.range_records(first.folder, first.uidvalidity, first.uid // 4096)}
-            for message in listing.items:
-                if message.uid not in known:
-                    failure = Failure("old", self.state.part.id, message.label, "changed-since", "is new since the snapshot", _MOVED_ON)
-                    settle_missed(self.result, tally, failure, Status.CHANGED)
-
-
-@dataclass(slots=True)
 class NewTree:
     """What was pushed stands on the new server, byte for byte. What was never pushed is unverified; what the new side changed is its own."""
 
@@ -165,46 +111,6 @@ class NewTree:
             else:
                 reason = record.failed or "this version was not pushed"
                 _not_pushed(self.result, tally, self.state, record, reason)
-
-
-@dataclass(slots=True)
-class NewMail:
-    """What was appended stands on the new server, byte for byte. What users moved, read or deleted after it was proven is theirs."""
-
-    state: PartState
-    root: MailRoot
-    result: Result
-    ledger: Ledger
-
-    def run(self, place: MailAccount) -> Tally[Message]:
-        tally: Tally[Message] = Tally("new", self.state.part.id)
-        proven_before: set[tuple[bytes, int, int]] = set()
-        try:
-            for proof in place.prove(self._claims(tally, proven_before)):
-                item = proof.claim.item
-                if proof.status in (Status.MISSING, Status.CHANGED) and (item.folder, item.uidvalidity, item.uid) in proven_before:
-                    tally.counts["changed-since-proof"] += 1
-                else:
-                    settle(self.result, tally, proof)
-        finally:
-            place.close()
-        return tally
-
-    def _claims(self, tally: Tally[Message], proven_before: set[tuple[bytes, int, int]]) -> Iterator[Claim[Message]]:
-        for folder in self.root.folders():
-            if GONE in folder.attributes:
-                continue
-            for record in self.root.records(folder.name):
-                if record.vanished:
-                    continue
-                pushed = pushed_claim(self.ledger, record)
-                if pushed is None:
-                    _not_pushed(self.result, tally, self.state, record, why_not_pushed(self.ledger, record))
-                    continue
-                claim, proven = pushed
-                if proven:
-                    proven_before.add((claim.item.folder, claim.item.uidvalidity, claim.item.uid))
-                yield claim
 
 
 def _not_pushed(result: Result, tally: Tally[Item], state: PartState, record: Stored[Item], reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -93,6 +93,15 @@ class MailAccount:
     def status(self, folder: bytes) -> Selected | None:
         """Its uidvalidity, uidnext and exists, None where the server has no such folder. Raises ConnectionFailed."""
         return self._again(lambda session: session.status(folder))
+
+    def counters(self, folders: Sequence[bytes]) -> dict[bytes, Selected | None]:
+        """As `status`, of many folders in few round trips. Raises ConnectionFailed."""
+
+        def ask(session: ImapSession) -> dict[bytes, Selected | None]:
+            told = session.counters(folders)
+            return {name: told[name] if name in told else session.status(name) for name in folders}
+
+        return self._again(ask)
 
     def prepare(self, folders: Iterable[Folder]) -> list[Failure]:
         """Creates what is missing of these folders (names as on this server) and subscribes those to be subscribed; gives what failed."""

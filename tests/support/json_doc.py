@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-_BYTES = ("name", "target", "folder", "old", "new")  # those that may end in _b64
+_BYTES = ("name", "target", "folder", "old", "new", "to", "path")  # those that may end in _b64
 
 
 @cache
