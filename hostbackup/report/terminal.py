@@ -8,6 +8,7 @@ from typing import Any
 
 from hostbackup.errors import Exit
 from hostbackup.model import Failure
+from hostbackup.report import mail_table
 from hostbackup.report.words import number, one_line, plural, size, table
 
 _SHOWN = 20  # failures listed before "and so many more"
@@ -97,6 +98,7 @@ def verify(details: Mapping[str, Any], result: Any) -> list[str]:
         others = ", ".join(f"{number(value)} {key}" for key, value in counts.items() if value) or "-"
         rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
     lines = table(rows, ["side", "part", "verified", "bytes", "method", "others"]) if rows else []
+    lines += mail_table.folders(details.get("mail", []))
     return [*lines, f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}"]
 
 
@@ -119,7 +121,8 @@ def push(details: Mapping[str, Any], result: Any) -> list[str]:
     if proven_nowhere(details):
         return [*_plan(details), *lines]
     dressed = result.counts["attributes_written"]
-    return [*table(rows, header), *([f"{number(dressed)} more got a new mode or time"] if dressed else []), *lines]
+    mail = mail_table.folders(details.get("mail", []))
+    return [*table(rows, header), *([f"{number(dressed)} more got a new mode or time"] if dressed else []), *lines, *mail]
 
 
 def proven_nowhere(details: Mapping[str, Any]) -> bool:

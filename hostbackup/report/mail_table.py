@@ -1,0 +1,86 @@
+"""Mailboxes as they were proven: a table of folders on both sides, what users changed, what a server rewrote."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hostbackup.protocols.imap.names import display
+from hostbackup.report.words import number, one_line, plural, table
+
+_SHOWN = 30  # rows of one table; of more, only those with something to look at
+_SUMS = {"there": "there now", "pushed": "pushed", "proven": "proven"}
+_TROUBLES = {
+    "missing": "missing",
+    "different": "different",
+    "unproven": "unproven",
+    "not_pushed": "not pushed",
+    "fresh": "new",
+    "unseen": "maybe unseen",
+}
+_SOUND = ("line-endings", "added-headers")  # tiers that count as verified
+Row = Mapping[str, Any]
+
+
+def folders(accounts: Sequence[Row]) -> list[str]:
+    """The tables of `mail` in the document of `verify` or `push`; nothing where there is none."""
+    lines: list[str] = []
+    for side, title in (("old", "at the old server"), ("new", "at the new server")):
+        rows = [(account, row) for account in accounts if account["side"] == side for row in account["folders"]]
+        if rows:
+            lines += ["", f"mail {title}, by folder:", *_table(side, rows)]
+        lines += [line for account in accounts if account["side"] == side for line in _altered(account)]
+    return lines
+
+
+def _table(side: str, rows: list[tuple[Row, Row]]) -> list[str]:
+    shown = rows if len(rows) <= _SHOWN else [(account, row) for account, row in rows if _troubled(row)][:_SHOWN]
+    left = len(rows) - len(shown)
+    notes = []
+    if left:
+        quiet = sum(not _troubled(row) for _, row in rows)
+        mailboxes = plural(len({account["part"] for account, _ in rows}), "mailbox", "mailboxes")
+        notes = [f"{plural(quiet, 'folder')} of {mailboxes} have no exception; every one of {number(len(rows))} is in --json and in evidence/"]
+    if not shown:
+        return notes
+    columns = ["there", *(["pushed"] if side == "new" else []), "proven"]
+    columns += [key for key in _TROUBLES if any(row.get(key) for _, row in shown)]
+    told_changes = any(row.get("changed") for _, row in shown)
+    header = ["mailbox", "folder", *(["new folder"] if side == "new" else []), "snapshot", *(({**_SUMS, **_TROUBLES})[key] for key in columns)]
+    header += ["since then"] if told_changes else []
+    body = []
+    for account, row in shown:
+        cells = [one_line(account["part"].partition("/")[2]), _folder(row, "old")]
+        cells += [_folder(row, "new")] if side == "new" else []
+        cells += [number(row["messages"]), *(_figure(row, key) for key in columns)]
+        body.append(cells + ([_changed(row)] if told_changes else []))
+    return [*table(body, header), *notes]
+
+
+def _troubled(row: Row) -> bool:
+    return any(row.get(key) for key in _TROUBLES)
+
+
+def _figure(row: Row, key: str) -> str:
+    if key == "there":
+        return "-" if row["there"] is None else number(row["there"])
+    if key == "proven":
+        return number(sum(row.get("proven", {}).values()))
+    return number(row.get(key, 0))
+
+
+def _changed(row: Row) -> str:
+    return ", ".join(f"{number(count)} {kind}" for kind, count in row.get("changed", {}).items()) or "-"
+
+
+def _folder(row: Row, key: str) -> str:
+    raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "-")).encode()
+    return one_line(display(raw))
+
+
+def _altered(account: Row) -> list[str]:
+    """What the server made of messages that count as verified all the same."""
+    rows = [row for row in account.get("altered", []) if row["tier"] in _SOUND]
+    told = [f"  ~ {one_line(account['part'])}: {plural(row['messages'], 'message')}: {one_line(row['reason'])}" for row in rows[:5]]
+    return [*told, *([f"  ~ … and {number(len(rows) - 5)} other ways: see --json"] if len(rows) > 5 else [])]
