@@ -9,7 +9,9 @@ import pytest
 
 from hostbackup.model import Changes, Folder, Listing, Message, Part
 from hostbackup.places.mail import MailAccount
+from tests.support.dovecot import dovecot
 from tests.support.imap_script import FakeBox, FakeImap, Hook, Talk
+from tests.support.mail_move import Hands, letter
 
 PLAIN = b"IMAP4rev1 LITERAL+ CONDSTORE"
 QUICK = b"IMAP4rev1 LITERAL+ ENABLE CONDSTORE QRESYNC LIST-EXTENDED LIST-STATUS"
@@ -144,3 +146,26 @@ def test_a_listing_with_a_fault_in_it_is_nothing_to_compare_with(fake: FakeImap)
     place.close()
     assert [listing.failure.code for listing in listings if listing.failure] == ["changing", "changing"]
     assert [listing.folder.highestmodseq for listing in listings if listing.folder] == [0, 0]
+
+
+def test_new_mail_that_the_server_tells_of_out_of_turn_is_seen() -> None:
+    """Dovecot runs FETCHes that were sent together as one, and answers the later ones before the first is done."""
+    user = "taro@example.test"
+    with dovecot() as server:
+        hands = Hands(server, user)
+        hands.deliver((), *(letter(number) for number in range(5)))
+
+        def scanned(since: dict[bytes, Folder] | None = None) -> Listing[Message]:
+            place = MailAccount(lambda: server.session(user), side="old", part=Part("mail", user))
+            [listing] = place.scan(since)
+            place.close()
+            return listing
+
+        first = scanned()
+        hands.deliver((), letter(10), letter(11))
+        hands.delete((), letter(11))
+        hands.delete((), letter(2))  # as many as before
+        then = scanned(known({b"INBOX": first}))
+        assert then.changes is not None
+        assert [message.uid for message in then.items] == [6]
+        assert then.changes.gone == ((3, 3),)

@@ -62,23 +62,37 @@ class Difference:
         if self.listing:
             self.commands.append(session.channel.start(b"UID FETCH", known, b"(UID)"))
 
-    def finish(self, session: ImapSession, selected: Selected, after: Selected, tidy: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
-        """Reads what answers the commands; `tidy` brings flags into the order that they are kept in."""
-        for place, tag in enumerate(self.commands):
+    def finish(
+        self,
+        session: ImapSession,
+        selected: Selected,
+        after: Selected,
+        tidy: Callable[[tuple[str, ...]], tuple[str, ...]],
+        arrived: Callable[[Fetch], None],
+    ) -> None:
+        """Reads what answers the commands; `tidy` brings flags into the order that they are kept in.
+
+        `arrived` gets what answers the listing of new messages: servers may run several FETCHes at once (Dovecot does), and then tell of all
+        before the first of them is done.
+        """
+        for tag in self.commands:
             for response in session.channel.responses(tag):
                 if isinstance(response, Fetch):
-                    self._take(response, place == 1, tidy)
+                    if response.uid is not None and response.uid >= self.old.uidnext:
+                        arrived(response)
+                    else:
+                        self._take(response, tidy)
                 else:
                     self._heard(response, selected, after)
             self.refused = not session.channel.result(tag).ok or self.refused
 
-    def _take(self, fetch: Fetch, listed: bool, tidy: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+    def _take(self, fetch: Fetch, tidy: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
         uid = fetch.uid
         if uid is None or not 0 < uid < self.old.uidnext:
             return
         if fetch.flags is not None:
             self.flags[uid] = tidy(fetch.flags)
-        elif listed:
+        elif self.listing:
             if self._there and self._there[-1][1] == uid - 1:
                 self._there[-1] = (self._there[-1][0], uid)
             else:

@@ -142,7 +142,7 @@ class Scanner:
             scan.uidvalidity, scan.highestmodseq = before, selected.highestmodseq if session.condstore else 0
         after = Selected()
         if scan.difference is not None:
-            scan.difference.finish(session, selected, after, self._sorted)
+            scan.difference.finish(session, selected, after, self._sorted, lambda fetch: self._take(scan, fetch, first))
         for response in channel.responses(started.fetch):
             if isinstance(response, Data) and response.kind == "STATUS":  # answered before its turn
                 after.take(response)
