@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ from hostbackup.vault.records import PartTotals
 from hostbackup.vault.vault import Vault
 
 GONE = "\\NonExistent"  # RFC 9051 §7.3.1: how the manifest marks a folder that the server no longer has
+
+
+_TOGETHER = 256  # messages that are noted in one go …
+_UNNOTED = 0.5  # … or after so many seconds: what a kill may cost
+
+
+def _key(message: Message) -> MessageKey:
+    return message.folder, message.uidvalidity, message.uid
 
 
 def message_key(message: Message) -> list[Key | int]:
@@ -54,6 +63,8 @@ class MailBackup:
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
     _seen: set[Range] = field(default_factory=set)
+    _came: list[Read[Message]] = field(default_factory=list)  # not noted yet
+    _noted: float = 0.0
     _lost: dict[MessageKey, Stored[Message]] = field(default_factory=dict)  # brought before, but their bytes are no longer in the vault
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
@@ -187,27 +198,39 @@ class MailBackup:
 
     def fetch(self) -> None:
         """Reads new messages into the vault. A line that stays cut leaves the rest as failed entries; what came is kept."""
+        if not self.planned["wanted"]:
+            return
         try:
             for read in self.place.read(self.scratch.wanted(), self.vault.objects):
-                self._took(read)
-                self.result.observer.advance(entries=1, size=read.asked.size)
+                if read.failure is not None:
+                    self._failed(read.asked, read.failure)
+                    self.result.observer.advance(1, read.asked.size)
+                    continue
+                self._came.append(read)
+                if len(self._came) >= _TOGETHER or time.monotonic() - self._noted >= _UNNOTED:
+                    self._note()
         except ConnectionFailed as error:
+            self._note()
             for message in self.scratch.wanted():
                 self._failed(message, Failure("old", self.part.id, message.label, error.code, error.reason, error.hint))
+        finally:
+            self._note()
 
-    def _took(self, read: Read[Message]) -> None:
-        message = read.asked
-        if read.failure is not None:
-            self._failed(message, read.failure)
+    def _note(self) -> None:
+        """Notes what has come, for this run and for the next one should this end here: some at a time, which costs a fraction of one by one."""
+        came, self._came = self._came, []
+        self._noted = time.monotonic()
+        if not came:
             return
-        self.scratch.result((message.folder, message.uidvalidity, message.uid), Stored(read.item, read.digest, read.size))
+        self.scratch.results((_key(read.asked), Stored(read.item, read.digest, read.size)) for read in came)
         if self.resume is not None:
-            self.resume.put({"key": message_key(message), "digest": read.digest, "size": read.size})
-        self.result.counts["read"] += 1
-        self.result.counts["read_bytes"] += read.size
+            self.resume.append({"key": message_key(read.asked), "digest": read.digest, "size": read.size} for read in came)
+        self.result.counts["read"] += len(came)
+        self.result.counts["read_bytes"] += sum(read.size for read in came)
+        self.result.observer.advance(len(came), sum(read.asked.size for read in came))
 
     def _failed(self, message: Message, failure: Failure) -> None:
-        key = (message.folder, message.uidvalidity, message.uid)
+        key = _key(message)
         lost = self._lost.get(key)
         if failure.code == "vanished":  # deleted between the listing and the fetch: mail comes and goes
             self.result.observer.note(f"{self.part}: {message.label.decode('utf-8', 'backslashreplace')} was deleted before it could be fetched")

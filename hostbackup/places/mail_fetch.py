@@ -143,14 +143,20 @@ class Fetcher:
                     return
                 yield from self._sort_out(session)
                 continue
+            yield from self._receive(session)
+
+    def _receive(self, session: ImapSession) -> Iterator[Got]:
+        """What comes until a command has ended, and more can be asked for."""
+        while True:
             response = session.channel.next(self._take_body)
-            if isinstance(response, Tagged):
-                yield from self._finished(response)
-            elif isinstance(response, Fetch):
+            if isinstance(response, Fetch):
                 got = self._fetched(response)
                 if got is not None:
                     self._line.progress()
                     yield got
+            elif isinstance(response, Tagged):
+                yield from self._finished(response)
+                return
             else:
                 self._heard(response)
 

@@ -113,6 +113,13 @@ Response: TypeAlias = Tagged | Untagged | Continue | Fetch | Number | Data
 _LITERAL = re.compile(rb"(?:^|(?<=[ (\]>]))~?\{(\d{1,19})\+?\}$")
 _FETCH_HEAD = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
 _BODY_TAIL = re.compile(rb"[ (]BODY\[\](?:<\d+>)? $", re.IGNORECASE)
+# The two responses that come by the hundred thousand, in the shape that they nearly always have. What does not fit goes the long way.
+_PLAIN = re.compile(
+    rb'\* (\d{1,10}) FETCH \(UID (\d{1,10}) FLAGS \(([^()"{}\x00]*)\)'
+    rb'(?: INTERNALDATE "([^"\\\r\n]*)" RFC822\.SIZE (\d{1,19}))?(?: MODSEQ \(\d{1,19}\))?\)\r\n'
+)
+_WHOLE = re.compile(rb"\* (\d{1,10}) FETCH \(UID (\d{1,10}) BODY\[\] \{(\d{1,19})\}\r\n")
+_KNOWN_FLAGS = 4096
 _STATUS = re.compile(rb"(?P<status>OK|NO|BAD|BYE|PREAUTH)(?:\r?\n| (?P<rest>.*))", re.IGNORECASE | re.DOTALL)
 _CODE = re.compile(rb'\[(?P<code>[^\] ]+)(?: (?P<args>(?:"(?:[^"\\]|\\.)*"|\([^()]*\)|[^\]"])*))?\] ?(?P<text>.*)', re.DOTALL)
 _TAG = re.compile(rb'[^\x00-\x20(){%*"\\\x7f+]+')
@@ -123,11 +130,17 @@ class Framer:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._flags: dict[bytes, tuple[str, ...]] = {}  # as they stood in a response
 
     def next(self, taker: Taker | None = None) -> Response:
         """The next response. `taker` is asked for a writer when a body begins, before the UID may be known."""
-        line = self._line()
+        line = self._source.readline()
         try:
+            if (found := _WHOLE.fullmatch(line)) is not None:
+                return self._whole(found, line, taker)
+            if (found := _PLAIN.fullmatch(line)) is not None:
+                return self._plain(found)
+            line = _bare(line)
             if line.startswith(b"* "):
                 return self._untagged(line, taker)
             if line.startswith(b"+"):
@@ -141,15 +154,40 @@ class Framer:
             raise ProtocolBroken(f"the server sent {error}: {line[:60]!r}", where=self._source.where) from None
 
     def _line(self) -> bytes:
-        line = self._source.readline()
-        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        return _bare(self._source.readline())
 
-    def _untagged(self, line: bytes, taker: Taker | None) -> Response:
+    def _plain(self, found: re.Match[bytes]) -> Fetch:
+        sequence, uid, flags, date, size = found.groups()
+        known = self._flags.get(flags)
+        if known is None:
+            if len(self._flags) >= _KNOWN_FLAGS:
+                self._flags.clear()
+            known = self._flags[flags] = lexer.words(lexer.values([b"(" + flags + b")"])[0])
+        told = None if date is None else lexer.word(date)
+        return Fetch(int(sequence), int(uid), known, told, None if size is None else int(size))
+
+    def _whole(self, found: re.Match[bytes], line: bytes, taker: Taker | None) -> Response:
+        """A body that comes last in its response, as it does where it was asked for last."""
+        size = int(found[3])
+        writer = taker(size) if taker is not None else None
+        self._hand_on(size, writer)
+        body = Body(size, writer)
+        rest = self._source.readline()
+        if rest == b")\r\n":
+            return Fetch(int(found[1]), int(found[2]), body=body)
+        return self._untagged(_bare(line), taker, body, _bare(rest))
+
+    def _untagged(self, line: bytes, taker: Taker | None, begun: Body | None = None, rest: bytes = b"") -> Response:
+        """`begun`: the body that the line announces came already, and `rest` behind it."""
         answer = _answer(line[2:])
         if answer is not None:
             return Untagged(answer)
         taken: list[Body] = []
-        parts = self._parts(line, taker, taken)
+        if begun is None:
+            parts = self._parts(line, taker, taken)
+        else:
+            taken.append(begun)
+            parts = [line[: line.rindex(b"{")], Streamed(begun.size), *self._parts(rest, taker, taken, is_fetch=True)]
         values = lexer.values(parts)
         if len(values) < 2:
             raise ValueError("an empty response")
@@ -163,10 +201,10 @@ class Framer:
             return Number(kind, lexer.number(first))
         return Data(lexer.word(first).upper(), tuple(values[2:]))
 
-    def _parts(self, line: bytes, taker: Taker | None, taken: list[Body]) -> list[bytes | Streamed]:
+    def _parts(self, line: bytes, taker: Taker | None, taken: list[Body], *, is_fetch: bool = False) -> list[bytes | Streamed]:
         """A response's text and literals by turns; `taken` gets the body that was streamed."""
         parts: list[bytes | Streamed] = []
-        is_fetch = _FETCH_HEAD.match(line) is not None
+        is_fetch = is_fetch or _FETCH_HEAD.match(line) is not None
         total = 0
         while (match := _LITERAL.search(line)) is not None:
             size = int(match[1])
@@ -196,6 +234,11 @@ class Framer:
         for piece in self._source.chunks(size):
             if writer is not None:
                 writer.write(piece)
+
+
+def _bare(line: bytes) -> bytes:
+    """A line without its end."""
+    return line[:-2] if line.endswith(b"\r\n") else line[:-1]
 
 
 def _fetch(sequence: int, rest: list[Value], taken: list[Body], taker: Taker | None) -> Fetch:
