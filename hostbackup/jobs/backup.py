@@ -26,6 +26,7 @@ from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.view import build_view
+from hostbackup.vault.view_prints import Prints
 
 if TYPE_CHECKING:
     from hostbackup.jobs.backup_mail import MailBackup
@@ -44,12 +45,14 @@ class Backup:
     accept_shrink: Collection[str] = ()
     command: str = "backup"
     result: Result = field(init=False)
+    _prints: Prints = field(init=False)
     _before: Snapshot | None = field(init=False, default=None)
     _parts: dict[str, PartState] = field(init=False, default_factory=dict)
     _finished: list[Part] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.result = Result(self.job.observer)
+        self._prints = Prints(self.job.vault.root, self.job.vault.state)
 
     def run(self) -> Result:
         job = self.job
@@ -134,7 +137,18 @@ class Backup:
         def since(previous: MailRoot | None) -> None:
             with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
                 work = MailBackup(
-                    part, place, job.vault, scratch, self.result, job.now, job.connections.identity, previous, resume, self.dry_run, self.checksum
+                    part,
+                    place,
+                    job.vault,
+                    scratch,
+                    self.result,
+                    job.now,
+                    job.connections.identity,
+                    previous,
+                    resume,
+                    self.dry_run,
+                    self.checksum,
+                    self._prints,
                 )
                 self._carry_out(part, work, work.finish)
 
@@ -198,7 +212,7 @@ class Backup:
         """Makes `latest/` equal the snapshot, also where nothing could be read: what somebody did to it is put right from the vault."""
         job = self.job
         job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
-        for failure in build_view(job.vault, snapshot, self._before, job.profile.view, job.observer):
+        for failure in build_view(job.vault, snapshot, self._before, job.profile.view, job.observer, prints=self._prints):
             self.result.fail(failure)
 
     def _evidence(self, snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ happened to stay as they are and are not even read.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections import Counter, defaultdict
@@ -23,10 +24,11 @@ from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
 from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap import sets
-from hostbackup.vault.layout import mail_meta
+from hostbackup.vault.layout import folder_names, mail_meta, mail_prefix
 from hostbackup.vault.mailbox import MailRoot, MailWriter, RangeRef
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.vault import Vault
+from hostbackup.vault.view_prints import Prints
 
 GONE = "\\NonExistent"  # RFC 9051 §7.3.1: how the manifest marks a folder that the server no longer has
 
@@ -44,7 +46,7 @@ def message_key(message: Message) -> list[Key | int]:
     return [name_key(message.folder), message.uidvalidity, message.uid]
 
 
-@dataclass(slots=True)
+@dataclass
 class MailBackup:
     """Brings one mailbox in. Use: `plan()`, then, unless it is a dry run, `fetch()` and `finish()`."""
 
@@ -59,6 +61,7 @@ class MailBackup:
     resume: Ledger | None = None
     dry_run: bool = False
     checksum: bool = False  # everything is listed, whatever the server says has changed
+    prints: Prints | None = None
     planned: Counter[str] = field(default_factory=Counter)
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
@@ -114,6 +117,11 @@ class MailBackup:
                 known[folder.name] = folder
         return known
 
+    @functools.cached_property
+    def _maildirs(self) -> dict[bytes, bytes]:
+        """Where the folders of the last manifest stand in latest/."""
+        return folder_names(self.previous.folders(), mail_prefix(self.previous.meta)) if self.previous else {}
+
     def _plan_changes(self, arrived: Sequence[Message], folder: Folder, changes: Changes) -> None:
         """As `_plan_range` for a whole folder of which only the difference was listed."""
         new: dict[int, list[Message]] = defaultdict(list)
@@ -142,6 +150,9 @@ class MailBackup:
         """Whether there is nothing to be brought again for the range: all came, and stands in the vault."""
         if ref.failed or ref.stale or self.previous is None:
             return False
+        known = self.previous.folder(folder)
+        if known and self.prints and self.prints.of_objects and self.prints.is_intact(self.part, self.previous, known, self._maildirs[folder]):
+            return True
         return all(map(self.vault.objects.has, self.previous.digests(folder, ref)))
 
     def _follow(self, record: Stored[Message], changes: Changes, gone: list[tuple[int, int]]) -> tuple[Stored[Message], bool]:

@@ -24,17 +24,19 @@ from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
 from hostbackup.vault.view_build import Build
 from hostbackup.vault.view_mail import MailView
+from hostbackup.vault.view_prints import FOLDER, STATE, Prints, set_aside, take, to_record
 from hostbackup.vault.view_tree import TreeView
 
-FOLDER = "latest"
-STATE = "view"
 Method = Literal["link", "copy", "none"]
 
 
-def build_view(vault: Vault, snapshot: Snapshot, previous: Snapshot | None, method: Method, observer: Observer) -> list[Failure]:
+def build_view(
+    vault: Vault, snapshot: Snapshot, previous: Snapshot | None, method: Method, observer: Observer, *, prints: Prints | None = None
+) -> list[Failure]:
     """Makes `latest/` equal the snapshot. What could not be put there is told; raises DiskFull or VaultError where nothing more can be.
 
-    `previous`: the snapshot before, told to the observer where a part went away with it.
+    `previous`: the snapshot before, told to the observer where a part went away with it. `prints`: those of the vault, where the caller has looked
+    at folders already.
     """
     path = vault.root / FOLDER
     try:
@@ -42,7 +44,7 @@ def build_view(vault: Vault, snapshot: Snapshot, previous: Snapshot | None, meth
             _remove(path)
             vault.state.remove(STATE)
             return []
-        return _View(vault, method, observer).build(snapshot, previous)
+        return _View(vault, method, observer, prints).build(snapshot, previous)
     except OSError as error:
         raise told(error, path) from error
 
@@ -55,7 +57,7 @@ def _remove(path: Path) -> None:
 
 
 class _View:
-    def __init__(self, vault: Vault, method: Method, observer: Observer) -> None:
+    def __init__(self, vault: Vault, method: Method, observer: Observer, prints: Prints | None) -> None:
         self._vault = vault
         self._method = method
         self._observer = observer
@@ -65,7 +67,12 @@ class _View:
         self._copied = False
         style = probe_style(abilities, method)
         filler = Filler(vault.objects, style, tolerance_ns=abilities.tolerance_ns, trust=trust, before_copy=self._before_copy)
-        self._build = Build(filler, Sums(vault.incoming), observer, ":" if abilities.colon else ";", abilities.tolerance_ns)
+        self._how = {"method": method, "style": style}
+        usable = trust and self._how.items() <= self._state.items()
+        prints = (prints or Prints(vault.root, vault.state)) if usable else None
+        if prints is not None and not prints.sums_are_right():
+            prints = None
+        self._build = Build(filler, Sums(vault.incoming), observer, ":" if abilities.colon else ";", abilities.tolerance_ns, prints)
 
     def _before_copy(self) -> None:
         """Until this build is durable, no copy is to be believed: a power cut may leave one with the right size and date, and no bytes."""
@@ -87,15 +94,35 @@ class _View:
                 for state in snapshot.parts.values():
                     if state.root:
                         self._part(latest, state)
-                digest = self._build.sums.replace(latest)
+                digest = self._sums(latest, snapshot)
         finally:
             self._build.sums.close()
         if self._copied:
             osal.sync_tree(path)
-        built = {"snapshot": snapshot.id, "method": self._method, "sums": digest, "trusted": True}
+        built = {"snapshot": snapshot.id, **self._how, "sums": digest, "trusted": True}
+        if not self._build.failures:
+            built |= {"roots": _roots(snapshot), "set_aside": set_aside(self._vault.root / "damaged"), "prints": self._prints(path)}
         if self._copied or built != self._state:
             self._vault.state.write(STATE, built)
         return self._build.failures
+
+    def _sums(self, latest: SafeFolder, snapshot: Snapshot) -> str:
+        """SHA256SUMS, with what it said of folders that were not touched. Its digest."""
+        build = self._build
+        if build.prints is not None and not build.failures and not self._copied and self._state.get("roots") == _roots(snapshot):
+            return str(self._state["sums"])
+        for digest, path in build.prints.sums_of(build.untouched) if build.prints else ():
+            build.sums.add(digest, path)
+        return build.sums.replace(latest)
+
+    def _prints(self, path: Path) -> dict[str, dict[str, list[str]]]:
+        """The prints of all mail folders; those that were not touched are known."""
+        found = []
+        for part, mail, folder, name in self._build.mail:
+            known = self._build.prints and b"/".join((*part_path(part), *([name] if name else []))) in self._build.untouched
+            one = self._build.prints.on_record(part, name) if self._build.prints and known else take(path, part, mail, folder, name)
+            found.append((part, name, one))
+        return to_record(found)
 
     def _frame(self, latest: SafeFolder, snapshot: Snapshot) -> None:
         """The folders of kinds and parts, and nothing beside them."""
@@ -124,6 +151,10 @@ class _View:
                     TreeView(self._build, TreeRoot.open(self._vault.manifests, state.root)).build(base)
         except Damaged as error:
             self._build.failures.append(Failure("vault", part.id, b"", "damaged", f"{error.where}: {error.reason}", error.hint))
+
+
+def _roots(snapshot: Snapshot) -> dict[str, str]:
+    return {part_id: state.root for part_id, state in snapshot.parts.items()}
 
 
 def _known(vault: Vault) -> dict[str, Any] | None:

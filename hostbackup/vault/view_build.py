@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
-from hostbackup.model import Failure, Observer, Part
+from hostbackup.model import Failure, Folder, Observer, Part
 from hostbackup.vault.faults import told
 from hostbackup.vault.fill import Filler
+from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.safe import is_in_the_way
 from hostbackup.vault.sums import Sums
+from hostbackup.vault.view_prints import Prints
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -23,6 +25,9 @@ class Build:
     observer: Observer
     colon: str  # between a message's name and its flags: `:`, or `;` where that is refused
     tolerance_ns: int
+    prints: Prints | None = None  # of the build before, where they can be gone by
+    untouched: set[bytes] = field(default_factory=set)  # mail folders (`mail/USER/.Folder`) that stand as they are
+    mail: list[tuple[Part, MailRoot, Folder, bytes]] = field(default_factory=list)  # every mail folder that is shown, and its name
     failures: list[Failure] = field(default_factory=list)
 
 

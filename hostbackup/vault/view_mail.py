@@ -43,10 +43,13 @@ class MailView:
         inbox = next((folder for folder in shown if not names[folder.name]), None)
         for name in base.names() - stays - {KEYWORDS_FILE}:
             base.remove(name)
-        self._folder(base, b"", mail, inbox)
+        if inbox is None or not self._stands(b"", mail, inbox):
+            self._folder(base, b"", mail, inbox)
         for folder in shown:
             if name := names[folder.name]:
                 self._below(base, name, mail, folder)
+        for folder in shown:
+            self._build.mail.append((self._part, mail, folder, names[folder.name]))
 
     def _below(self, base: SafeFolder, name: bytes, mail: MailRoot, folder: Folder) -> None:
         try:
@@ -54,9 +57,22 @@ class MailView:
             with base.below([name]) as inner:
                 for other in inner.names() - {*MAILDIR, KEYWORDS_FILE}:
                     inner.remove(other)
-                self._folder(inner, name + b"/", mail, folder)
+                if not self._stands(name, mail, folder):
+                    self._folder(inner, name + b"/", mail, folder)
         except OSError as error:
             self._build.failures.append(refused(error, self._part, folder.name))
+
+    def _path(self, name: bytes) -> bytes:
+        return (self._prefix + name).rstrip(b"/")
+
+    def _stands(self, name: bytes, mail: MailRoot, folder: Folder) -> bool:
+        """Whether the folder is seen at a look to be as it should."""
+        prints = self._build.prints
+        if prints is None or not prints.is_intact(self._part, mail, folder, name):
+            return False
+        self._build.untouched.add(self._path(name))
+        self._build.observer.advance(sum(ref.entries for ref in mail.refs(folder.name)), sum(ref.bytes for ref in mail.refs(folder.name)))
+        return True
 
     def _folder(self, inner: SafeFolder, path: bytes, mail: MailRoot, folder: Folder | None) -> None:
         keywords = Keywords()
@@ -64,16 +80,20 @@ class MailView:
             inner.folder(name)
             with inner.below([name]) as place:
                 made: set[bytes] = set()
+                standing = None
                 if name == b"cur" and folder is not None:
-                    made = self._messages(place, path + b"cur/", mail.range_segments(folder.name), keywords)
-                for other in place.names() - made:
+                    standing = place.names()
+                    made = self._messages(place, path + b"cur/", mail.range_segments(folder.name), keywords, standing)
+                for other in place.names() - made if standing is None else standing - made:
                     place.remove(other)
         if table := keywords.file():
             self._data(inner, KEYWORDS_FILE, table, path)
         else:
             inner.remove(KEYWORDS_FILE)
 
-    def _messages(self, cur: SafeFolder, path: bytes, ranges: Iterable[Iterator[Stored[Message]]], keywords: Keywords) -> set[bytes]:
+    def _messages(
+        self, cur: SafeFolder, path: bytes, ranges: Iterable[Iterator[Stored[Message]]], keywords: Keywords, standing: set[bytes]
+    ) -> set[bytes]:
         """The names of the files that now stand there."""
         made: set[bytes] = set()
         for records in ranges:
@@ -81,16 +101,16 @@ class MailView:
             for record in records:
                 if record.digest and not record.vanished:
                     name = message_name(record, keywords, self._build.colon)
-                    if self._message(cur, name, record):
+                    if self._message(cur, name, record, absent=name not in standing and name not in made):
                         made.add(name)
                         self._build.sums.add(record.digest, self._prefix + path + name)
                         size += record.size
             self._build.observer.advance(len(made) - before, size)
         return made
 
-    def _message(self, cur: SafeFolder, name: bytes, record: Stored[Message]) -> bool:
+    def _message(self, cur: SafeFolder, name: bytes, record: Stored[Message], *, absent: bool) -> bool:
         try:
-            self._build.filler.file(cur, name, Content(record.digest, record.size, message_mtime_ns(record)))
+            self._build.filler.file(cur, name, Content(record.digest, record.size, message_mtime_ns(record)), absent=absent)
         except Damaged as error:
             self._build.failures.append(Failure("vault", self._part.id, record.item.label, "damaged", error.reason, error.hint))
             return False

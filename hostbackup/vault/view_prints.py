@@ -1,0 +1,147 @@
+"""What the last build left in each mail folder of latest/, so that the next one sees at a look whether anybody touched it.
+
+A print is a digest over names, inodes, sizes, modes and times of a folder's files; the inode's change time is among them, which no program can set.
+So a folder with the same print, of which the manifest says the same, holds what the last build put there, and need not be compared file by file.
+Where files are links, the same holds for the objects behind them: an object that was written to, replaced or taken away changes its inode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hostbackup.errors import VaultError
+from hostbackup.model import Folder, Part
+from hostbackup.vault.hashing import hash_fd
+from hostbackup.vault.layout import KEYWORDS_FILE, MAILDIR, parse_sums_line, part_path
+from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.records import canonical
+from hostbackup.vault.safe import SafeFolder
+from hostbackup.vault.state import StateFolder
+from hostbackup.vault.sums import NAME as SUMS
+
+FOLDER = "latest"
+STATE = "view"
+_LAYOUT = b"1"  # of folders and names: with another, no print of before is worth anything
+
+
+Print = tuple[str, str]  # digests: of what the manifest says of a folder, and of what stands there
+
+
+class Prints:
+    """Those that a vault has on record. A folder is looked at once, however often it is asked for."""
+
+    def __init__(self, root: Path, state: StateFolder) -> None:
+        self._latest = root / FOLDER
+        self._damaged = root / "damaged"
+        try:
+            self._state = state.read(STATE) or {}
+        except VaultError:
+            self._state = {}
+        self._on_record: dict[str, dict[str, list[str]]] = self._state.get("prints", {}) if self._state.get("trusted") else {}
+        self._looked: dict[tuple[Part, bytes], str | None] = {}
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether an intact folder says that the objects of its messages stand."""
+        return self._state.get("style") == "link" and self._state.get("set_aside") == set_aside(self._damaged)
+
+    def is_intact(self, part: Part, mail: MailRoot, folder: Folder, maildir: bytes) -> bool:
+        """Whether a folder of latest/ holds what the manifest says, as far as the last build and nobody after it saw to that."""
+        manifest, files = self.on_record(part, maildir)
+        if not files or manifest != _said(mail, folder):
+            return False
+        if (part, maildir) not in self._looked:
+            self._looked[part, maildir] = _standing(self._latest, part, maildir)
+        return files == self._looked[part, maildir]
+
+    def on_record(self, part: Part, maildir: bytes) -> Print:
+        manifest, files = self._on_record.get(part.id, {}).get(_text(maildir), ("", ""))
+        return manifest, files
+
+    def sums_are_right(self) -> bool:
+        """Whether SHA256SUMS is as the last build wrote it."""
+        try:
+            with SafeFolder.open(self._latest) as latest:
+                fd = latest.open_file(SUMS)
+                try:
+                    return bool(hash_fd(fd)[0] == self._state.get("sums"))
+                finally:
+                    os.close(fd)
+        except OSError:
+            return False
+
+    def sums_of(self, folders: set[bytes]) -> Iterator[tuple[str, bytes]]:
+        """Digest and path of the files of these mail folders (`mail/USER/.Folder`), out of SHA256SUMS."""
+        if not folders:
+            return
+        cur = {folder + b"/cur" for folder in folders}
+        tables = {folder + b"/" + KEYWORDS_FILE for folder in folders}
+        with SafeFolder.open(self._latest) as latest, os.fdopen(latest.open_file(SUMS), "rb") as file:
+            for line in file:
+                digest, path = parse_sums_line(line)
+                if path.rpartition(b"/")[0] in cur or path in tables:
+                    yield digest, path
+
+
+def take(latest: Path, part: Part, mail: MailRoot, folder: Folder, maildir: bytes) -> Print | None:
+    """The print of a folder that was just built; None where it cannot be looked at."""
+    files = _standing(latest, part, maildir)
+    return None if files is None else (_said(mail, folder), files)
+
+
+def to_record(found: Sequence[tuple[Part, bytes, Print | None]]) -> dict[str, dict[str, list[str]]]:
+    """Prints of mail folders as they are kept: by part, by name."""
+    made: dict[str, dict[str, list[str]]] = {}
+    for part, maildir, one in found:
+        if one is not None:
+            made.setdefault(part.id, {})[_text(maildir)] = list(one)
+    return made
+
+
+def _said(mail: MailRoot, folder: Folder) -> str:
+    seen = hashlib.sha256(_LAYOUT)
+    for ref in mail.refs(folder.name):
+        if ref.live:
+            seen.update(canonical(ref.line()))
+    return seen.hexdigest()
+
+
+def _standing(latest: Path, part: Part, maildir: bytes) -> str | None:
+    seen = hashlib.sha256()
+    try:
+        with SafeFolder.open(latest) as base, base.below([*part_path(part), *([maildir] if maildir else [])]) as inner:
+            table = inner.stat(KEYWORDS_FILE)
+            seen.update(marshal.dumps(table and _facts(table), 2))
+            for name in MAILDIR:
+                found = inner.stat(name)
+                with inner.below([name]) as place:
+                    seen.update(marshal.dumps([found and found.st_mode, *_rows(place)], 2))
+    except OSError:
+        return None
+    return seen.hexdigest()
+
+
+def set_aside(damaged: Path) -> int:
+    """How many files stand among the damaged: whoever sets an object aside changes that, on every file system."""
+    try:
+        return len(os.listdir(damaged))  # noqa: PTH208
+    except OSError:
+        return -1
+
+
+def _rows(place: SafeFolder) -> list[tuple[Any, ...]]:
+    with os.scandir(place.fd if place.fd is not None else place.path) as found:
+        return sorted((entry.name, *_facts(entry.stat(follow_symlinks=False))) for entry in found)
+
+
+def _facts(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink, found.st_mode
+
+
+def _text(maildir: bytes) -> str:
+    return maildir.decode("utf-8", "surrogateescape") if maildir else "INBOX"
