@@ -288,3 +288,32 @@ def test_the_wire_hands_out_exact_sizes_and_lines_in_any_order() -> None:
     assert wire.readline() == b"h\n"
     assert wire.readline() == b"ijk\r\n"
     wire.close()
+
+
+_USUAL = [
+    b'* 1 FETCH (UID 7 FLAGS (\\Seen $Label1) INTERNALDATE " 1-Jul-2026 02:44:25 +0900" RFC822.SIZE 16675)\r\n',
+    b'* 1 FETCH (UID 7 FLAGS () INTERNALDATE "" RFC822.SIZE 0)\r\n',
+    b"* 1 FETCH (UID 7 FLAGS (\\Seen) MODSEQ (12))\r\n",
+    b'* 1 FETCH (UID 7 FLAGS (NIL nil \xe4) INTERNALDATE "\xff" RFC822.SIZE 1 MODSEQ (9))\r\n',
+    b"* 1 FETCH (UID 7 FLAGS (a ]\\*) )\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {5}\r\nh)\r\n\r)\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {5}\r\nhello FLAGS (\\Seen) INTERNALDATE {3}\r\nabc)\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {2}\r\nhi BODY[] {2}\r\nho)\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {0}\r\n)\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {2}\r\nhi))\r\n",
+    b"* 1 FETCH (UID 7 BODY[] {2}\r\nhi\r\n",
+]
+
+
+@given(st.lists(st.sampled_from(_USUAL), min_size=1, max_size=4), st.integers(0, 80), st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_the_short_way_reads_what_the_long_way_reads(responses: list[bytes], where: int, byte: int) -> None:
+    data = bytearray(b"".join(responses))
+    if where < len(data):
+        data[where] = byte
+    never = framer.re.compile(b"(?!)")
+    short = _events([bytes(data)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framer, "_PLAIN", never)
+        patch.setattr(framer, "_WHOLE", never)
+        assert _events([bytes(data)]) == short

@@ -151,6 +151,7 @@ class Framer:
                 raise ValueError("a line that is no response")
             return Tagged(tag, answer)
         except ValueError as error:
+            line = _bare(line) if line.endswith(b"\n") else line
             raise ProtocolBroken(f"the server sent {error}: {line[:60]!r}", where=self._source.where) from None
 
     def _line(self) -> bytes:

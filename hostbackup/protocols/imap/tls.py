@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import Protocol
 
 _RAW = 256 * 1024  # bytes taken from the system in one call
 _RECORD = 16 * 1024  # the most that one record holds (RFC 8446 §5.1)
 
 
-class TlsSocket:
-    """A connected socket after its handshake, with the methods that a `Wire` uses. Raises what `ssl.SSLSocket` raises."""
+class Line(Protocol):
+    """What carries the records: a socket, or what stands for one."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None) -> None:
+    def settimeout(self, seconds: float, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes | memoryview, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class TlsSocket:
+    """Shakes hands at once, and has the methods that a `Wire` uses of a socket. Raises what `ssl.SSLSocket` raises."""
+
+    def __init__(self, sock: Line, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self._sock = sock
         self._coming = ssl.MemoryBIO()
         self._going = ssl.MemoryBIO()
@@ -56,7 +66,7 @@ class TlsSocket:
         while True:
             try:
                 while have < size:
-                    got = self._object.read(_RECORD, ready[have:])
+                    got = self._into(ready[have:])
                     if not got:
                         break
                     have += got
@@ -69,6 +79,9 @@ class TlsSocket:
                 return bytes(ready[:have])
             self._take_in()
 
+    def _into(self, place: memoryview) -> int:
+        return int(self._object.read(_RECORD, place))
+
     def sendall(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all of it."""
         view = memoryview(data)
@@ -76,15 +89,16 @@ class TlsSocket:
             view = view[self._object.write(view[: 4 * _RAW]) :]
             self._send_on()
 
-    def getpeercert(self, *, binary_form: bool) -> bytes | None:
+    def certificate(self) -> bytes:
         """The server's certificate in DER."""
-        return self._object.getpeercert(binary_form)
+        return self._object.getpeercert(True) or b""
 
     def settimeout(self, seconds: float) -> None:
         self._sock.settimeout(seconds)
 
     def shutdown(self, how: int) -> None:
-        self._sock.shutdown(how)
+        if isinstance(self._sock, socket.socket):
+            self._sock.shutdown(how)
 
     def close(self) -> None:
         self._sock.close()

@@ -6,14 +6,16 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Protocol, cast
+from typing import Protocol
 
 from hostbackup.errors import CertificateRefused, LineCut, ProtocolBroken
 from hostbackup.protocols import certificates
 from hostbackup.protocols.certificates import Trust
+from hostbackup.protocols.imap.tls import TlsSocket
 from hostbackup.protocols.limits import RateLimit
 
-CHUNK = 64 * 1024  # bytes: what one recv takes, and so the largest piece a literal is handed on in
+CHUNK = 256 * 1024  # bytes: what one recv takes, and so the largest piece a literal is handed on in
+_LIMITED = 64 * 1024  # bytes that move at once where their rate is bounded
 MAX_LINE = 1024 * 1024  # bytes of one line, literals not counted
 
 
@@ -55,7 +57,7 @@ class Wire:
             raise ProtocolBroken("the server sent more after it agreed to STARTTLS", where=self.where)
         context = trust.context()
         try:
-            self.sock = context.wrap_socket(cast(socket.socket, self.sock), server_hostname=trust.name or None)
+            self.sock = TlsSocket(self.sock, context, trust.name or None)
         except ssl.SSLCertVerificationError as error:
             raise certificates.refused(error, trust.name, self.where) from None
         except TimeoutError:
@@ -75,15 +77,15 @@ class Wire:
 
     def certificate(self) -> bytes:
         """The server's certificate in DER, b"" on a plain connection."""
-        return (self.sock.getpeercert(binary_form=True) or b"") if isinstance(self.sock, ssl.SSLSocket) else b""
+        return self.sock.certificate() if isinstance(self.sock, TlsSocket) else b""
 
     def send(self, data: bytes | memoryview) -> None:
         with self._mapped("sending"):
             if self._rate is None:
                 self.sock.sendall(data)
                 return
-            for at in range(0, len(data), CHUNK):
-                piece = data[at : at + CHUNK]
+            for at in range(0, len(data), _LIMITED):
+                piece = data[at : at + _LIMITED]
                 self.sock.sendall(piece)
                 self._rate.spend(len(piece))
 
@@ -137,14 +139,14 @@ class Wire:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            if isinstance(self.sock, socket.socket):
+            if isinstance(self.sock, socket.socket | TlsSocket):
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in it
             self.sock.close()
 
     def _fill(self) -> None:
         with self._mapped("waiting for an answer"):
-            self._buffer = self.sock.recv(CHUNK)
+            self._buffer = self.sock.recv(CHUNK if self._rate is None else _LIMITED)
         self._at = 0
         if not self._buffer:
             raise LineCut("the server closed the connection", where=self.where)
