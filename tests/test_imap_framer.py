@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -311,7 +312,7 @@ def test_the_short_way_reads_what_the_long_way_reads(responses: list[bytes], whe
     data = bytearray(b"".join(responses))
     if where < len(data):
         data[where] = byte
-    never = framer.re.compile(b"(?!)")
+    never = re.compile(b"(?!)")
     short = _events([bytes(data)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(framer, "_PLAIN", never)
