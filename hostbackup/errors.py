@@ -8,6 +8,7 @@
     ├── ConnectionFailed                 exit 1   a server could not be used at all
     │   ├── NameNotResolved
     │   ├── Unreachable                           closed port, no route, time-out while connecting
+    │   │   └── NotOffered                        of a service that a server need not have: told, and no failure
     │   ├── HostKeyUnknown
     │   ├── HostKeyChanged
     │   ├── CertificateRefused
@@ -109,6 +110,10 @@ class NameNotResolved(ConnectionFailed):
 
 class Unreachable(ConnectionFailed):
     code = "unreachable"
+
+
+class NotOffered(Unreachable):
+    code = "not-offered"
 
 
 class HostKeyUnknown(ConnectionFailed):

@@ -24,9 +24,9 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One unit of a backup: a web tree, a mailbox or a local folder."""
+    """One unit of a backup: a web tree, a mailbox, a mailbox's filters or a local folder."""
 
-    kind: str  # "web", "mail" or "local"
+    kind: str  # "web", "mail", "sieve" or "local"
     name: str  # the profile's name of the tree, or the account's user
 
     @property
@@ -38,7 +38,7 @@ class Part:
     def parse(cls, text: str) -> Part:
         """The part that `id` named. Raises ValueError where `text` is none."""
         kind, slash, name = text.partition("/")
-        if kind not in ("web", "mail", "local") or not slash or not name or "/" in name:
+        if kind not in ("web", "mail", "sieve", "local") or not slash or not name or "/" in name:
             raise ValueError(f"not a part: {text!r}")
         return cls(kind, urllib.parse.unquote(name))
 
@@ -283,6 +283,7 @@ class Method(enum.StrEnum):
     SFTP_SECOND_READ = "sftp-second-read"
     LOCAL_SECOND_READ = "local-second-read"
     IMAP_FETCH = "imap-fetch"
+    SIEVE_FETCH = "sieve-fetch"
     POP3_RETR = "pop3-retr"  # of the inbox alone
     BUCKET_SHA256 = "bucket-sha256"
     BUCKET_REREAD = "bucket-reread"

@@ -112,6 +112,14 @@ install_dovecot() {
   fi
 }
 
+# Sieve scripts over ManageSieve, for Dovecot.
+install_pigeonhole() {
+  if [ ! -e /usr/lib/dovecot/managesieve ]; then
+    apt_install dovecot-managesieved dovecot-sieve
+    keep_from_starting dovecot.service dovecot.socket
+  fi
+}
+
 # An SFTP server of another make, and the programs that servers hash with where they have no sha256sum.
 install_proftpd() {
   if ! command -v proftpd >/dev/null || ! compgen -G '/usr/lib/proftpd/mod_sftp.*' >/dev/null; then
@@ -161,6 +169,7 @@ set_up() {
   if [ "$1" != demo ]; then install_mail_peers; fi
   if [ "$1" = test ]; then
     install_bsdtar
+    install_pigeonhole
     install_proftpd
   fi
   exec {lock}<&-

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hostbackup.errors import ConnectionFailed, Damaged, PlaceMissing, ProfileError, SecretError, VaultError, WrongMachine
+from hostbackup.errors import ConnectionFailed, Damaged, NotOffered, PlaceMissing, ProfileError, SecretError, VaultError, WrongMachine
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
+from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
@@ -79,6 +80,7 @@ class Backup:
             work += [(Part("web", web.name), self._web) for web in profile.old.web]
         if "mail" in self.only:
             work += [(part, self._mail) for part in self.job.mail_parts]
+            work += [(part, self._filters) for part in filter_parts(self.job)]
         if "local" in self.only:
             work += [(Part("local", local.name), self._local) for local in profile.local]
         return work
@@ -95,6 +97,9 @@ class Backup:
         except VaultError:
             raise
         except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError) as error:
+            if isinstance(error, NotOffered) and part.id not in self._parts:
+                self.result.not_covered(error, side="old", part=part.id)
+                return
             self.result.fail_part(error, side="old", part=part.id)
             if part.id in self._parts:
                 self._parts[part.id] = dataclasses.replace(self._parts[part.id], reason=str(error))
@@ -114,9 +119,22 @@ class Backup:
         local = next(local for local in self.job.profile.local if local.name == part.name)
         self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
 
-    def _tree(self, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes) -> None:
+    def _filters(self, part: Part) -> None:
+        after_mailbox(self._finished, part)
+        account = next(account for account in self.job.profile.old_accounts() if account.user == part.name)
+        place = self.job.connections.filters("old", account, part.name)
+
+        def date(previous: TreeRoot | None) -> None:
+            place.dated = first_seen(previous, self.job.started)
+
+        self._tree(part, place, {"user": part.name}, Excludes(), date)
+
+    def _tree(
+        self, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes, ready: Callable[[TreeRoot | None], object] = lambda _: None
+    ) -> None:
         def since(previous: TreeRoot | None) -> None:
             job = self.job
+            ready(previous)
             with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
                 work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
                 self._carry_out(part, work, lambda: work.finish({**meta, **tree_meta(place.root_entry)}))
@@ -187,7 +205,7 @@ class Backup:
     # -- snapshot -----------------------------------------------------------------------------------------------------------------------
 
     def _finish(self, part: Part, totals: PartTotals, before: PartState | None, *, failed: bool) -> None:
-        flag = None if part.id in self.accept_shrink else shrunk(before, totals)
+        flag = None if part.id in self.accept_shrink or part.kind == "sieve" else shrunk(before, totals)  # somebody dropped the one filter there was
         if flag:
             reason = f"shrank from {flag['entries_before']} to {flag['entries_now']} entries ({flag['bytes_before']} to {flag['bytes_now']} bytes)"
             hint = f"look at the old server; if that is right, run again with --accept-shrink {part.id}"
@@ -234,6 +252,7 @@ class Backup:
             }
             for part in self._finished
         ]
+        lines += [{"type": "not-covered", **row, "time": self.job.now} for row in self.result.details.get("not_covered", [])]
         lines += [{"type": "shrink-accepted", "part": part, "time": self.job.now} for part in self.accept_shrink]
         return lines + self.job.connections.weaker_settings()
 

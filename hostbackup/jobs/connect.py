@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
+from hostbackup.jobs.connect_sieve import FilterLogins
 from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
 from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from hostbackup.places.local import LocalTree
     from hostbackup.places.mail import MailAccount
     from hostbackup.places.sftp import SftpTree
+    from hostbackup.places.sieve import SieveTree
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.remote import Login
     from hostbackup.protocols.ssh import SshTarget
@@ -69,6 +71,8 @@ class Connections:
     _weak: dict[str, dict[str, Any]] = field(default_factory=dict)
     _secrets: dict[str, Secret] = field(default_factory=dict)
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
+    _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
+    _filters: FilterLogins = field(default_factory=FilterLogins)
     _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def _warn_once(self, text: str) -> None:
@@ -346,6 +350,7 @@ class Connections:
                 made = session.connect(target)
             except LoginRefused as error:
                 refused.append(error)
+                self._filters.refused(target.host, target.user, error)
                 raise
             if side == "old" and made.address:  # an account may have a host of its own, which the section's check did not cover
                 try:
@@ -354,6 +359,7 @@ class Connections:
                     made.close()
                     raise
                 self.identity.see_address("old.imap", made.address)
+            self._imap_addresses[side, target.host] = made.address
             return made
 
         return connect
@@ -363,6 +369,28 @@ class Connections:
         from hostbackup.places.mail import MailAccount
 
         return MailAccount(self.imap_factory(side, account), side=side, part=Part("mail", part_user), reader=reader)
+
+    def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
+        """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""
+        from hostbackup.places.sieve import SieveTree
+        from hostbackup.protocols.sieve import SieveTarget
+
+        section, imap = self.imap_section(side), self.imap_target(side, account)
+        met = self._imap_addresses.get((side, imap.host))
+        target = SieveTarget(
+            host=imap.host,
+            user=imap.user,
+            password=imap.password,
+            port=section.sieve_port,
+            security=imap.security,
+            addresses=(met,) if met else imap.addresses,
+            timeout=imap.timeout,
+            ca_file=imap.ca_file,
+            rate=imap.rate,
+        )
+        if target.security == "plain":
+            self._weaker(f"{side}.imap {target.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
+        return SieveTree(self._filters.factory(target), side=side, part=Part("sieve", part_user), good=good)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,8 @@ class Job:
     def find_part(self, text: str) -> Part:
         """The part a person means: `web/public_html`, or `public_html` where only one is called that. Raises UsageError."""
         parts = [*self.web_parts, *self.mail_parts, *self.local_parts]
-        found = [part for part in parts if text in (part.id, str(part))] or [part for part in parts if text == part.name]
+        filters = [Part("sieve", part.name) for part in self.mail_parts]  # by their whole name alone: else a user would be two parts
+        found = [part for part in (*parts, *filters) if text in (part.id, str(part))] or [part for part in parts if text == part.name]
         if len(found) == 1:
             return found[0]
         known = ", ".join(str(part) for part in parts)

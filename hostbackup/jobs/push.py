@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, to_adapt
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_tree import TreePush
@@ -19,6 +20,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.settled import Settled
 from hostbackup.model import Entry, Message, Part, name_from_json
+from hostbackup.places.base import TreePlace
 from hostbackup.places.exclude import Excludes
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
@@ -79,6 +81,7 @@ class Push:
     result: Result = field(init=False)
     _snapshot: Snapshot = field(init=False)
     _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
+    _finished: list[Part] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.result = Result(self.job.observer)
@@ -102,10 +105,13 @@ class Push:
                 continue
             try:
                 push(state)
+            except NotOffered as error:
+                self.result.not_covered(error, side="new", part=part.id)
             except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
                 self.result.fail_part(error, side="new", part=part.id)
             else:
                 self.result.done += 1
+                self._finished.append(part)
         if self._evidence:
             job.vault.evidence.write("push", self._evidence + job.connections.weaker_settings())
         return self.result
@@ -120,6 +126,9 @@ class Push:
             if unknown:
                 raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
             work += [(Part("mail", user), functools.partial(self._mail, users[user])) for user in self.accounts or users]
+            if profile.new.imap.sieve != "never":
+                saved = [user for user in self.accounts or users if Part("sieve", user).id in self._snapshot.parts]
+                work += [(Part("sieve", user), functools.partial(self._filters, users[user])) for user in saved]
         return work
 
     # -- web ----------------------------------------------------------------------------------------------------------------------------
@@ -128,45 +137,52 @@ class Push:
         job, part = self.job, state.part
         reader = job.vault.objects.read
         target, witness = (job.connections.new_tree(part.name, web.path, reader, witness=witness) for witness in (False, True))
-        incoming = job.scratch
-        journal = push_journal(part, web_target(job, web))
+        with self._tree(state, target, witness, push_journal(part, web_target(job, web)), Excludes(web.adapted)) as work:
+            left = self._tidy(part, target)
+            if not (planned := self._plan(work, state)):
+                return
+            self._remember_temporary(part, *left, target.temporary_prefix)
+            self._apply(work, state, planned)
+            if work.cut is None and not target.untidy:  # else half-written files may stand there still: the next push finds them by the prefix
+                self._remember_temporary(part, *left)
+
+    @contextlib.contextmanager
+    def _tree(self, state: PartState, target: TreePlace, witness: TreePlace, journal: str, adapted: Excludes) -> Iterator[TreePush]:
+        """The push of one tree; both places are closed after it."""
+        job = self.job
         with contextlib.ExitStack() as stack:
-            there, todo, bare = (stack.enter_context(Scratch[Entry](incoming)) for _ in range(3))
-            source = TreeRoot.open(job.vault.manifests, state.root)
-            settled = Settled(job.vault.state, journal)
-            work = TreePush(
-                part=part,
+            stack.callback(witness.close)
+            stack.callback(target.close)
+            there, todo, bare = (stack.enter_context(Scratch[Entry](job.scratch)) for _ in range(3))
+            yield TreePush(
+                part=state.part,
                 target=target,
                 witness=witness,
-                source=source,
+                source=TreeRoot.open(job.vault.manifests, state.root),
                 vault=job.vault,
                 open_ledger=lambda: stack.enter_context(job.ledger(journal)),
-                settled=settled,
+                settled=Settled(job.vault.state, journal),
                 there=there,
                 todo=todo,
                 bare=bare,
                 result=self.result,
-                adapted=Excludes(web.adapted),
+                adapted=adapted,
                 overwrite=Excludes(self.overwrite),
                 shrunk=state.shrunk is not None,
                 dry_run=self.dry_run,
             )
-            try:
-                left = self._tidy(part, target)
-                job.observer.phase(f"{part}: comparing with the new server", state.entries)
-                planned = work.plan()
-                self._planned(part, dict(planned))
-                if self.dry_run:
-                    return
-                self._remember_temporary(part, *left, target.temporary_prefix)
-                job.observer.phase(f"{part}: writing and proving", 2 * planned["write"] + planned["attributes"], 2 * planned["write_bytes"])
-                tally = work.apply()
-                if work.cut is None and not target.untidy:  # else half-written files may stand there still: the next push finds them by the prefix
-                    self._remember_temporary(part, *left)
-                self._record(tally, state)
-            finally:
-                target.close()
-                witness.close()
+
+    def _plan(self, work: TreePush, state: PartState) -> dict[str, int]:
+        """What there is to do; nothing in a dry run."""
+        self.job.observer.phase(f"{state.part}: comparing with the new server", state.entries)
+        planned = work.plan()
+        self._planned(state.part, dict(planned))
+        return {} if self.dry_run else {"write": planned["write"], "attributes": planned["attributes"], "write_bytes": planned["write_bytes"]}
+
+    def _apply(self, work: TreePush, state: PartState, planned: dict[str, int]) -> None:
+        entries = 2 * planned["write"] + planned["attributes"]
+        self.job.observer.phase(f"{state.part}: writing and proving", entries, 2 * planned["write_bytes"])
+        self._record(work.apply(), state)
 
     def _tidy(self, part: Part, target: SftpTree) -> list[bytes]:
         """Removes what earlier pushes of this part may have left half-written on the target. Gives the prefixes of what may be left all the same."""
@@ -205,6 +221,21 @@ class Push:
                 self.result.details.setdefault("mail", []).append(tally.as_json())
             finally:
                 target.close()
+
+    # -- filters ------------------------------------------------------------------------------------------------------------------------
+
+    def _filters(self, account: Account, state: PartState) -> None:
+        job, part = self.job, state.part
+        after_mailbox(self._finished, part)
+        source = TreeRoot.open(job.vault.manifests, state.root)
+        login = job.profile.new_account_for(account)
+        target, witness = (job.connections.filters("new", login, part.name, contents(source)) for _ in range(2))
+        with self._tree(state, target, witness, push_journal(part, filters_target(job, account)), Excludes()) as work:
+            if planned := self._plan(work, state):
+                self._apply(work, state, planned)
+        rows = self.result.details.get("folders", {}).get(mailbox_of(part).id, [])
+        if notes := list(to_adapt(source, job.vault.objects.read, rows)):
+            self.result.details.setdefault("filters_to_adapt", []).extend(notes)
 
     # -- account ------------------------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 
-_KINDS = ("web", "mail", "local")
+_KINDS = ("web", "mail", "sieve", "local")
 _FILE = re.compile(r"\d+\.V(\d+)U(\d+)\.")
 _SHOWN = 12
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -118,12 +118,15 @@ class _Asked:
         return (str(choice.state.part) for choice in self._choices.values())
 
     def _matches(self, text: str) -> Iterator[tuple[Choice, str]]:
-        """Each part that the beginning of `text` names, with what follows. The kind may be left out; the longest name wins."""
+        """Each part that the beginning of `text` names, with what follows; the longest name wins.
+
+        The kind may be left out, but not that of filters, which are called as their mailbox is.
+        """
         found: list[tuple[int, Choice, str]] = []
         for choice in self._choices.values():
             part = choice.state.part
             best: tuple[int, str] | None = None
-            for kind in (f"{part.kind}/", ""):
+            for kind in (f"{part.kind}/",) if part.kind == "sieve" else (f"{part.kind}/", ""):
                 for name in {part.name, component(part.name), urllib.parse.quote(part.name, safe="")}:
                     lead = kind + name
                     if (text == lead or text.startswith(lead + "/")) and (best is None or len(lead) > best[0]):

@@ -42,6 +42,10 @@ class Result:
         self.undone += 1
         self._alone.add(error.exit)
 
+    def not_covered(self, error: HostbackupError, *, side: str, part: str) -> None:
+        """Something that would belong to the move and that a server does not offer: listed, and no failure."""
+        self.details.setdefault("not_covered", []).append({"side": side, "part": part, "reason": error.reason})
+
     @property
     def exit(self) -> Exit:
         if self.undone and not self.done:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.filters import filter_parts, filters_target
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.proofs import Tally
@@ -66,7 +67,7 @@ class Verify:
 
     def _parts(self, kinds: Collection[str]) -> Iterator[PartState]:
         for state in self._snapshot.parts.values():
-            if state.part.kind in kinds and state.part.kind in self.only:
+            if state.part.kind in kinds and ("mail" if state.part.kind == "sieve" else state.part.kind) in self.only:
                 yield state
 
     def _record(self, tally: Tally[Any], state: PartState) -> None:
@@ -77,6 +78,9 @@ class Verify:
         try:
             tally = check()
         except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
+            if isinstance(error, NotOffered) and side == "new":
+                self.result.not_covered(error, side=side, part=state.part.id)
+                return
             self.result.fail_part(error, side=side, part=state.part.id)
             failed: Tally[Any] = Tally(side, state.part.id)
             failed.counts["unverified"] = state.entries
@@ -88,17 +92,20 @@ class Verify:
     # -- old ----------------------------------------------------------------------------------------------------------------------------
 
     def _old(self) -> None:
-        for state in self._parts(("web", "local", "mail")):
+        for state in self._parts(("web", "local", "mail", "sieve")):
             self._guarded(state, "old", lambda state=state: self._old_part(state))
 
     def _old_part(self, state: PartState) -> Tally[Any] | None:
         job, part = self.job, state.part
-        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind == "mail")
+        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind in ("mail", "sieve"))
         job.observer.phase(f"{part}: proving against the old server", state.entries, state.bytes)
-        if part.kind == "mail":
+        if part.kind in ("mail", "sieve"):
             account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
-            if account is None:
+            if account is None or part not in (*job.mail_parts, *filter_parts(job)):
                 return self._absent(state)
+            if part.kind == "sieve":
+                filters = job.connections.filters("old", account, part.name)
+                return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result).run(filters)
             mailbox = job.connections.mailbox("old", account, part.name, job.vault.objects.read)
             root = MailRoot.open(job.vault.manifests, state.root)
             return self._shown(OldMail(state, root, job.vault, self.result, job.connections.identity).run(mailbox))
@@ -125,19 +132,24 @@ class Verify:
     def _new(self) -> None:
         profile = self.job.profile
         webs = {Part("web", web.source).id: web for web in profile.new.web} if profile.new.ssh else {}
-        users = {Part("mail", account.user).id: account for account in profile.old_accounts()} if profile.new.imap else {}
-        for state in self._parts(("web", "mail")):
+        kinds = ("mail",) if profile.new.imap is None or profile.new.imap.sieve == "never" else ("mail", "sieve")
+        users = {Part(kind, account.user).id: account for account in profile.old_accounts() for kind in kinds} if profile.new.imap else {}
+        for state in self._parts(("web", "mail", "sieve")):
             if state.part.id in webs or state.part.id in users:
                 self._guarded(state, "new", lambda state=state: self._new_part(state, webs.get(state.part.id), users.get(state.part.id)))
 
     def _new_part(self, state: PartState, web: Any, account: Any) -> Tally[Any]:
         job, part = self.job, state.part
-        job.connections.check_new_endpoints(web=part.kind == "web", mail=part.kind == "mail")
+        job.connections.check_new_endpoints(web=part.kind == "web", mail=part.kind in ("mail", "sieve"))
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         if web is not None:
             with job.ledger(push_journal(part, web_target(job, web))) as ledger:
                 tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
                 return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
+        if part.kind == "sieve":
+            with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
+                filters = job.connections.filters("new", job.profile.new_account_for(account), part.name)
+                return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger).run(filters)
         journal = push_journal(part, mail_target(job, account))
         with job.ledger(journal) as ledger:
             mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)

@@ -197,6 +197,10 @@ class Imap(Mail):
     """The name that the certificate is for, where it is not host."""
     tunnel: Words | None = None
     """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
+    sieve: Literal["auto", "never"] = "auto"
+    """Are the accounts' filters (Sieve scripts) part of the move: where the server offers them by ManageSieve, or never."""
+    sieve_port: Port = 4190
+    """TCP port of ManageSieve, on the same host with the same logins; encrypted by STARTTLS unless security is plain."""
 
     @model_validator(mode="before")
     @classmethod

@@ -74,7 +74,18 @@ def backup(details: Mapping[str, Any], result: Any) -> list[str]:
             lines.append(f"{special} listed and not backed up: there are no bytes in them")
         if counts["resumed"]:
             lines.append(f"{plural(counts['resumed'], 'entry', 'entries')} had been brought by an interrupted run and were not read again")
-    return lines
+    return [*lines, *_not_covered(details)]
+
+
+def _not_covered(details: Mapping[str, Any]) -> list[str]:
+    """What belongs to the move and is not in it, as no server offers it: one line a reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in details.get("not_covered", []):
+        reasons.setdefault((row["side"], row["reason"]), []).append(row["part"])
+    return [
+        f"filters: not covered on the {side} side, {plural(len(parts), 'mailbox', 'mailboxes')}: {one_line(reason)}"
+        for (side, reason), parts in reasons.items()
+    ]
 
 
 def _plan(details: Mapping[str, Any]) -> list[str]:
@@ -99,7 +110,8 @@ def verify(details: Mapping[str, Any], result: Any) -> list[str]:
         rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
     lines = table(rows, ["side", "part", "verified", "bytes", "method", "others"]) if rows else []
     lines += mail_table.folders(details.get("mail", []))
-    return [*lines, f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}"]
+    lines.append(f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}")
+    return [*lines, *_not_covered(details)]
 
 
 def push(details: Mapping[str, Any], result: Any) -> list[str]:
@@ -132,6 +144,12 @@ def proven_nowhere(details: Mapping[str, Any]) -> bool:
 
 def _left_alone(details: Mapping[str, Any]) -> list[str]:
     rows = [f"  = {row['part']}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
+    rows += [
+        f"  ~ {row['part']}: the script {one_line(row['script'])} files into {one_line(row['folder'])}, on the new server {one_line(row['becomes'])}:"
+        " adapt it by hand"
+        for row in details.get("filters_to_adapt", [])
+    ]
+    rows += _not_covered(details)
     rows += [
         f"  saved before overwriting: {row['part']}/{name_of(row)} as objects/{row['digest'][:2]}/{row['digest']}" for row in details.get("saved", [])
     ]

@@ -1,6 +1,6 @@
 """How the view, and a restore, lay out what is in the vault: pure functions from manifest records to paths.
 
-web/NAME/…  local/NAME/…       the tree as it was
+web/NAME/…  local/NAME/…       the tree as it was; sieve/USER/… too: a mailbox's filters
 mail/USER/                     Maildir++: INBOX is the folder itself, every other is `.Folder.Sub` in it
 """
 

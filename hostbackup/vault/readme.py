@@ -8,6 +8,7 @@ To look at it: open the folder "latest".
 
   latest/web/NAME/      the files of a web site, as they were on the old server
   latest/mail/USER/     a mailbox as a Maildir: one file a message, in "cur"; most mail programs can import it
+  latest/sieve/USER/    the filters of a mailbox (Sieve scripts); "active" leads to the one in force
   latest/local/NAME/    folders that were on the machine that made the backup
   latest/SHA256SUMS     the checksum of every file: run  sha256sum -c SHA256SUMS  inside "latest"
 
@@ -33,6 +34,7 @@ Do not delete, rename or edit anything outside "latest". The format is described
 
   latest/web/名前/        ウェブサイトのファイル（旧サーバーにあったとおり）
   latest/mail/ユーザー/   メールボックス（Maildir 形式。「cur」の中の1ファイルが1通。多くのメールソフトで取り込めます）
+  latest/sieve/ユーザー/  メールの振り分けルール（Sieve スクリプト。「active」が有効なもの）
   latest/local/名前/      バックアップを実行したパソコンにあったフォルダー
   latest/SHA256SUMS       すべてのファイルのチェックサム。「latest」の中で  sha256sum -c SHA256SUMS  を実行すると確認できます
 

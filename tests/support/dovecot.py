@@ -143,12 +143,29 @@ def _group(user: str) -> str:
     return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def managesieve(port: int, settings: str = "") -> str:
+    """For `extra`: Sieve scripts over ManageSieve (Pigeonhole). `settings`: more lines for the plugin, such as `sieve_extensions = -vacation`."""
+    return f"""
+protocols = imap sieve
+service managesieve-login {{
+  chroot =
+  inet_listener sieve {{
+    port = {port}
+  }}
+}}
+plugin {{
+  sieve = file:~/sieve;active=~/.dovecot.sieve
+  {settings}
+}}
+"""
 
 
 @dataclass
@@ -238,7 +255,7 @@ def dovecot(
             owner = pwd.getpwnam(mail_user)
             os.chown(mail, owner.pw_uid, owner.pw_gid)
         kinds = ("plain", "tls", "pop3", "pop3s") if pop3 else ("plain", "tls")
-        ports = dict(zip(kinds, _free_ports(len(kinds)), strict=True))
+        ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
         server = Dovecot(base, layout, ports, authority.pem, dict(users))
         text = configuration(base, server.ports, layout, certificate, key, inner_user="mail" if root else me, mail_user=mail_user, extra=extra)
         (base / "dovecot.conf").write_text(text, encoding="utf-8")

@@ -227,6 +227,7 @@ class Move:
     mail: dict[str, str] = field(default_factory=dict)  # [mail] folders
     security: str = "tls"
     old_lines: tuple[str, ...] = ()  # more of [old.imap]
+    new_lines: tuple[str, ...] = ()  # more of [new.imap]
     old_port: int = 0  # where a relay stands before a server
     new_port: int = 0
 
@@ -236,6 +237,7 @@ class Move:
         if self.mail:
             rows.append("[mail]\nfolders = { " + ", ".join(f"{json.dumps(old)} = {json.dumps(new)}" for old, new in self.mail.items()) + " }\n")
         rows.append(f"[new.imap]\n{self._section(self.new, self.new_port)}")
+        rows += self.new_lines
         path = self.folder / "move.toml"
         path.write_text("\n".join(rows), encoding="utf-8")
         path.chmod(0o600)

@@ -1,0 +1,110 @@
+"""The filters of mailboxes as parts of their own, `sieve/USER`: when they belong to a run, how they are dated, and what in them needs a hand."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hostbackup.accounts import Account
+from hostbackup.errors import NotOffered
+from hostbackup.jobs.context import Job
+from hostbackup.model import Entry, Kind, Part, Stored, name_from_json
+from hostbackup.places.digests import Reader
+from hostbackup.places.sieve import Dated, of_link, script_name
+from hostbackup.protocols.imap.names import display
+from hostbackup.vault.tree import TreeRoot
+
+_EARLY_NS = 3_000_000_000
+# RFC 5228 §2.3, §2.4.2: comments, quoted strings and `text:` blocks are told apart before anything else is looked for.
+_TOKEN = re.compile(
+    r"""(?P<comment>\#[^\n]*|/\*.*?\*/)|(?P<block>\btext:[^\n]*\n.*?^\.\r?$)|"(?P<string>(?:[^"\\]|\\.)*)"|(?P<word>:?[A-Za-z_]\w*)|(?P<end>[;{}])""",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def filter_parts(job: Job) -> list[Part]:
+    """Those of the old server's mailboxes, unless the profile leaves them out or they come over POP3."""
+    section = job.profile.old.imap
+    return [Part("sieve", part.name) for part in job.mail_parts] if section is not None and section.sieve != "never" else []
+
+
+def mailbox_of(part: Part) -> Part:
+    return Part("mail", part.name)
+
+
+def after_mailbox(finished: Iterable[Part], part: Part) -> None:
+    """Raises NotOffered where the mailbox was not read: a refused password must not be tried again, nor another machine asked."""
+    if mailbox_of(part) not in finished:
+        raise NotOffered("not asked for, as its mailbox could not be worked on")
+
+
+def first_seen(previous: TreeRoot | None, started: datetime.datetime) -> Dated:
+    """Dates a script by the start of the run that first found these bytes. A little earlier, as younger files count as still changing."""
+    known = {record.item.path: (_digest(record), record.item.mtime_ns) for record in previous.walk()} if previous else {}
+    now = int(started.timestamp()) * 1_000_000_000 - _EARLY_NS
+
+    def dated(path: bytes, digest: str) -> int:
+        before = known.get(path)
+        return before[1] if before is not None and before[0] == digest else now
+
+    return dated
+
+
+def _digest(record: Stored[Entry]) -> str:
+    return of_link(record.item.target) if record.item.kind is Kind.LINK else record.digest
+
+
+def filters_target(job: Job, account: Account) -> str:
+    """What a push's journal is called after: the server and the user."""
+    section = job.connections.imap_section("new")
+    return f"{section.host}:{section.sieve_port}:{job.profile.new_account_for(account).user}"
+
+
+def contents(source: TreeRoot) -> dict[bytes, str]:
+    """The digest of every script, by path."""
+    return {record.item.path: record.digest for record in source.walk() if record.digest}
+
+
+def to_adapt(source: TreeRoot, reader: Reader, folders: Iterable[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Folders that scripts file mail into and that are called otherwise at the new server. `folders`: rows of the folder map, as in `--json`.
+
+    Scripts are pushed as they are: what they name is for a person to adapt.
+    """
+    renamed = {}
+    for row in folders:
+        old, new = display(name_from_json(row, "old")), display(name_from_json(row, "new"))
+        if old != new:
+            renamed[old] = new
+    if not renamed:
+        return
+    for record in source.walk():
+        for folder in named_folders(_text(record, reader)):
+            if folder in renamed:
+                script = script_name(record.item.path).decode("utf-8", "backslashreplace")
+                yield {"part": source.part.id, "script": script, "folder": folder, "becomes": renamed[folder]}
+
+
+def _text(record: Stored[Entry], reader: Reader) -> str:
+    if record.item.kind is not Kind.FILE or not record.digest:
+        return ""
+    with reader(record.digest) as stream:
+        return bytes(stream.read()).decode("utf-8", "replace")
+
+
+def named_folders(script: str) -> list[str]:
+    """The folders that a script's `fileinto` commands (RFC 5228 §4.1) name, each once. Those made of variables are given as they stand."""
+    found: dict[str, None] = {}
+    filing = False
+    last = ""
+    for token in _TOKEN.finditer(script):
+        if token["word"] is not None:
+            filing = filing or token["word"].lower() == "fileinto"
+        elif token["string"] is not None:
+            last = re.sub(r"\\(.)", r"\1", token["string"])
+        elif token["end"] is not None:
+            if filing and last:
+                found[last] = None  # the folder is the last of the command's arguments
+            filing, last = False, ""
+    return list(found)

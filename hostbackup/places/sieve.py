@@ -1,0 +1,268 @@
+"""The filters of a mail account as a small tree: each script a file `NAME.sieve`, and a link `active` to the one that is in force.
+
+ManageSieve tells neither sizes nor times. So a scan fetches every script, which are few and small; reading then costs nothing. What a script's
+time is, whoever makes the place decides by path and digest: the vault dates it by the run that first saw these bytes; of a target, which a push
+describes in its journal, the time stands for the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from hostbackup.errors import LineCut
+from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Method, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.protocols.sieve import Refused, Script, SieveSession
+
+ACTIVE = b"active"
+ENDING = b".sieve"
+_MODE = 0o600
+_HELD = 32 * 1024 * 1024  # bytes of scripts that a scan keeps for the reading after it
+_ESCAPED = re.compile(rb"[%/\x00-\x1f\x7f]|\A\.")
+_ESCAPE = re.compile(rb"%([0-9A-F]{2})")
+
+Dated = Callable[[bytes, str], int]  # path and digest, of a link that of its target, to nanoseconds since the epoch
+Told = TypeVar("Told")
+
+
+def file_name(script: bytes) -> bytes:
+    """The file of a script: its name with `.sieve`; `%`, `/`, control bytes and a leading dot as `%XX`."""
+    return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], script) + ENDING
+
+
+def script_name(path: bytes) -> bytes:
+    """The inverse of `file_name`. Raises ValueError where `path` is the file of no script."""
+    name = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), path.removesuffix(ENDING))
+    if not path.endswith(ENDING) or not name or file_name(name) != path:
+        raise ValueError("not the file of a Sieve script")
+    return name
+
+
+def of_link(target: bytes) -> str:
+    """What a link is dated by."""
+    return hashlib.sha256(target).hexdigest()
+
+
+def by_contents(path: bytes, digest: str) -> int:
+    """A time that stands for the bytes: two versions of one script differ in it."""
+    return int(digest[:12], 16)
+
+
+class SieveTree:
+    """The scripts of one account. `connect` logs in, whenever a line was cut; what it raises ends the place.
+
+    `good`: contents by path; where given, a script is made the active one only if the server has these bytes of it.
+    """
+
+    def __init__(
+        self, connect: Callable[[], SieveSession], *, side: str, part: Part, dated: Dated = by_contents, good: Mapping[bytes, str] | None = None
+    ) -> None:
+        self.side = side
+        self.part = part
+        self.dated = dated
+        self.root_entry = Entry(b"", Kind.DIR)
+        self._connect = connect
+        self._good = good
+        self._session: SieveSession | None = None
+        self._seen: dict[bytes, bytes] = {}  # by path, since the last scan
+
+    # -- the line -----------------------------------------------------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[SieveSession], Told]) -> Told:
+        """Asks; once more, over a new login, where the line was cut. Every question may be asked twice. Raises Refused."""
+        for again in (True, False):
+            if self._session is None:
+                self._session = self._connect()
+            try:
+                return question(self._session)
+            except LineCut:
+                self._session.drop()
+                self._session = None
+                if not again:
+                    raise
+        raise AssertionError("the second cut is raised")
+
+    def close(self) -> None:
+        """Logs out. May be called twice."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # -- scan and read ------------------------------------------------------------------------------------------------------------------
+
+    def scan(self) -> Iterator[Listing[Entry]]:
+        """One Listing. A script that the server lists and does not give is in it with size 0, and fails when it is read."""
+        self._seen.clear()
+        try:
+            scripts = self._ask(lambda session: session.scripts())
+        except Refused as refused:
+            yield Listing(b"", (), self._failure(b"", refused))
+            return
+        entries = []
+        for script in scripts:
+            path = file_name(script.name)
+            entries.append(self._fetch(path, script))
+            if script.active:
+                entries.append(Entry(ACTIVE, Kind.LINK, 0, self.dated(ACTIVE, of_link(path)), target=path))
+        yield Listing(b"", sorted(entries, key=lambda entry: entry.path))
+
+    def _fetch(self, path: bytes, script: Script) -> Entry:
+        try:
+            data = self._ask(lambda session: session.get(script.name))
+        except Refused:
+            data = None
+        if data is None:
+            return Entry(path, Kind.FILE, 0, 0, _MODE)
+        if sum(map(len, self._seen.values())) + len(data) <= _HELD:
+            self._seen[path] = data
+        return self._entry(path, data)
+
+    def _entry(self, path: bytes, data: bytes) -> Entry:
+        return Entry(path, Kind.FILE, len(data), self.dated(path, hashlib.sha256(data).hexdigest()), _MODE)
+
+    def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
+        """Contents of scripts, as the last scan got them. Failures: "vanished", "refused"."""
+        for entry in wanted:
+            data = self._seen.get(entry.path)
+            if data is None:
+                try:
+                    data = self._get(entry.path)
+                except Refused as refused:
+                    yield Read(entry, entry, failure=self._failure(entry.path, refused))
+                    continue
+            if data is None:
+                yield Read(entry, entry, failure=self._told(entry.path, "vanished", "it was there when the filters were listed, and is gone"))
+                continue
+            receiver = sink.open(len(data))
+            try:
+                receiver.write(data)
+            except BaseException:
+                receiver.abort()
+                raise
+            yield Read(entry, self._entry(entry.path, data), *receiver.commit())
+
+    def _get(self, path: bytes) -> bytes | None:
+        name = script_name(path)
+        return self._ask(lambda session: session.get(name))
+
+    # -- write --------------------------------------------------------------------------------------------------------------------------
+
+    def write(self, items: Iterable[Write[Entry]]) -> Iterator[Written[Entry]]:
+        """Puts scripts there, each read back at once, and then makes one the active one. Nothing is deleted.
+
+        A script is replaced only where `expected` still describes the one that is there; another stays active unless it is the expected one.
+        Failures: "exists", "changed-since", "over-quota", "refused" with what the server said, "altered", "name-refused".
+        """
+        links: list[Write[Entry]] = []
+        for item in items:
+            if item.item.kind is Kind.LINK:
+                links.append(item)  # a script must be there before it can be the active one
+            else:
+                yield self._guarded(item, self._put)
+        for link in links:
+            yield self._guarded(link, self._activate)
+
+    def _guarded(self, item: Write[Entry], work: Callable[[Write[Entry]], Written[Entry]]) -> Written[Entry]:
+        try:
+            return work(item)
+        except Refused as refused:
+            return Written(item, item.item, self._failure(item.item.path, refused))
+        except ValueError:
+            return self._not(item, "name-refused", "the new server can hold nothing but Sieve scripts here")
+
+    def _put(self, item: Write[Entry]) -> Written[Entry]:
+        path = item.item.path
+        name = script_name(path)
+        there = self._get(path)
+        found = None if there is None else self._entry(path, there)
+        if item.open is None:  # its time alone, which the server does not keep
+            return Written(item, found or item.item) if found else self._not(item, "vanished", "it is no longer there")
+        with item.open() as stream:
+            data = stream.read()
+        if found is not None and there == data:
+            return Written(item, found)
+        if found is not None:
+            if not item.replace:
+                return self._not(item, "exists", "the new server has got a script of this name meanwhile")
+            if item.expected is not None and (found.size, found.mtime_ns) != (item.expected.size, item.expected.mtime_ns):
+                return self._not(item, "changed-since", "it was changed on the new server meanwhile")
+        self._ask(lambda session: session.put(name, data))
+        kept = self._get(path)
+        if kept != data:
+            how = "only its line ends differ" if kept is not None and _lines(kept) == _lines(data) else "its text differs"
+            return self._not(item, "altered", f"the new server keeps it other than it was sent: {how}", "look at it there before relying on it")
+        return Written(item, self._entry(path, data))
+
+    def _activate(self, item: Write[Entry]) -> Written[Entry]:
+        target = item.item.target
+        name = script_name(target)
+        now = self._active()
+        if now == target:
+            return Written(item, item.item)
+        if now and not (item.replace and item.expected is not None and item.expected.target == now):
+            return self._not(item, "exists", f"another script is active on the new server: {_show(now)}")
+        there = self._get(target)
+        if there is None:
+            return self._not(
+                item, "refused", f"the new server does not have {_show(target)}, so it cannot be made active", "see why it was not written"
+            )
+        if self._good is not None and hashlib.sha256(there).hexdigest() != self._good.get(target):
+            return self._not(item, "conflict", f"the new server has another script as {_show(target)}, which was not made active")
+        self._ask(lambda session: session.activate(name))
+        return Written(item, item.item)
+
+    def _active(self) -> bytes:
+        scripts = self._ask(lambda session: session.scripts())
+        return next((file_name(script.name) for script in scripts if script.active), b"")
+
+    # -- prove --------------------------------------------------------------------------------------------------------------------------
+
+    def prove(self, claims: Iterable[Claim[Entry]]) -> Iterator[Proof[Entry]]:
+        """Fetches each script once more. As nothing tells when one was changed, other bytes count as changed since."""
+        active: bytes | None = None
+        for claim in claims:
+            try:
+                if claim.item.kind is Kind.LINK and active is None:
+                    active = self._active()
+                yield self._prove(claim, active or b"")
+            except Refused as refused:
+                yield Proof(claim, Status.FAILED, failure=self._failure(claim.item.path, refused))
+            except ValueError:
+                yield Proof(claim, Status.MISSING, failure=self._told(claim.item.path, "missing", "it is no Sieve script"))
+
+    def _prove(self, claim: Claim[Entry], active: bytes) -> Proof[Entry]:
+        item = claim.item
+        if item.kind is Kind.LINK:
+            if active == item.target:
+                return Proof(claim, Status.VERIFIED, Method.SIEVE_FETCH)
+            reason = f"another script is active: {_show(active)}" if active else "no script is active"
+            return Proof(claim, Status.CHANGED, Method.SIEVE_FETCH, self._told(item.path, "changed-since", reason))
+        data = self._get(item.path)
+        if data is None:
+            return Proof(claim, Status.MISSING, Method.SIEVE_FETCH, self._told(item.path, "missing", "it is not there"))
+        if (hashlib.sha256(data).hexdigest(), len(data)) == (claim.digest, claim.size):
+            return Proof(claim, Status.VERIFIED, Method.SIEVE_FETCH)
+        return Proof(claim, Status.CHANGED, Method.SIEVE_FETCH, self._told(item.path, "changed-since", "it has other contents now"))
+
+    # -- failures -----------------------------------------------------------------------------------------------------------------------
+
+    def _not(self, item: Write[Entry], code: str, reason: str, hint: str = "") -> Written[Entry]:
+        return Written(item, item.item, self._told(item.item.path, code, reason, hint))
+
+    def _failure(self, path: bytes, refused: Refused) -> Failure:
+        code = "over-quota" if refused.code.startswith("QUOTA") else "refused"
+        hint = "make room there, or ask the provider to" if code == "over-quota" else "adapt the script by hand" if self.side == "new" else ""
+        return self._told(path, code, f"the server refused it: {refused.text}", hint)
+
+    def _told(self, path: bytes, code: str, reason: str, hint: str = "") -> Failure:
+        return Failure(self.side, self.part.id, path, code, reason, hint)
+
+
+def _lines(data: bytes) -> list[bytes]:
+    return data.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+
+
+def _show(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,287 @@
+"""Sieve filters over ManageSieve (RFC 5804): managesieve speaks, over a `Wire` that keeps time-outs, TLS and bytes right. Loaded when it is needed.
+
+managesieve reads and writes the answers' grammar and logs in. Not taken from it: its socket (which waits for ever where a line ends), its TLS (which
+goes on in the clear where a server offers none), its log (which holds passwords), and its strings (which lose bytes that are not UTF-8).
+"""
+
+# managesieve has no type information, so its class counts as Any.
+# mypy: disable-error-code=misc
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import managesieve
+
+from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, LoginRefused, NotOffered, ProtocolBroken, Unreachable
+from hostbackup.protocols.imap.wire import Wire, plain
+from hostbackup.protocols.limits import RateLimit
+from hostbackup.protocols.net import connect_tcp
+
+PORT = 4190  # RFC 5804 §1.8
+LARGEST = 16 * 1024 * 1024  # bytes of a script: more than any server takes, little enough for memory
+_KNOCK = 10.0  # seconds in which a port that is open answers; many servers have none, behind a firewall that says nothing
+_GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
+_WORDS = 400  # characters of what a server says that are shown
+
+# RFC 5804 §4: a code is in parentheses, and may hold quoted strings. managesieve's own pattern takes parentheses of the text for the code's.
+_ANSWER = re.compile(r'(?P<type>OK|NO|BYE)(?: \((?P<code>(?:[^")]|"(?:[^"\\]|\\.)*")*)\))?(?: (?P<data>.*))?$')
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_LITERAL = re.compile(r"\{(\d+)\+?\}$")
+_QUOTABLE = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]{0,1024}")
+_FOR_NOW = ("TRYLATER",)  # RFC 5804 §1.3: says nothing about the password
+
+
+@dataclass(frozen=True, slots=True)
+class SieveTarget:
+    """Where and as whom to log in. The line is encrypted by STARTTLS, and TLS verified against `host`, unless `security` is "plain"."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    port: int = PORT
+    security: Literal["tls", "starttls", "plain"] = "tls"
+    addresses: tuple[str, ...] = ()
+    timeout: float = 60.0  # seconds without a byte
+    ca_file: Path | None = None  # PEM; only these authorities count then
+    rate: RateLimit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A line of LISTSCRIPTS."""
+
+    name: bytes
+    active: bool = False
+
+
+class Refused(Exception):
+    """The server said NO to a command. `code` is its response code in capitals, "" where it gave none; `text` what it said, safe to show."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class _Client(managesieve.MANAGESIEVE):
+    """managesieve on a wire of ours. Strings hold bytes that are not UTF-8 as surrogates."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.answered = False
+        self._greeted = False
+        super().__init__("", 0)
+
+    # -- what managesieve reads and writes by --
+
+    def _open(self, host: str, port: int) -> None:
+        self.sock = self.wire.sock
+
+    def _close(self) -> None:
+        self.wire.close()
+
+    def _send(self, data: bytes) -> None:
+        self.wire.send(data)
+
+    def _read(self, size: int) -> bytes:
+        if size > LARGEST:
+            raise ProtocolBroken(f"the server announced {size} bytes at once", where=self.wire.where)
+        return self.wire.read(size)
+
+    def _readline(self) -> str:
+        line = self.wire.readline()
+        if not self._greeted and line[:1] not in (b'"', b"{", b"O", b"N", b"B"):  # another protocol, whose greeting would be waited on for ever
+            raise self.error(line.decode("utf-8", "replace"))
+        self._greeted = True
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape") + "\r\n"
+
+    def _readstring(self, data: str) -> tuple[str, str]:
+        """The string that `data`, the rest of a line, begins with, and what follows it on its line."""
+        if quoted := _QUOTED.match(data):
+            return re.sub(r"\\(.)", r"\1", quoted[1]), data[quoted.end() :]
+        if literal := _LITERAL.match(data):
+            return self._read(int(literal[1])).decode("utf-8", "surrogateescape"), self._get_line()
+        word, _, rest = data.partition(" ")
+        if not word or word[0] in '"{':
+            raise self.error("a string that is none")
+        return word, f" {rest}" if rest else ""
+
+    def _match(self, pattern: re.Pattern[str], text: str) -> bool:
+        return bool(super()._match(_ANSWER if pattern is managesieve.Oknobye else pattern, text))
+
+    def _get_response(self) -> tuple[str, Any]:
+        kind, data = super()._get_response()
+        if kind == "BYE":
+            raise LineCut(f"the server ended the session: {self.said() or 'no reason given'}", where=self.wire.where)
+        self.answered = kind == "OK"
+        return kind, data
+
+    def _log(self, level: int, message: str, *args: Any) -> None:
+        """Nothing: it would hold passwords."""
+
+    def _print_log(self) -> None:
+        """Nothing, for the same reason."""
+
+    # -- what is added --
+
+    def said(self) -> str:
+        """What the server said with its last answer, in one line."""
+        text = " ".join((self.response_text or "").split())
+        return plain(text.encode("utf-8", "surrogateescape"), _WORDS)
+
+    def encrypt(self, context: ssl.SSLContext, host: str) -> None:
+        """STARTTLS (RFC 5804 §2.2). What the server told in the clear counts no more."""
+        if self._simple_command(b"STARTTLS") != "OK":
+            raise ProtocolBroken(f"the server refused STARTTLS: {self.said()}", where=self.wire.where)
+        self.wire.start_tls(context, host)
+        self.capabilities, self.loginmechs, self.implementation, self.supports_tls = [], [], "", 0
+        self._parse_capabilities(self._get_response()[1])
+
+    def ask(self, name: bytes, *arguments: bytes) -> list[list[str | None]]:
+        """A command's data. Raises Refused where the server says NO."""
+        kind, data = self._command(name, b" ".join(arguments) or None)
+        if kind != "OK":
+            raise Refused((self.response_code or "").split(" ")[0].upper(), self.said() or "no reason given")
+        return data  # type: ignore[no-any-return]
+
+
+class SieveSession:
+    """One logged-in connection. Each method is one round trip. Used by one thread at a time."""
+
+    def __init__(self, client: _Client, address: str) -> None:
+        self._client = client
+        self.address = address
+        self.extensions = frozenset(client.capabilities)  # of the Sieve language, such as "fileinto"
+        self.software: str = client.implementation
+
+    @property
+    def where(self) -> str:
+        return self._client.wire.where
+
+    def scripts(self) -> list[Script]:
+        """LISTSCRIPTS. Raises Refused."""
+        with _in_words(self._client.wire):
+            return [Script(_bytes(row[0]), str(row[1] or "").upper() == "ACTIVE") for row in self._client.ask(b"LISTSCRIPTS")]
+
+    def get(self, name: bytes) -> bytes | None:
+        """The bytes of a script; None where there is none of that name. Raises Refused."""
+        with _in_words(self._client.wire):
+            try:
+                rows = self._client.ask(b"GETSCRIPT", _string(name))
+            except Refused as refused:
+                if refused.code == "NONEXISTENT":
+                    return None
+                raise
+            if len(rows) != 1:
+                raise ProtocolBroken("the server sent a script as something else than one string", where=self.where)
+            return _bytes(rows[0][0])
+
+    def put(self, name: bytes, script: bytes) -> None:
+        """PUTSCRIPT: makes it, or replaces the one of that name. Raises Refused, also where the server does not understand the script."""
+        with _in_words(self._client.wire):
+            self._client.ask(b"PUTSCRIPT", _string(name), _literal(script))
+
+    def activate(self, name: bytes) -> None:
+        """SETACTIVE: from now on this script, and no other, filters what arrives. Raises Refused."""
+        with _in_words(self._client.wire):
+            self._client.ask(b"SETACTIVE", _string(name))
+
+    def close(self) -> None:
+        """Logs out and closes. May be called twice."""
+        with contextlib.suppress(ConnectionFailed, OSError, Refused), _in_words(self._client.wire):
+            self._client.wire.sock.settimeout(_GOODBYE)
+            self._client.ask(b"LOGOUT")
+        self._client.wire.close()
+
+    def drop(self) -> None:
+        """Closes without a word."""
+        self._client.wire.close()
+
+
+def connect(target: SieveTarget) -> SieveSession:
+    """Connects, encrypts, logs in. Raises NotOffered where nothing listens on the port; NameNotResolved, Unreachable, CertificateRefused,
+    LoginRefused, LineCut, ProtocolBroken.
+    """
+    try:
+        sock, address = connect_tcp(target.host, target.addresses, target.port, min(_KNOCK, target.timeout))
+    except Unreachable as error:
+        raise NotOffered(f"the server offers no ManageSieve: {error.reason}") from None
+    where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
+    wire = Wire(sock, where, target.timeout, target.rate)
+    try:
+        with _in_words(wire):
+            return SieveSession(_log_in(wire, target), address)
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _log_in(wire: Wire, target: SieveTarget) -> _Client:
+    client = _Client(wire)
+    if not client.answered:
+        raise Unreachable(f"the server takes no session at the moment: {client.said()}", where=wire.where, hint="try again later")
+    if target.security != "plain":
+        if not client.supports_tls:
+            hint = 'ask the provider why port 4190 is not encrypted, or set `sieve = "never"` to leave filters out'
+            raise ProtocolBroken("the server offers no encryption (STARTTLS) for filters; no password was sent", where=wire.where, hint=hint)
+        client.encrypt(_context(target.ca_file), target.host)
+    if "\0" in target.user + target.password:
+        raise LoginRefused("a user name or password with a NUL byte cannot be sent", where=wire.where)
+    if not {"PLAIN", "LOGIN"} & set(client.loginmechs):
+        offered = ", ".join(client.loginmechs) or "none"
+        raise LoginRefused(f"the server takes no password here (it offers: {plain(offered.encode('utf-8', 'replace'))})", where=wire.where)
+    if client.login("", target.user, target.password) != "OK":
+        raise _refused(client, target)
+    return client
+
+
+def _refused(client: _Client, target: SieveTarget) -> ConnectionFailed:
+    text = client.said() or "no reason given"
+    if len(target.password) > 3:  # some servers repeat what they were given; hiding a shorter one would show it
+        text = text.replace(target.password, "********")
+    if (client.response_code or "").split(" ")[0].upper() in _FOR_NOW:
+        return Unreachable(f"the server takes no login of {target.user} at the moment: {text}", where=client.wire.where, hint="try again later")
+    hint = "the mailbox opens with this password: ask the provider whether filters need another"
+    return LoginRefused(f"the server refused the login of {target.user} for filters: {text}", where=client.wire.where, hint=hint)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    """Verifies certificate and name. Kept, because reading the system's authorities takes longer than a login."""
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except OSError as error:  # ssl.SSLError among them
+        reason = f"the certificate authorities cannot be read: {error.strerror or error}"
+        raise CertificateRefused(reason, where=str(ca_file or ""), hint="`ca_file` must be a PEM file") from None
+
+
+def _string(name: bytes) -> bytes:
+    """A name as an argument: quoted where it is plain ASCII, else a literal that needs no leave (RFC 5804 §4)."""
+    return b'"' + name + b'"' if _QUOTABLE.fullmatch(name) else _literal(name)
+
+
+def _literal(data: bytes) -> bytes:
+    return b"{%d+}\r\n" % len(data) + data
+
+
+def _bytes(text: str | None) -> bytes:
+    return (text or "").encode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def _in_words(wire: Wire) -> Iterator[None]:
+    """What managesieve raises, in this project's words. It checks what it reads by assertions and by using it."""
+    try:
+        yield
+    except (managesieve.MANAGESIEVE.error, AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = f"this does not look like a ManageSieve server: {plain(str(error).encode('utf-8', 'replace')) or type(error).__name__}"
+        hint = 'check `sieve_port`, or set `sieve = "never"` to leave filters out'
+        raise ProtocolBroken(reason, where=wire.where, hint=hint) from None
