@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, LoginRefused, NotOffered, ProtocolBroken, Unreachable
 from hostbackup.protocols import sieve
+from hostbackup.protocols.imap.wire import Wire
 from hostbackup.protocols.sieve import Refused, Script, SieveTarget, connect
 from tests.support.dovecot import HOST, Dovecot, dovecot, free_ports
 from tests.support.dovecot import managesieve as with_sieve
@@ -184,7 +185,7 @@ def test_any_bytes_come_through(name: bytes, body: bytes) -> None:
     one, other = socket.socketpair()
     with one, other:
         other.sendall(GREETING)
-        wire = sieve.Wire(one, "test", 5.0)
+        wire = Wire(one, "test", 5.0)
         client = sieve._Client(wire)
         client.state = "AUTH"
         session = sieve.SieveSession(client, "127.0.0.1")

@@ -149,6 +149,7 @@ class Verify:
         if part.kind == "sieve":
             with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
                 filters = job.connections.filters("new", job.profile.new_account_for(account), part.name)
+                filters.reach()  # what could not be pushed anywhere is not covered, rather than unproven
                 return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger).run(filters)
         journal = push_journal(part, mail_target(job, account))
         with job.ledger(journal) as ledger:

@@ -73,8 +73,8 @@ class SieveTree:
     def _ask(self, question: Callable[[SieveSession], Told]) -> Told:
         """Asks; once more, over a new login, where the line was cut. Every question may be asked twice. Raises Refused."""
         for again in (True, False):
-            if self._session is None:
-                self._session = self._connect()
+            self.reach()
+            assert self._session is not None
             try:
                 return question(self._session)
             except LineCut:
@@ -83,6 +83,11 @@ class SieveTree:
                 if not again:
                     raise
         raise AssertionError("the second cut is raised")
+
+    def reach(self) -> None:
+        """Logs in now rather than when it is needed."""
+        if self._session is None:
+            self._session = self._connect()
 
     def close(self) -> None:
         """Logs out. May be called twice."""

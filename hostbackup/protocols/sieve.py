@@ -142,7 +142,9 @@ class _Client(managesieve.MANAGESIEVE):
         if self._simple_command(b"STARTTLS") != "OK":
             raise ProtocolBroken(f"the server refused STARTTLS: {self.said()}", where=self.wire.where)
         self.wire.start_tls(context, host)
-        self.capabilities, self.loginmechs, self.implementation, self.supports_tls = [], [], "", 0
+        self.capabilities: list[str] = []
+        self.loginmechs: list[str] = []
+        self.supports_tls = 0
         self._parse_capabilities(self._get_response()[1])
 
     def ask(self, name: bytes, *arguments: bytes) -> list[list[str | None]]:
