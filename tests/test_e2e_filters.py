@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hostbackup.jobs.filters import named_folders
-from hostbackup.protocols.sieve import SieveSession, SieveTarget, connect
+from hostbackup.protocols.imap.session import ImapTarget
+from hostbackup.protocols.sieve import SieveSession, connect
 from tests.support.dovecot import HOST, Dovecot, dovecot, free_ports, managesieve
 from tests.support.mail_move import Hands, Move, letter
 
@@ -29,7 +30,7 @@ def servers() -> Iterator[tuple[Dovecot, Dovecot]]:
 
 
 def scripts(server: Dovecot) -> SieveSession:
-    return connect(SieveTarget(HOST, TARO, server.users[TARO], server.ports["sieve"], "tls", ("127.0.0.1",), 20.0, server.authority))
+    return connect(ImapTarget(HOST, TARO, server.users[TARO], server.ports["sieve"], "tls", ("127.0.0.1",), 20.0, server.authority))
 
 
 def standing(server: Dovecot) -> tuple[dict[bytes, bytes | None], list[bytes]]:

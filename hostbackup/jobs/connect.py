@@ -373,24 +373,12 @@ class Connections:
     def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""
         from hostbackup.places.sieve import SieveTree
-        from hostbackup.protocols.sieve import SieveTarget
 
-        section, imap = self.imap_section(side), self.imap_target(side, account)
-        met = self._imap_addresses.get((side, imap.host))
-        target = SieveTarget(
-            host=imap.host,
-            user=imap.user,
-            password=imap.password,
-            port=section.sieve_port,
-            security=imap.security,
-            addresses=(met,) if met else imap.addresses,
-            timeout=imap.timeout,
-            ca_file=imap.ca_file,
-            rate=imap.rate,
-        )
-        if target.security == "plain":
-            self._weaker(f"{side}.imap {target.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
-        return SieveTree(self._filters.factory(target), side=side, part=Part("sieve", part_user), good=good)
+        imap = self.imap_target(side, account)
+        if imap.security == "plain":
+            self._weaker(f"{side}.imap {imap.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
+        log_in = self._filters.factory(imap, self.imap_section(side).sieve_port, self._imap_addresses.get((side, imap.host), ""))
+        return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,16 @@
-"""Logins to the filters of mail accounts: at the host, and where it is known at the very address, that the mailbox was reached at."""
+"""Logins to the filters of mail accounts: as to the mailbox, at its host, and where it is known at the very address that the mailbox was met at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hostbackup.errors import LoginRefused, NotOffered
 
 if TYPE_CHECKING:
-    from hostbackup.protocols.sieve import SieveSession, SieveTarget
+    from hostbackup.protocols.imap.session import ImapTarget
+    from hostbackup.protocols.sieve import SieveSession
 
 
 @dataclass(slots=True)
@@ -23,9 +24,13 @@ class FilterLogins:
         """A login was refused there, be it to the filters or to the mailbox."""
         self._refused[host, user] = error
 
-    def factory(self, target: SieveTarget) -> Callable[[], SieveSession]:
-        """Logs in each time it is called. Raises what `hostbackup.protocols.sieve.connect` raises."""
-        there = (target.host, target.port, target.addresses)
+    def factory(self, mailbox: ImapTarget, port: int, met: str) -> Callable[[], SieveSession]:
+        """Logs in each time it is called. `met`: the address at which the mailbox was reached, "" where it was not.
+
+        Raises what `hostbackup.protocols.sieve.connect` raises.
+        """
+        target = replace(mailbox, port=port, addresses=(met,) if met else mailbox.addresses)
+        there = (target.host, port, target.addresses)
 
         def connect() -> SieveSession:
             from hostbackup.protocols import sieve

@@ -1,7 +1,8 @@
 """Sieve filters over ManageSieve (RFC 5804): managesieve speaks, over a `Wire` that keeps time-outs, TLS and bytes right. Loaded when it is needed.
 
-managesieve reads and writes the answers' grammar and logs in. Not taken from it: its socket (which waits for ever where a line ends), its TLS (which
-goes on in the clear where a server offers none), its log (which holds passwords), and its strings (which lose bytes that are not UTF-8).
+managesieve keeps the order of commands and reads the grammar of answers. Not taken from it: its socket, which waits for ever where a line ends;
+its TLS, which goes on in the clear where a server offers none; its login, of passwords alone; its log, which holds them; its strings, which lose
+bytes that are not UTF-8.
 """
 
 # managesieve has no type information, so its class counts as Any.
@@ -9,23 +10,22 @@ goes on in the clear where a server offers none), its log (which holds passwords
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import functools
 import re
-import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import managesieve
 
-from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, LoginRefused, NotOffered, ProtocolBroken, Unreachable
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NotOffered, ProtocolBroken, Unreachable
+from hostbackup.protocols.certificates import Trust
+from hostbackup.protocols.imap import sasl
+from hostbackup.protocols.imap.session import ImapTarget
 from hostbackup.protocols.imap.wire import Wire, plain
-from hostbackup.protocols.limits import RateLimit
 from hostbackup.protocols.net import connect_tcp
 
-PORT = 4190  # RFC 5804 §1.8
 LARGEST = 16 * 1024 * 1024  # bytes of a script: more than any server takes, little enough for memory
 _KNOCK = 10.0  # seconds in which a port that is open answers; many servers have none, behind a firewall that says nothing
 _GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
@@ -37,21 +37,6 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(r"\{(\d+)\+?\}$")
 _QUOTABLE = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]{0,1024}")
 _FOR_NOW = ("TRYLATER",)  # RFC 5804 §1.3: says nothing about the password
-
-
-@dataclass(frozen=True, slots=True)
-class SieveTarget:
-    """Where and as whom to log in. The line is encrypted by STARTTLS, and TLS verified against `host`, unless `security` is "plain"."""
-
-    host: str
-    user: str
-    password: str = field(repr=False)
-    port: int = PORT
-    security: Literal["tls", "starttls", "plain"] = "tls"
-    addresses: tuple[str, ...] = ()
-    timeout: float = 60.0  # seconds without a byte
-    ca_file: Path | None = None  # PEM; only these authorities count then
-    rate: RateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +63,8 @@ class _Client(managesieve.MANAGESIEVE):
         self.wire = wire
         self.answered = False
         self._greeted = False
+        self._reply: bytes | None = None  # what a login answers to a server that says something before its verdict
+        self._owed = False
         super().__init__("", 0)
 
     # -- what managesieve reads and writes by --
@@ -97,6 +84,9 @@ class _Client(managesieve.MANAGESIEVE):
         return self.wire.read(size)
 
     def _readline(self) -> str:
+        if self._owed and self._reply is not None:
+            self.wire.send(_literal(self._reply) + b"\r\n")
+            self._owed, self._reply = False, None
         line = self.wire.readline()
         if not self._greeted and line[:1] not in (b'"', b"{", b"O", b"N", b"B"):  # another protocol, whose greeting would be waited on for ever
             raise self.error(line.decode("utf-8", "replace"))
@@ -115,7 +105,11 @@ class _Client(managesieve.MANAGESIEVE):
         return word, f" {rest}" if rest else ""
 
     def _match(self, pattern: re.Pattern[str], text: str) -> bool:
-        return bool(super()._match(_ANSWER if pattern is managesieve.Oknobye else pattern, text))
+        if pattern is not managesieve.Oknobye:
+            return bool(super()._match(pattern, text))
+        found = bool(super()._match(_ANSWER, text))
+        self._owed = not found
+        return found
 
     def _get_response(self) -> tuple[str, Any]:
         kind, data = super()._get_response()
@@ -137,15 +131,24 @@ class _Client(managesieve.MANAGESIEVE):
         text = " ".join((self.response_text or "").split())
         return plain(text.encode("utf-8", "surrogateescape"), _WORDS)
 
-    def encrypt(self, context: ssl.SSLContext, host: str) -> None:
+    def encrypt(self, trust: Trust) -> None:
         """STARTTLS (RFC 5804 §2.2). What the server told in the clear counts no more."""
         if self._simple_command(b"STARTTLS") != "OK":
             raise ProtocolBroken(f"the server refused STARTTLS: {self.said()}", where=self.wire.where)
-        self.wire.start_tls(context, host)
+        self.wire.start_tls(trust)
         self.capabilities: list[str] = []
         self.loginmechs: list[str] = []
         self.supports_tls = 0
         self._parse_capabilities(self._get_response()[1])
+
+    def authenticate_by(self, attempt: sasl.Attempt) -> bool:
+        """AUTHENTICATE (RFC 5804 §2.1), whether the server lets us in."""
+        self._reply = base64.b64encode(attempt.after_error)
+        kind, _ = self._command(b"AUTHENTICATE", _string(attempt.mechanism.encode()), _literal(base64.b64encode(attempt.response)))
+        self._reply = None
+        if kind == "OK":
+            self.state = "AUTH"
+        return bool(kind == "OK")
 
     def ask(self, name: bytes, *arguments: bytes) -> list[list[str | None]]:
         """A command's data. Raises Refused where the server says NO."""
@@ -208,10 +211,13 @@ class SieveSession:
         self._client.wire.close()
 
 
-def connect(target: SieveTarget) -> SieveSession:
-    """Connects, encrypts, logs in. Raises NotOffered where nothing listens on the port; NameNotResolved, Unreachable, CertificateRefused,
-    LoginRefused, LineCut, ProtocolBroken.
+def connect(target: ImapTarget) -> SieveSession:
+    """Connects, encrypts by STARTTLS unless `security` is "plain", logs in. `target`: as for the mailbox, with the port of ManageSieve.
+
+    Raises NotOffered where nothing listens on the port; NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut, ProtocolBroken.
     """
+    if target.tunnel:
+        raise NotOffered("the tunnel leads to IMAP alone", where=target.host)
     try:
         sock, address = connect_tcp(target.host, target.addresses, target.port, min(_KNOCK, target.timeout))
     except Unreachable as error:
@@ -226,43 +232,43 @@ def connect(target: SieveTarget) -> SieveSession:
         raise
 
 
-def _log_in(wire: Wire, target: SieveTarget) -> _Client:
+def _log_in(wire: Wire, target: ImapTarget) -> _Client:
     client = _Client(wire)
     if not client.answered:
         raise Unreachable(f"the server takes no session at the moment: {client.said()}", where=wire.where, hint="try again later")
     if target.security != "plain":
         if not client.supports_tls:
-            hint = 'ask the provider why port 4190 is not encrypted, or set `sieve = "never"` to leave filters out'
+            hint = 'ask the provider why this port is not encrypted, or set `sieve = "never"` to leave filters out'
             raise ProtocolBroken("the server offers no encryption (STARTTLS) for filters; no password was sent", where=wire.where, hint=hint)
-        client.encrypt(_context(target.ca_file), target.host)
-    if "\0" in target.user + target.password:
-        raise LoginRefused("a user name or password with a NUL byte cannot be sent", where=wire.where)
-    if not {"PLAIN", "LOGIN"} & set(client.loginmechs):
-        offered = ", ".join(client.loginmechs) or "none"
-        raise LoginRefused(f"the server takes no password here (it offers: {plain(offered.encode('utf-8', 'replace'))})", where=wire.where)
-    if client.login("", target.user, target.password) != "OK":
-        raise _refused(client, target)
+        client.encrypt(target.trust())
+    token = target.token() if target.token else ""
+    attempt = _attempt(target, token, {mechanism.upper() for mechanism in client.loginmechs})
+    if attempt is None:
+        offered = plain(", ".join(client.loginmechs).encode("utf-8", "replace")) or "none"
+        raise LoginRefused(f"the server takes no login for filters as the mailbox does; its ways: {offered}", where=wire.where)
+    if not client.authenticate_by(attempt):
+        raise _refused(client, target, token)
     return client
 
 
-def _refused(client: _Client, target: SieveTarget) -> ConnectionFailed:
-    text = client.said() or "no reason given"
-    if len(target.password) > 3:  # some servers repeat what they were given; hiding a shorter one would show it
-        text = text.replace(target.password, "********")
+def _attempt(target: ImapTarget, token: str, offered: set[str]) -> sasl.Attempt | None:
+    """How to log in, None where the server has no way for it."""
+    if token:
+        if target.auth != "xoauth2" and "OAUTHBEARER" in offered:
+            return sasl.oauthbearer(target.login, token, target.host, target.port)
+        return sasl.xoauth2(target.login, token) if target.auth != "oauthbearer" and "XOAUTH2" in offered else None
+    try:
+        return sasl.plain(target.login, target.password, target.authorize) if "PLAIN" in offered else None
+    except ValueError as error:
+        raise LoginRefused(f"no server can take this login: {error}", where=target.host) from None
+
+
+def _refused(client: _Client, target: ImapTarget, token: str) -> ConnectionFailed:
+    text = sasl.masked(client.said() or "no reason given", [secret for secret in (target.password, token) if secret])
     if (client.response_code or "").split(" ")[0].upper() in _FOR_NOW:
         return Unreachable(f"the server takes no login of {target.user} at the moment: {text}", where=client.wire.where, hint="try again later")
-    hint = "the mailbox opens with this password: ask the provider whether filters need another"
+    hint = "if the mailbox opens with it, ask the provider whether filters need another"
     return LoginRefused(f"the server refused the login of {target.user} for filters: {text}", where=client.wire.where, hint=hint)
-
-
-@functools.lru_cache(maxsize=8)
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies certificate and name. Kept, because reading the system's authorities takes longer than a login."""
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except OSError as error:  # ssl.SSLError among them
-        reason = f"the certificate authorities cannot be read: {error.strerror or error}"
-        raise CertificateRefused(reason, where=str(ca_file or ""), hint="`ca_file` must be a PEM file") from None
 
 
 def _string(name: bytes) -> bytes:

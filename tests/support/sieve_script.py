@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hostbackup.protocols.sieve import SieveTarget
+from hostbackup.protocols.imap.session import ImapTarget
 
 GREETING = b'"IMPLEMENTATION" "Scripted"\r\n"SASL" "PLAIN"\r\n"SIEVE" "fileinto"\r\nOK "ready"\r\n'
 Answer = Callable[[bytes], bytes | None]  # a command with its literals to what is sent back; None ends the line
@@ -24,8 +24,8 @@ class Scripted:
     port: int
     commands: list[bytes] = field(default_factory=list)
 
-    def target(self, *, password: str = "secret", security: str = "plain", timeout: float = 5.0) -> SieveTarget:
-        return SieveTarget(
+    def target(self, *, password: str = "secret", security: str = "plain", timeout: float = 5.0) -> ImapTarget:
+        return ImapTarget(
             "mail.example.test", "taro", password, self.port, "plain" if security == "plain" else "tls", ("127.0.0.1",), timeout=timeout
         )
 
