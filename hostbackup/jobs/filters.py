@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
 from hostbackup.jobs.context import Job
 from hostbackup.model import Entry, Kind, Part, Stored, name_from_json
 from hostbackup.places.digests import Reader
-from hostbackup.places.sieve import Dated, of_link, script_name
-from hostbackup.protocols.imap.names import display
 from hostbackup.vault.tree import TreeRoot
+
+if TYPE_CHECKING:
+    from hostbackup.places.sieve import Dated
 
 _EARLY_NS = 3_000_000_000
 # RFC 5228 §2.3, §2.4.2: comments, quoted strings and `text:` blocks are told apart before anything else is looked for.
@@ -42,7 +43,12 @@ def after_mailbox(finished: Iterable[Part], part: Part) -> None:
 
 def first_seen(previous: TreeRoot | None, started: datetime.datetime) -> Dated:
     """Dates a script by the start of the run that first found these bytes. A little earlier, as younger files count as still changing."""
-    known = {record.item.path: (_digest(record), record.item.mtime_ns) for record in previous.walk()} if previous else {}
+    from hostbackup.places.sieve import of_link
+
+    def stands_for(record: Stored[Entry]) -> str:
+        return of_link(record.item.target) if record.item.kind is Kind.LINK else record.digest
+
+    known = {record.item.path: (stands_for(record), record.item.mtime_ns) for record in previous.walk()} if previous else {}
     now = int(started.timestamp()) * 1_000_000_000 - _EARLY_NS
 
     def dated(path: bytes, digest: str) -> int:
@@ -50,10 +56,6 @@ def first_seen(previous: TreeRoot | None, started: datetime.datetime) -> Dated:
         return before[1] if before is not None and before[0] == digest else now
 
     return dated
-
-
-def _digest(record: Stored[Entry]) -> str:
-    return of_link(record.item.target) if record.item.kind is Kind.LINK else record.digest
 
 
 def filters_target(job: Job, account: Account) -> str:
@@ -72,6 +74,9 @@ def to_adapt(source: TreeRoot, reader: Reader, folders: Iterable[dict[str, Any]]
 
     Scripts are pushed as they are: what they name is for a person to adapt.
     """
+    from hostbackup.places.sieve import script_name
+    from hostbackup.protocols.imap.names import display
+
     renamed = {}
     for row in folders:
         old, new = display(name_from_json(row, "old")), display(name_from_json(row, "new"))
