@@ -117,9 +117,10 @@ class NewSide:
         else:
             self._failed(one, proof)
 
-    def _verified(self, one: Sent, proof: Proof[Message]) -> None:
+    def _verified(self, one: Sent, proof: Proof[Message], place: Record | None = None) -> None:
+        """`place`: what is to be noted of where it stands now."""
         row = self._row(one)
-        facts = self._described(one, proof.found) if proof.found else {}
+        facts = {**(place or {}), **(self._described(one, proof.found) if proof.found else {})}
         if proof.tier != "raw" and proof.found and one.known.get("size") != proof.found.size:
             facts["size"] = proof.found.size  # by which it is found again where it is moved
         if "appended" in one.known:
@@ -211,13 +212,11 @@ class NewSide:
         return matcher.rest()
 
     def _verified_at(self, one: Sent, message: Message, verdict: Verdict) -> None:
-        moved = Sent(one.record, {**one.known, "uidvalidity": message.uidvalidity, "uid": message.uid, "state": "done"})
-        proof = Proof(
-            Claim(message, one.record.digest, one.record.size), Status.VERIFIED, Method.IMAP_FETCH, None, None, verdict.tier, verdict.reason
-        )
+        claim = Claim(message, one.record.digest, one.record.size)
+        proof = Proof(claim, Status.VERIFIED, Method.IMAP_FETCH, None, message, verdict.tier, verdict.reason)
         if one.spot[2]:
             self._row(one).changed["renumbered"] += 1
-        self._verified(moved, proof)
+        self._verified(one, proof, {"uidvalidity": message.uidvalidity, "uid": message.uid})
 
     def _elsewhere(self, wanted: Sequence[Sent], taken: dict[tuple[bytes, int], set[int]]) -> list[Sent]:
         """Looks in every folder for what users moved, as long as few messages have the right sizes. Gives what is not found."""
@@ -246,7 +245,7 @@ class NewSide:
         row = self._row(one)
         self.tally.changed(row, one.record, "moved", message)
         place = {"folder": name_key(message.folder), "uidvalidity": message.uidvalidity, "uid": message.uid, "appended": name_key(one.target)}
-        self._note(Sent(one.record, {**one.known, **place, "state": "done"}), {})
+        self._note(one, place)
 
     def _settle_gone(self, one: Sent, now: Selected | None) -> None:
         row = self._row(one)

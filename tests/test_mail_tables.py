@@ -1,0 +1,113 @@
+"""Subjects, and proven mailboxes as people read them: safe to show, short however many there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hostbackup.jobs.mail_tally import ALIKE, MailTally
+from hostbackup.jobs.result import Result
+from hostbackup.model import Claim, Failure, Message, Method, Proof, Status, Stored
+from hostbackup.places.mail_subject import subject_of
+from hostbackup.report import mail_table
+
+
+@pytest.mark.parametrize(
+    ("head", "subject"),
+    [
+        (b"From: a\r\nSubject: plain words\r\n\r\n", "plain words"),
+        (b"SUBJECT : folded\r\n\tover   lines\r\nX: 1\r\n\r\n", "folded over lines"),
+        (b"Subject: =?utf-8?B?6KaL56mN5pu4?= =?utf-8?Q?_1?=\n\n", "見積書 1"),
+        (b"Subject: =?iso-2022-jp?B?GyRCOCtAUT1xGyhC?=\n\n", "見積書"),
+        (b"Subject: Re: =?utf-8?B?6KaL?=\n =?utf-8?B?56mN?=\n\n", "Re: 見積"),
+        ("Subject: 見積書".encode(), "見積書"),
+        ("Subject: 見積書".encode("cp932"), "見積書"),
+        ("Subject: 見積書".encode("iso-2022-jp"), "見積書"),
+        (b"Subject: =?no-such-charset?B?6KaL?=\n\n", "見"),
+        (b"Subject: \x81\n\n", "\\x81"),
+        (b"Subject: " + b"x" * 200 + b"\n\n", "x" * 119 + "…"),
+        (b"Subject:\r\n\r\n", ""),
+        (b"X-Subject: no\r\n\r\nSubject: in the body\r\n", ""),
+        (b"\r\nSubject: in the body\r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_a_subject_is_read_as_a_person_would(head: bytes, subject: str) -> None:
+    assert subject_of(head) == subject
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"", b"=?utf-8?B?", b"=?iso-2022-jp?B?", b"=?utf-8?Q?"]), st.sampled_from([b"", b"?="]))
+def test_no_subject_is_too_odd(raw: bytes, before: bytes, after: bytes) -> None:
+    assert len(subject_of(b"Subject: " + before + raw + after)) <= 120
+
+
+def account(number: int, folders: int, **figures: Any) -> dict[str, Any]:
+    rows = [{"old": f"INBOX.{at}", "new": f"Box{at}", "messages": 3, "there": 3, "pushed": 3, "proven": {"raw": 3}} for at in range(folders)]
+    rows[0] |= figures
+    return {"side": "new", "part": f"mail/user{number}", "folders": rows, "altered": [], "changed": [], "exceptions": []}
+
+
+def test_a_few_folders_are_all_shown_without_columns_that_tell_nothing() -> None:
+    lines = mail_table.folders([account(1, 2)])
+    assert lines[2:] == [
+        "mailbox  folder   new folder  snapshot  there now  pushed  proven",
+        "user1    INBOX.0  Box0        3         3          3       3",
+        "user1    INBOX.1  Box1        3         3          3       3",
+    ]
+
+
+def test_of_hundreds_of_mailboxes_only_folders_with_exceptions_are_shown() -> None:
+    lines = mail_table.folders([account(1, 5, missing=2, changed={"moved": 1}), *(account(number, 5) for number in range(2, 400))])
+    assert len(lines) == 5
+    assert lines[3].split() == ["user1", "INBOX.0", "Box0", "3", "3", "3", "3", "2", "1", "moved"]
+    assert lines[4] == "1,994 folders of 399 mailboxes have no exception; every one of 1,995 is in --json and in evidence/"
+    quiet = mail_table.folders([account(number, 5) for number in range(400)])
+    assert quiet[2:] == ["2,000 folders of 400 mailboxes have no exception; every one of 2,000 is in --json and in evidence/"]
+    many = mail_table.folders([account(number, 2, different=1) for number in range(400)])
+    assert len(many) < 40
+
+
+def test_names_from_servers_cannot_move_the_cursor() -> None:
+    odd = account(1, 1, new="\x1b[2J&MEI-")
+    odd["altered"] = [{"tier": "added-headers", "reason": "the server added headers: \x1b[31mX", "messages": 3}]
+    text = "\n".join(mail_table.folders([odd]))
+    assert "\x1b" not in text
+    assert "\\x1b[2Jあ"[:8] in text
+    assert "3 messages: the server added headers" in text
+
+
+class Nowhere:
+    """An archive without a message."""
+
+    def subject(self, record: Stored[Message]) -> str:
+        return ""
+
+    def path(self, record: Stored[Message]) -> bytes:
+        return b""
+
+
+def test_many_exceptions_for_one_reason_end_in_one_line() -> None:
+    tally, result = MailTally("new", "mail/taro"), Result()
+    for uid in range(1, ALIKE + 501):
+        record = Stored(Message(b"INBOX", 1, uid))
+        failure = Failure("new", "mail/taro", record.item.label, "unverified", "was not pushed", "run `push`")
+        tally.tell_alike(result, Nowhere(), record, failure, Status.UNVERIFIED)  # type: ignore[arg-type]
+    tally.close_alike(result, "unverified", Status.UNVERIFIED)
+    assert tally.counts["unverified"] == ALIKE + 500
+    assert len(tally.exceptions) == len(result.failures) == ALIKE + 1
+    assert result.failures[-1].reason == "and 500 more messages of this folder: was not pushed"
+
+
+def test_the_ways_in_which_a_server_alters_mail_are_kept_few() -> None:
+    tally = MailTally("new", "mail/taro")
+    for uid in range(300):
+        claim = Claim(Message(b"INBOX", 1, uid), "d", 1)
+        proof = Proof(claim, Status.VERIFIED, Method.IMAP_FETCH, None, None, "added-headers", f"the server added headers: X-{uid}")
+        tally.verified(proof, tally.row(b"INBOX", b"INBOX"))
+    told = tally.as_json()
+    assert len(told["altered"]) == 101
+    assert sum(row["messages"] for row in told["altered"]) == 300
+    assert told["tiers"] == {"added-headers": 300}
