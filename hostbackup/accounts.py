@@ -36,6 +36,7 @@ class Account:
     new_password: SecretSource | None = None  # None = the same password
     host: str = ""
     token: SecretSource | None = None  # an access token of OAuth 2, asked for at each login
+    protocol: str = "imap"  # or "pop3": how it is read at the old server
     where: str = ""  # where the account is written down, for errors: "accounts.csv:3" or "old.imap.account[0]"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +54,7 @@ def test_the_list_of_messages(server: FakePop3, capabilities: bytes) -> None:
 
 
 def test_a_password_goes_by_apop_where_the_line_is_plain_and_the_server_offers_it(server: FakePop3) -> None:
+    server.capabilities = b"UIDL SASL_PLAIN"
     server.greeting = b"+OK ready <1896.697170952@dbc.mtview.ca.us>\r\n"
     server.factory().close()
     assert [command for command in server.commands if b"secret" in command] == []
@@ -268,6 +271,15 @@ def test_certificates_are_verified(real: Dovecot) -> None:
             connect(real.pop3_target(security=security, host="other.example.test"))
         with pytest.raises(CertificateRefused, match="unknown issuer"):
             connect(real.pop3_target(security=security, trusted=False))
+
+
+def test_a_pinned_certificate_and_another_name(real: Dovecot) -> None:
+    with pytest.raises(CertificateRefused, match="not the one that the profile pins") as caught:
+        connect(replace(real.pop3_target(security="tls"), certificate="SHA256:" + 64 * "0"))
+    shown = re.search("SHA256:[0-9a-f]{64}", str(caught.value))
+    assert shown is not None
+    connect(replace(real.pop3_target(security="starttls", host="other.example.test", trusted=False), certificate=shown[0])).close()
+    connect(replace(real.pop3_target(security="tls", host="other.example.test"), certificate_name=HOST)).close()
 
 
 def test_a_wrong_password_at_a_real_server(real: Dovecot) -> None:

@@ -426,13 +426,27 @@ def test_secrets_are_named_by_their_keys_and_checked_together(load: Loader, monk
 
 def test_accounts_come_from_the_csv_and_the_profile(load: Loader, tmp_path: Path) -> None:
     whole = load(WHOLE)
-    assert [account.user for account in whole.old_accounts()] == ["hanako@example.jp", "taro@example.jp"]
+    assert [(account.user, account.protocol) for account in whole.old_accounts()] == [
+        ("hanako@example.jp", "imap"),
+        ("taro@example.jp", "imap"),
+        ("jiro", "pop3"),
+    ]
     (tmp_path / "accounts.csv").write_text("user,password\ntaro@example.jp,\n")
     with pytest.raises(ProfileError, match=r"user 'taro@example\.jp' is also in .*accounts\.csv:2"):
         load(WHOLE).old_accounts()
     (tmp_path / "accounts.csv").write_text("user\n")
     with pytest.raises(AccountsError):
         load(WHOLE).old_accounts()
+
+
+def test_an_account_of_imap_and_pop3_is_read_by_imap(load: Loader) -> None:
+    both = load(WHOLE.replace('user = "jiro"', 'user = "taro@example.jp"\n[[old.pop3.account]]\nuser = "jiro"'))
+    assert [(account.user, account.protocol) for account in both.old_accounts()] == [
+        ("hanako@example.jp", "imap"),
+        ("taro@example.jp", "imap"),
+        ("jiro", "pop3"),
+    ]
+    assert {both.new_account_for(account).protocol for account in both.old_accounts()} == {"imap"}
 
 
 def test_an_account_keeps_its_name_and_password_unless_told_otherwise(load: Loader, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def command(
     """Push a snapshot to the new host. Nothing there is deleted; what somebody else changed there is left alone and listed."""
     from hostbackup.jobs.push import Push
 
-    session.load("new", "old.imap.account")
+    session.load("new", "old.imap.account", "old.pop3.account")
     with session.preview() if dry_run else session.job("write") as job:
         day = since.date() if since else None
         result = Push(job, only or ("web", "mail"), account, day, snapshot, overwrite, dry_run).run()

@@ -31,7 +31,7 @@ from hostbackup.vault.view_prints import Prints
 
 if TYPE_CHECKING:
     from hostbackup.jobs.backup_mail import MailBackup
-    from hostbackup.places.mail import MailAccount
+    from hostbackup.places.base import MailSource
     from hostbackup.vault.mailbox import MailRoot
 
 
@@ -63,7 +63,9 @@ class Backup:
         self._carry_all()
         work = self._work()
         if not work:
-            raise ProfileError("the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap] or [[local]]")
+            raise ProfileError(
+                "the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap], [old.pop3] or [[local]]"
+            )
         for part, back_up in work:
             self._part(part, back_up)
         if self.dry_run:
@@ -150,7 +152,7 @@ class Backup:
 
         job = self.job
         account = next(account for account in job.profile.old_accounts() if account.user == part.name)
-        place = job.connections.mailbox("old", account, part.name)
+        place = job.connections.old_mailbox(account, part.name)
 
         def since(previous: MailRoot | None) -> None:
             with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
@@ -175,7 +177,7 @@ class Backup:
     # -- both ---------------------------------------------------------------------------------------------------------------------------
 
     def _on_what_there_is(
-        self, part: Part, place: TreePlace | MailAccount, opener: Callable[[Manifests, str], Root], since: Callable[[Root | None], None]
+        self, part: Part, place: TreePlace | MailSource, opener: Callable[[Manifests, str], Root], since: Callable[[Root | None], None]
     ) -> None:
         """Backs up on top of the part's last manifest; of an earlier one, or from the start, where that is damaged."""
         try:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from hostbackup.errors import ConnectionFailed
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import Key, name_key
-from hostbackup.jobs.ledger import Ledger
+from hostbackup.jobs.ledger import Ledger, Record
+from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
 from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
-from hostbackup.places.mail import MailAccount
+from hostbackup.places.base import MailSource
 from hostbackup.protocols.imap import sets
 from hostbackup.vault.layout import folder_names, mail_meta, mail_prefix
 from hostbackup.vault.mailbox import MailRoot, MailWriter, RangeRef
@@ -43,7 +44,15 @@ def _key(message: Message) -> MessageKey:
 
 def message_key(message: Message) -> list[Key | int]:
     """How journals call a message."""
-    return [name_key(message.folder), message.uidvalidity, message.uid]
+    key: list[Key | int] = [name_key(message.folder), message.uidvalidity, message.uid]
+    # A number of ours means nothing before a manifest holds it: a run that was cut off gave it to whom this UIDL names.
+    return [*key, message.uidl, message.size] if message.uidl else key
+
+
+def _resume_line(read: Read[Message]) -> Record:
+    """One line of the journal that a run which is cut off leaves to the next."""
+    record: Record = {"key": message_key(read.asked), "digest": read.digest, "size": read.size}
+    return record if read.item.internaldate == read.asked.internaldate else {**record, "internaldate": read.item.internaldate}
 
 
 @dataclass
@@ -51,7 +60,7 @@ class MailBackup:
     """Brings one mailbox in. Use: `plan()`, then, unless it is a dry run, `fetch()` and `finish()`."""
 
     part: Part
-    place: MailAccount
+    place: MailSource
     vault: Vault
     scratch: MailScratch
     result: Result
@@ -74,6 +83,7 @@ class MailBackup:
 
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
+        remember(self.place, self.previous)
         for listing in self.place.scan(self._known()):
             if listing.failure is not None and listing.container not in self._unlisted:
                 self._unlisted.add(listing.container)
@@ -86,7 +96,8 @@ class MailBackup:
                     self._plan_changes(listing.items, listing.folder, listing.changes)
             self.result.observer.advance(entries=len(listing.items))
         seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items() if folder.uidvalidity}
-        self.identity.see_mailbox("old.imap", self.part.name, seen)
+        if self.place.protocol == "imap":  # POP3 has nothing of the kind
+            self.identity.see_mailbox("old.imap", self.part.name, seen)
         self._plan_unseen()
         self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
         return self.planned
@@ -173,7 +184,8 @@ class MailBackup:
         record = self.resume.get(message_key(message)) if self.resume else None
         if record and self.vault.objects.has(record["digest"]):
             self.planned["resumed"] += 1
-            return Stored(message, record["digest"], record["size"]), False
+            date = record.get("internaldate", message.internaldate)
+            return Stored(dataclasses.replace(message, internaldate=date), record["digest"], record["size"]), False
         return Stored(message), True
 
     def _gone(self, record: Stored[Message], failure: Failure | None) -> Stored[Message]:
@@ -235,7 +247,7 @@ class MailBackup:
             return
         self.scratch.results((_key(read.asked), Stored(read.item, read.digest, read.size)) for read in came)
         if self.resume is not None:
-            self.resume.append({"key": message_key(read.asked), "digest": read.digest, "size": read.size} for read in came)
+            self.resume.append(_resume_line(read) for read in came)
         self.result.counts["read"] += len(came)
         self.result.counts["read_bytes"] += sum(read.size for read in came)
         self.result.observer.advance(len(came), sum(read.asked.size for read in came))
@@ -259,6 +271,8 @@ class MailBackup:
     def finish(self) -> PartTotals:
         """Writes the mailbox's manifest; unchanged ranges keep their segments."""
         meta = mail_meta(self.part.name, self.place.namespace_prefix, self.place.separator)
+        if self.place.protocol != "imap":
+            meta["protocol"] = self.place.protocol
         writer = MailWriter(self.vault.manifests, self.part, meta)
         ranges = {name: list(groups) for name, groups in itertools.groupby(self.scratch.folders(), key=lambda group: group[0])}
         before = {folder.name: folder for folder in self.previous.folders()} if self.previous else {}

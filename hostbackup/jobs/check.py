@@ -16,6 +16,7 @@ from typing import Any
 from hostbackup import osal
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs import pop3
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.result import Result
 from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
@@ -58,6 +59,8 @@ class Check:
         for side, imap in (("old", old.imap), ("new", new.imap)):
             if imap is not None:
                 self._accounts(side)
+        if old.pop3 is not None:
+            self._pop3_accounts()
         for local in self.profile.local:
             part = Part("local", local.name)
             self._try("old", part.id, partial(self._local, part, local.path))
@@ -65,7 +68,9 @@ class Check:
             self._try(f"copy:{copy.name}", "", partial(self._copy, copy))
         self._room()
         if not (self.result.done or self.result.undone):
-            raise UsageError("the profile names no server, folder or copy", where=str(self.profile.file), hint="add [old.ssh] or [old.imap]")
+            raise UsageError(
+                "the profile names no server, folder or copy", where=str(self.profile.file), hint="add [old.ssh], [old.imap] or [old.pop3]"
+            )
         return self.result
 
     def _try(self, side: str, part: str, work: Callable[[], None]) -> None:
@@ -178,6 +183,8 @@ class Check:
                 self.result.fail_part(error, side=side, part="old.imap")
                 return
         for account in self.profile.old_accounts():
+            if side == "old" and account.protocol != "imap":
+                continue
             part = Part("mail", account.user)
             login = account if side == "old" else self.profile.new_account_for(account)
             self._try(side, part.id, partial(self._mailbox, side, part, login))
@@ -204,6 +211,34 @@ class Check:
         if side == "old":
             self._entries += row["messages"]
             self.result.counts["messages"] += row["messages"]
+
+    # -- POP3 ---------------------------------------------------------------------------------------------------------------------------
+
+    def _pop3_accounts(self) -> None:
+        try:
+            pop3.check_old_endpoint(self.connections)
+        except WrongMachine as error:
+            self.result.fail_part(error, side="old", part=pop3.SECTION)
+            return
+        for account in self.profile.old_accounts():
+            if account.protocol == "pop3":
+                part = Part("mail", account.user)
+                self._try("old", part.id, partial(self._inbox, part, account))
+
+    def _inbox(self, part: Part, account: Account) -> None:
+        self.result.observer.phase(f"{pop3.SECTION} {account.user}")
+        place = pop3.mailbox(self.connections, account, part.name)
+        try:
+            messages, size = place.totals()
+            row = {"section": pop3.SECTION, "user": account.user, "folders": 1, "messages": messages, "bytes": size}
+            row["capabilities"] = place.capabilities()
+        finally:
+            place.close()
+        self.result.details.setdefault("mailboxes", []).append(row)
+        self._entries += messages
+        self._bytes += size
+        self.result.counts["messages"] += messages
+        self.result.counts["bytes"] += size
 
     # -- copies and room ----------------------------------------------------------------------------------------------------------------
 

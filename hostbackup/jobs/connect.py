@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from hostbackup.accounts import Account
 from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
+from hostbackup.jobs import pop3
 from hostbackup.jobs.connect_sieve import FilterLogins
 from hostbackup.jobs.identity import Identity, looks_new
 from hostbackup.model import Observer, Part
-from hostbackup.profile import BucketCopy, Imap, PathCopy, Profile, Ssh, Web
+from hostbackup.profile import BucketCopy, Imap, PathCopy, Pop3, Profile, Ssh, Web
 from hostbackup.profile.root import login_at
 from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
+    from hostbackup.places.base import MailSource
     from hostbackup.places.digests import Reader
     from hostbackup.places.local import LocalTree
     from hostbackup.places.mail import MailAccount
@@ -36,15 +38,15 @@ _LOGIN_WAIT = 30.0  # seconds that a server may take for each step of a login
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
 
 
-def _weaker_mail(section: Imap) -> Iterator[tuple[str, str]]:
+def weaker_mail(section: Imap | Pop3) -> Iterator[tuple[str, str]]:
     """What a mail section does not hold to as strictly as by default: setting and meaning."""
     if section.security == "plain":
-        yield "plain IMAP", "passwords and mail cross the network unencrypted"
+        yield f"plain {'IMAP' if isinstance(section, Imap) else 'POP3'}", "passwords and mail cross the network unencrypted"
     if section.certificate:
         yield f'certificate = "{section.certificate}"', "only this certificate is accepted, whatever its name, its issuer and its dates"
     if section.certificate_name:
         yield f'certificate_name = "{section.certificate_name}"', "the certificate is verified against this name and not against host"
-    if section.tunnel:
+    if isinstance(section, Imap) and section.tunnel:
         yield f"tunnel = {section.tunnel[0]}", "who answers, and whether it is encrypted, is up to this command"
 
 
@@ -73,6 +75,7 @@ class Connections:
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
     _filters: FilterLogins = field(default_factory=FilterLogins)
+    pop3_refused: dict[tuple[str, str], LoginRefused] = field(default_factory=dict)  # by host and user
     _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def _warn_once(self, text: str) -> None:
@@ -80,7 +83,7 @@ class Connections:
             self._warned.add(text)
             self.observer.warn(text)
 
-    def _weaker(self, section: str, setting: str, meaning: str) -> None:
+    def weaker(self, section: str, setting: str, meaning: str) -> None:
         """A weaker setting that somebody chose and that is in use now: said out loud, and on record."""
         self._warn_once(f"{section}: {setting}, {meaning}")
         self._weak.setdefault(f"{section} {setting}", {"type": "weaker-setting", "section": section, "setting": setting, "meaning": meaning})
@@ -151,6 +154,8 @@ class Connections:
                 except NameNotResolved:
                     continue
                 self.identity.see_endpoint(name, section.host, found, section.port)
+        if mail:
+            pop3.check_old_endpoint(self)
 
     def check_new_endpoints(self, *, web: bool = True, mail: bool = True) -> None:
         """Raises WrongMachine where a new section leads to an old one: before DNS is switched, the new names may still do so."""
@@ -163,6 +168,8 @@ class Connections:
                 except NameNotResolved:
                     continue
                 self.identity.see_new_endpoint(f"new.{kind}", other.host, f"old.{kind}", found, one.port)
+        if mail:
+            pop3.check_new_endpoint(self)
 
     # -- SSH ----------------------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +185,7 @@ class Connections:
         section = self.ssh_section(side)
         where = f"{side}.ssh"
         if section.legacy:
-            self._weaker(f"{where} {section.host}", "legacy = true", "SHA-1 signatures and key exchange are accepted, and ciphers of that time")
+            self.weaker(f"{where} {section.host}", "legacy = true", "SHA-1 signatures and key exchange are accepted, and ciphers of that time")
         password = self.secret(section.password, f"{where}.password") if section.password else None
         passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
         return SshTarget(
@@ -304,8 +311,8 @@ class Connections:
         host, address = login_at(section, account)
         found = mail_credentials.credentials(section, side, account, host, self)
         tunnel = mail_credentials.tunnel(section, account, host, f"{side}.imap {account.user}")
-        for setting, meaning in _weaker_mail(section):
-            self._weaker(f"{side}.imap {host}", setting, meaning)
+        for setting, meaning in weaker_mail(section):
+            self.weaker(f"{side}.imap {host}", setting, meaning)
         return ImapTarget(
             host=host,
             user=account.user,
@@ -326,7 +333,7 @@ class Connections:
         )
 
     def mail_password(self, side: str, account: Account, host: str) -> str:
-        where = f"{side}.imap {account.user}"
+        where = f"{side}.{account.protocol} {account.user}"
         if account.password:
             password: str | None = self.secret(account.password, where)
         else:
@@ -376,9 +383,13 @@ class Connections:
 
         imap = self.imap_target(side, account)
         if imap.security == "plain":
-            self._weaker(f"{side}.imap {imap.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
+            self.weaker(f"{side}.imap {imap.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
         log_in = self._filters.factory(imap, self.imap_section(side).sieve_port, self._imap_addresses.get((side, imap.host), ""))
         return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good)
+
+    def old_mailbox(self, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailSource:
+        """The account at the old server, by the protocol that it has there."""
+        return pop3.mailbox(self, account, part_user) if account.protocol == "pop3" else self.mailbox("old", account, part_user, reader)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

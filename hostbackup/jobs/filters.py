@@ -28,7 +28,9 @@ _TOKEN = re.compile(
 def filter_parts(job: Job) -> list[Part]:
     """Those of the old server's mailboxes, unless the profile leaves them out or they come over POP3."""
     section = job.profile.old.imap
-    return [Part("sieve", part.name) for part in job.mail_parts] if section is not None and section.sieve != "never" else []
+    if section is None or section.sieve == "never":
+        return []
+    return [Part("sieve", account.user) for account in job.profile.old_accounts() if account.protocol == "imap"]
 
 
 def mailbox_of(part: Part) -> Part:

@@ -59,7 +59,10 @@ class Verify:
 
     def _refuse_what_cannot_be(self) -> None:
         profile = self.job.profile
-        there = {"old": bool(profile.old.ssh or profile.old.imap or profile.local), "new": bool(profile.new.ssh or profile.new.imap)}
+        there = {
+            "old": bool(profile.old.ssh or profile.old.imap or profile.old.pop3 or profile.local),
+            "new": bool(profile.new.ssh or profile.new.imap),
+        }
         there["copy"] = bool(profile.copies)
         for side in self.against:
             if not there[side]:
@@ -106,7 +109,7 @@ class Verify:
             if part.kind == "sieve":
                 filters = job.connections.filters("old", account, part.name)
                 return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result).run(filters)
-            mailbox = job.connections.mailbox("old", account, part.name, job.vault.objects.read)
+            mailbox = job.connections.old_mailbox(account, part.name, job.vault.objects.read)
             root = MailRoot.open(job.vault.manifests, state.root)
             return self._shown(OldMail(state, root, job.vault, self.result, job.connections.identity).run(mailbox))
         volatile = Excludes()

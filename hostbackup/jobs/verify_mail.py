@@ -12,9 +12,11 @@ from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
 from hostbackup.jobs.mail_tally import MailTally
+from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.push_mail import why_not_pushed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Message, Proof, Status, Stored
+from hostbackup.places.base import MailSource
 from hostbackup.places.mail import MailAccount
 from hostbackup.protocols.imap.session import Selected
 from hostbackup.vault.mailbox import MailRoot
@@ -42,7 +44,8 @@ class OldMail:
         self._tally = MailTally("old", self.state.part.id)
         self._archive = Archive(self.vault, self.root, self.state.part)
 
-    def run(self, place: MailAccount) -> MailTally:
+    def run(self, place: MailSource) -> MailTally:
+        remember(place, self.root)
         try:
             counters = place.counters([folder.name for folder in place.folders()])
             seen = {name.decode("latin-1"): told.uidvalidity for name, told in counters.items() if told is not None and told.uidvalidity}
@@ -100,7 +103,7 @@ class OldMail:
     def _changed(self, item: Message, reason: str) -> Failure:
         return Failure("old", self.state.part.id, item.label, "changed-since", reason, _MOVED_ON)
 
-    def _new_ones(self, place: MailAccount) -> None:
+    def _new_ones(self, place: MailSource) -> None:
         before = {folder.name: folder for folder in self.root.folders()}
         for listing in place.scan():
             if listing.failure is not None:

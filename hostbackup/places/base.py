@@ -8,10 +8,13 @@ in any order, exactly one an item. Closing a generator early stops the work and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Generic, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol
 
-from hostbackup.model import Claim, Entry, Item, Listing, Proof, Read, Sink, Write, Written
+from hostbackup.model import Claim, Entry, Folder, Item, Listing, Message, Proof, Read, Sink, Write, Written
+
+if TYPE_CHECKING:
+    from hostbackup.protocols.imap.session import Selected
 
 
 class Place(Protocol, Generic[Item]):
@@ -35,6 +38,34 @@ class Place(Protocol, Generic[Item]):
 
     def close(self) -> None:
         """Ends connections. May be called twice."""
+        ...
+
+
+class MailSource(Place[Message], Protocol):
+    """A mailbox to be read."""
+
+    protocol: str  # "imap" or "pop3"
+    namespace_prefix: bytes  # of the personal namespace; known once folders() or scan() has run
+    separator: bytes  # of the hierarchy, likewise; b"" where there is none
+
+    def folders(self) -> list[Folder]:
+        """The folders that can be opened, INBOX first. Raises ConnectionFailed."""
+        ...
+
+    def status(self, folder: bytes, /) -> Selected | None:
+        """Its uidvalidity (0 where there is nothing of the kind), uidnext and exists, None where there is no such folder. Raises ConnectionFailed."""
+        ...
+
+    def counters(self, folders: Sequence[bytes], /) -> dict[bytes, Selected | None]:
+        """As `status`, of many folders in few round trips. Raises ConnectionFailed."""
+        ...
+
+    def capabilities(self) -> list[str]:
+        """What the server offers after login, sorted. Raises ConnectionFailed."""
+        ...
+
+    def scan(self, since: Mapping[bytes, Folder] | None = None) -> Iterator[Listing[Message]]:
+        """As `Place.scan`. `since`: folders all of whose messages are known, of which the changes will do."""
         ...
 
 

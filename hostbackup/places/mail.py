@@ -37,6 +37,8 @@ class MailAccount:
     Nothing here is shared between threads but `close`.
     """
 
+    protocol = "imap"
+
     def __init__(
         self,
         session_factory: Callable[[], ImapSession],

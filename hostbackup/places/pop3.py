@@ -1,19 +1,21 @@
 """A mail account on a POP3 server as a place: one folder, INBOX, to be read only.
 
 POP3 shows neither folders nor flags nor when a message came, so what is proven here is less than over IMAP. Nothing is ever deleted: no DELE is
-sent, and no QUIT, without which a server may change nothing (RFC 1939 §6). Some do all the same: they mark as read what was retrieved.
+sent, and no QUIT, without which a server may change nothing (RFC 1939 §6). Some do all the same: where the line is cut, messages may stay marked as
+read that were only retrieved.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
 from hostbackup.places.mail import HashingSink
+from hostbackup.places.mail_compare import Tier
 from hostbackup.places.mail_line import AnyLine
 from hostbackup.places.pop3_fetch import Drop, Got, Retriever, with_arrival
 from hostbackup.places.pop3_numbers import INBOX, UIDVALIDITY, Known, Numbers
@@ -35,6 +37,7 @@ class Pop3Account:
     Nothing here is shared between threads but `close`.
     """
 
+    protocol = "pop3"
     namespace_prefix = b""
     separator = b""
 
@@ -76,6 +79,10 @@ class Pop3Account:
     def status(self, folder: bytes) -> Selected | None:
         """How many messages there are; None for a folder other than INBOX. UIDVALIDITY is 0: nothing of that kind tells one server from another."""
         return Selected(exists=self.totals()[0]) if folder == INBOX else None
+
+    def counters(self, folders: Sequence[bytes]) -> dict[bytes, Selected | None]:
+        """As `status`, of many folders. Raises ConnectionFailed."""
+        return {name: self.status(name) for name in folders}
 
     def totals(self) -> tuple[int, int]:
         """Messages and octets, as the server tells them. Raises ConnectionFailed."""
@@ -195,7 +202,7 @@ class Pop3Account:
             status = Status.MISSING if got.code == "vanished" else Status.FAILED
             return Proof(claim, status, Method.POP3_RETR, self._failure(label, got.code, got.reason))
         if (got.digest, got.size) == (claim.digest, claim.size):
-            return Proof(claim, Status.VERIFIED, Method.POP3_RETR)
+            return Proof(claim, Status.VERIFIED, Method.POP3_RETR, tier=Tier.RAW)
         reason = f"the server gives {got.size} bytes with another digest" if got.size == claim.size else f"{got.size} bytes instead of {claim.size}"
         return Proof(claim, Status.DIFFERENT, Method.POP3_RETR, self._failure(label, "different", reason))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,13 +68,18 @@ class Profile(Section):
         return self
 
     def old_accounts(self) -> list[Account]:
-        """The mailboxes of the old server: those of the CSV, then those of the profile. Raises AccountsError or ProfileError."""
+        """The mailboxes of the old server: those of the CSV, then those of the profile. Raises AccountsError or ProfileError.
+
+        IMAP comes first, and shows more: an account of [old.pop3] that stands in [old.imap] too is the latter's.
+        """
         return self._old_accounts
 
     @cached_property
     def _old_accounts(self) -> list[Account]:
-        section = self.old.imap or self.old.pop3
-        return self._accounts(section, "old.imap" if self.old.imap else "old.pop3")
+        accounts = self._accounts(self.old.imap, "old.imap")
+        better = {account.user for account in accounts}
+        only_pop3 = [account for account in self._accounts(self.old.pop3, "old.pop3") if account.user not in better]
+        return accounts + [replace(account, protocol="pop3") for account in only_pop3]
 
     @cached_property
     def _new_accounts(self) -> dict[str, Account]:

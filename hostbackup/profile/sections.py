@@ -144,6 +144,10 @@ class Mail(Section):
     """Accounts one by one."""
     ca_file: LocalPath | None = None
     """PEM file of the certificate authorities to trust instead of the system's."""
+    certificate: Certificate | None = None
+    """The server's only accepted certificate, as SHA256:… fingerprint; its name, issuer and dates do not matter then."""
+    certificate_name: Host | None = None
+    """The name that the certificate is for, where it is not host."""
 
     @model_validator(mode="after")
     def _each_account_once(self) -> Mail:
@@ -151,6 +155,14 @@ class Mail(Section):
         for user in users:
             if users.count(user) > 1:
                 raise wrong(f"two accounts of the user {user!r}; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_certificate(self) -> Mail:
+        if self.certificate and (self.certificate_name or self.ca_file):
+            raise wrong("certificate alone decides; take out certificate_name and ca_file")
+        if self.security == "plain" and (self.certificate or self.certificate_name):
+            raise wrong('security = "plain" shows no certificate; take out certificate and certificate_name')
         return self
 
 
@@ -191,10 +203,6 @@ class Imap(Mail):
     """OAuth 2 access tokens of accounts without a password, usually { command = ["…", "{user}"] }; asked for anew at each login."""
     master: Master | None = None
     """Somebody who opens every mailbox of this section; passwords of accounts do not count then."""
-    certificate: Certificate | None = None
-    """The server's only accepted certificate, as SHA256:… fingerprint; its name, issuer and dates do not matter then."""
-    certificate_name: Host | None = None
-    """The name that the certificate is for, where it is not host."""
     tunnel: Words | None = None
     """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
     sieve: Literal["auto", "never"] = "auto"
@@ -226,10 +234,6 @@ class Imap(Mail):
             unused = [key for key in ("address", "port", "security", "ca_file", "certificate", "certificate_name") if key in told]
             if unused or any(account.address for account in self.account):
                 raise wrong(f"with tunnel there is no TCP and no TLS of ours; take out {', '.join(unused) or 'the address of accounts'}")
-        if self.certificate and (self.certificate_name or self.ca_file):
-            raise wrong("certificate alone decides; take out certificate_name and ca_file")
-        if self.security == "plain" and (self.certificate or self.certificate_name):
-            raise wrong('security = "plain" shows no certificate; take out certificate and certificate_name')
         return self
 
 
@@ -238,6 +242,10 @@ class Pop3(Mail):
 
     port: Port = 995
     """TCP port: 995 for tls, 110 for starttls and plain by default."""
+    apop: bool = True
+    """On a plain connection, log in by APOP where the server offers it, so that the password itself is not sent."""
+    allow_expire_0: bool = False
+    """Read also from a server that says (EXPIRE 0) it deletes what was retrieved; without this it is left alone."""
 
     @model_validator(mode="before")
     @classmethod
@@ -256,7 +264,7 @@ class Old(Section):
     imap: Imap | None = None
     """Mailboxes to bring out."""
     pop3: Pop3 | None = None
-    """Mailboxes of a server without IMAP."""
+    """Mailboxes of a server without IMAP, by POP3: the inbox alone. An account that stands in [old.imap] too is read by IMAP."""
 
     @model_validator(mode="after")
     def _each_name_once(self) -> Old:

@@ -239,6 +239,10 @@ class Pop3World(DovecotWorld):
             _good(imap.expunge())
         self.place.close()
 
+    def state(self) -> MailState:
+        self.place.close()  # a server may mark what was read when the session ends
+        return super().state()
+
     def _remembered(self) -> list[Stored[Message]]:
         return [Stored(message) for message in self._messages.values()]
 

@@ -7,7 +7,6 @@ import hashlib
 import re
 
 from hostbackup.errors import ConnectionFailed, LoginRefused, ProtocolBroken, Unreachable
-from hostbackup.protocols.certificates import Trust
 from hostbackup.protocols.imap.wire import plain
 from hostbackup.protocols.pop3.channel import Channel, Reply, parse_reply
 from hostbackup.protocols.pop3.session import Capabilities, Pop3Target, ask_capabilities
@@ -22,7 +21,7 @@ def log_in(channel: Channel, target: Pop3Target) -> None:
     """Greeting, encryption as `target.security` says, login. Raises ConnectionFailed errors; a refused login is not tried another way."""
     wire = channel.wire
     if target.security == "tls":
-        wire.start_tls(Trust(target.host, target.ca_file))
+        wire.start_tls(target.trust())
     greeting = _greeting(channel)
     capabilities = ask_capabilities(channel)
     if target.security == "starttls":
@@ -30,14 +29,14 @@ def log_in(channel: Channel, target: Pop3Target) -> None:
     for what, text in (("user name", target.user), ("password", target.password)):
         if any(odd in text for odd in "\r\n\0"):
             raise LoginRefused(f"the {what} of {target.user!r} holds a line break or NUL, which no POP3 server can be told", where=wire.where)
-    if "PLAIN" in map(str.upper, capabilities.get("SASL", ())) and _auth_plain(channel, target):
-        return
     stamp = _TIMESTAMP.search(greeting.text)
     if target.security == "plain" and target.apop and stamp is not None:
         # MD5 is what the RFC has. It keeps the password itself off an unencrypted line, not from somebody who records the line and guesses.
         digest = hashlib.md5(stamp[0] + target.password.encode("utf-8"), usedforsecurity=False).hexdigest()
         hint = "check user and password; if they are right, this server cannot do APOP for them: say `apop = false`"
         _expect(channel, b"APOP %s %s" % (target.user.encode("utf-8"), digest.encode("ascii")), target, hint)
+        return
+    if "PLAIN" in map(str.upper, capabilities.get("SASL", ())) and _auth_plain(channel, target):
         return
     _expect(channel, b"USER " + target.user.encode("utf-8"), target)
     _expect(channel, b"PASS " + target.password.encode("utf-8"), target)
@@ -60,7 +59,7 @@ def _encrypt(channel: Channel, target: Pop3Target, capabilities: Capabilities) -
     if not reply.ok:
         hint = 'does it take `security = "tls"` on port 995?'
         raise ProtocolBroken("the server offers no STLS on this port", where=channel.wire.where, hint=hint)
-    channel.wire.start_tls(Trust(target.host, target.ca_file))
+    channel.wire.start_tls(target.trust())
     return ask_capabilities(channel)
 
 

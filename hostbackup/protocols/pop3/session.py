@@ -1,22 +1,25 @@
 """One logged-in POP3 connection (RFC 1939, 2449): what the server can do, its list of messages, messages.
 
-Nothing here ever sends DELE, nor QUIT: a session that ends without it "MUST not remove any messages from the maildrop" (RFC 1939 §6), and marks
-none either.
+Nothing here ever sends DELE, nor QUIT: a session that ends without it "MUST not remove any messages from the maildrop" (RFC 1939 §6). RSET before
+the end has servers forget what they noted of the session; Dovecot would mark as read what was retrieved.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hostbackup.errors import ProtocolBroken
+from hostbackup.errors import ConnectionFailed, ProtocolBroken
+from hostbackup.protocols.certificates import Trust
 from hostbackup.protocols.imap.wire import Wire, plain
 from hostbackup.protocols.limits import RateLimit
 from hostbackup.protocols.net import connect_tcp
 from hostbackup.protocols.pop3.channel import Channel, Reply
 
+_GOODBYE = 5.0  # seconds to wait for an answer to RSET
 Capabilities = dict[str, tuple[str, ...]]  # arguments by upper-case name
 
 
@@ -33,7 +36,12 @@ class Pop3Target:
     timeout: float = 60.0  # seconds without a byte
     ca_file: Path | None = None  # PEM; only these authorities count then
     rate: RateLimit | None = None
+    certificate: str = ""  # the only accepted one, as SHA256:…, whatever its name
+    certificate_name: str = ""  # where it is for another name than host
     apop: bool = True  # on a plain connection, where the server offers it
+
+    def trust(self) -> Trust:
+        return Trust(self.certificate_name or self.host, self.ca_file, self.certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ def connect(target: Pop3Target) -> Pop3Session:
     """Connects, verifies, logs in. Raises NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut or ProtocolBroken."""
     from hostbackup.protocols.pop3.login import log_in
 
+    target.trust().context()  # what is wrong with it shows before anything is connected
     sock, address = connect_tcp(target.host, target.addresses, target.port, target.timeout)
     where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
     wire = Wire(sock, where, target.timeout, target.rate)
@@ -78,6 +87,8 @@ class Pop3Session:
     def __init__(self, channel: Channel, address: str = "") -> None:
         self.channel = channel
         self.address = address
+        self._waiting = 0  # messages asked for that have not come
+        self._ended = False
         self.encrypted = bool(channel.wire.certificate())
         self.capabilities = ask_capabilities(channel)
 
@@ -134,6 +145,7 @@ class Pop3Session:
 
     def ask(self, number: int) -> None:
         """Queues RETR. Answers are taken by `take`, in the order of asking."""
+        self._waiting += 1
         self.channel.start(b"RETR %d" % number)
 
     def take(self, write: Callable[[memoryview | bytes], object], limit: int) -> Reply:
@@ -141,14 +153,21 @@ class Pop3Session:
         reply = self.channel.reply()
         if reply.ok:
             self.channel.message(reply, write, limit)
+        self._waiting -= 1
         return reply
 
     def close(self) -> None:
-        """Ends the connection, without QUIT. May be called twice."""
+        """Takes back whatever the session may have marked, where the line is free, and ends it without QUIT. May be called twice."""
+        if not self._waiting and not self._ended:
+            self._ended = True
+            with contextlib.suppress(ConnectionFailed, OSError):
+                self.channel.wire.sock.settimeout(_GOODBYE)
+                self.channel.run(b"RSET")
         self.channel.wire.close()
 
     def drop(self) -> None:
-        """The same, for a line in an unknown state."""
+        """Closes without a word: for a line in an unknown state, and from other threads."""
+        self._ended = True
         self.channel.wire.close()
 
 
