@@ -38,7 +38,7 @@ class Pieces(Wire):
         super().__init__(left, "test", 5.0)
         self._pieces = iter([piece for piece in pieces if piece])
 
-    def _fill(self) -> None:
+    def _fill(self, *, bulk: bool = False) -> None:
         self._buffer, self._at = next(self._pieces, b""), 0
         if not self._buffer:
             raise LineCut("the server closed the connection", where=self.where)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hostbackup.places.mail import MailAccount
     from hostbackup.places.sftp import SftpTree
     from hostbackup.places.sieve import SieveTree
+    from hostbackup.protocols.imap.deflate import Packing
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.remote import Login
     from hostbackup.protocols.ssh import SshTarget
@@ -72,6 +73,7 @@ class Connections:
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _weak: dict[str, dict[str, Any]] = field(default_factory=dict)
     _secrets: dict[str, Secret] = field(default_factory=dict)
+    _packings: dict[str, Packing] = field(default_factory=dict)  # by mail server
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
     _filters: FilterLogins = field(default_factory=FilterLogins)
@@ -329,8 +331,18 @@ class Connections:
             separator=found.separator,
             certificate=section.certificate or "",
             certificate_name=section.certificate_name or "",
+            packing=self._packing(side, section, host),
             tunnel=tunnel,
         )
+
+    def _packing(self, side: str, section: Imap, host: str) -> Packing | None:
+        """What is known of the line to a mail server: shared by all its connections of the run."""
+        from hostbackup.protocols.imap.deflate import Packing
+
+        if section.compress == "never":
+            return None
+        where = f"{side}.imap {host}"
+        return self._packings.setdefault(where, Packing(section.compress, lambda text: self.observer.note(f"{where}: {text}")))
 
     def mail_password(self, side: str, account: Account, host: str) -> str:
         where = f"{side}.{account.protocol} {account.user}"

@@ -164,6 +164,8 @@ class Fetcher:
 
     def _fill(self, session: ImapSession) -> Iterator[Got]:
         while len(self._leftover) < _LEFTOVER:
+            if session.channel.wants_rest:
+                return
             fetching = [step for step in self._flight if isinstance(step, _Fetching)]
             if len(fetching) >= (_SINGLES_IN_FLIGHT if fetching and fetching[-1].batch.single else _IN_FLIGHT):
                 return

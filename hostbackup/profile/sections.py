@@ -203,6 +203,8 @@ class Imap(Mail):
     """OAuth 2 access tokens of accounts without a password, usually { command = ["…", "{user}"] }; asked for anew at each login."""
     master: Master | None = None
     """Somebody who opens every mailbox of this section; passwords of accounts do not count then."""
+    compress: Literal["auto", "always", "never"] = "auto"
+    """Have mail packed on its way where the server can (COMPRESS=DEFLATE); auto: where the line turns out to be slow."""
     tunnel: Words | None = None
     """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
     sieve: Literal["auto", "never"] = "auto"

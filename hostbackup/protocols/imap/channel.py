@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.protocols.imap import names
+from hostbackup.protocols.imap.deflate import Packing
 from hostbackup.protocols.imap.framer import Continue, Framer, Response, Tagged, Taker, Untagged
 from hostbackup.protocols.imap.wire import Wire, plain
 
@@ -37,6 +39,18 @@ class Channel:
         self._open: set[bytes] = set()
         self._done: dict[bytes, Tagged] = {}
         self._out = bytearray()
+        self._packing: Packing | None = None
+        self._early: deque[Response] = deque()  # what came untagged while packing was agreed on
+
+    def pack(self, packing: Packing) -> None:
+        """Lets `packing` decide when this connection is packed. The server must offer COMPRESS=DEFLATE."""
+        self._packing = packing
+        self.wire.measure(packing)
+
+    @property
+    def wants_rest(self) -> bool:
+        """Whether it would be of use to have no command under way for a moment: only then can packing begin."""
+        return self._packing is not None and self._packing.on and bool(self._open)
 
     def learn(self, capabilities: Iterable[str]) -> None:
         """Takes LITERAL+ or LITERAL- into use where they are offered."""
@@ -58,6 +72,8 @@ class Channel:
 
     def start_open(self, *arguments: Argument) -> bytes:
         """As `start`, but a space stands where the command would end: more of it follows by `literal_head` and `put`."""
+        if self._packing is not None and self._packing.on and not self._open:
+            self._compress()
         self._count += 1
         tag = b"h%d" % self._count
         self._open.add(tag)
@@ -112,6 +128,8 @@ class Channel:
 
     def next(self, taker: Taker | None = None) -> Response:
         """The next response. Raises LineCut on BYE, ProtocolBroken on a tag that nobody waits for."""
+        if self._early:
+            return self._early.popleft()
         self.flush()
         response = self._framer.next(taker)
         if isinstance(response, Tagged):
@@ -147,6 +165,14 @@ class Channel:
     def run(self, *arguments: Argument, on: Callable[[Response], None] | None = None) -> Tagged:
         """One command, start to end."""
         return self.finish(self.start(*arguments), on)
+
+    def _compress(self) -> None:
+        """COMPRESS (RFC 4978 §3), asked for once: a server that refuses stays plain."""
+        self._packing = None
+        early: list[Response] = []
+        if self.finish(self.start(b"COMPRESS DEFLATE"), early.append).ok:
+            self.wire.pack()
+        self._early.extend(early)
 
     def flush(self) -> None:
         if self._out:

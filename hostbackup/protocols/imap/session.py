@@ -13,6 +13,7 @@ from hostbackup.errors import CertificateRefused, ConnectionFailed, LineCut, Pro
 from hostbackup.protocols.certificates import ANY, Trust, fingerprint
 from hostbackup.protocols.imap import lexer, login, names, sets
 from hostbackup.protocols.imap.channel import Channel, mailbox
+from hostbackup.protocols.imap.deflate import Packing
 from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
 from hostbackup.protocols.imap.lexer import Value
 from hostbackup.protocols.imap.wire import Wire, plain
@@ -42,6 +43,7 @@ class ImapTarget:
     separator: str = ""  # between the names of user and master; without it the two go apart, by SASL PLAIN
     certificate: str = ""  # SHA256:…, the only certificate that counts then
     certificate_name: str = ""  # whose certificate it must be, if not `host`'s
+    packing: Packing | None = None  # when to use COMPRESS=DEFLATE, where it is offered; never without
     tunnel: tuple[str, ...] = ()  # a command that speaks IMAP; then there is no TCP and no TLS of ours
 
     @property
@@ -175,7 +177,14 @@ def connect(target: ImapTarget) -> ImapSession:
         if not target.certificate and (shown := _shown(target)):
             error.hint += f"; it shows {shown}: once its owner has confirmed that, pin it by `certificate`"
         raise
-    return ImapSession(channel, capabilities, host=target.host, user=target.user, address=address, port=target.port)
+    return _session(target, channel, capabilities, address)
+
+
+def _session(target: ImapTarget, channel: Channel, capabilities: frozenset[str], address: str = "") -> ImapSession:
+    session = ImapSession(channel, capabilities, host=target.host, user=target.user, address=address, port=target.port)
+    if target.packing is not None and session.offers("COMPRESS=DEFLATE"):
+        channel.pack(target.packing)
+    return session
 
 
 def _wire(target: ImapTarget) -> tuple[Wire, str]:
@@ -203,7 +212,7 @@ def _connect_through(target: ImapTarget) -> ImapSession:
         if tunnel.ended:
             raise Unreachable(f"the tunnel gives no IMAP session: {error.reason}; it {tunnel.ended}", where=error.where, hint=error.hint) from None
         raise
-    return ImapSession(channel, capabilities, host=target.host, user=target.user)
+    return _session(target, channel, capabilities)
 
 
 class ImapSession:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from hostbackup.errors import CertificateRefused, LineCut, ProtocolBroken
 from hostbackup.protocols import certificates
 from hostbackup.protocols.certificates import Trust
+from hostbackup.protocols.imap.deflate import Deflated, Packing
 from hostbackup.protocols.imap.tls import TlsSocket
 from hostbackup.protocols.limits import RateLimit
 
 CHUNK = 256 * 1024  # bytes: what one recv takes, and so the largest piece a literal is handed on in
 _LIMITED = 64 * 1024  # bytes that move at once where their rate is bounded
+_BULK = 16 * 1024  # bytes sent in one go that are contents and no commands
 MAX_LINE = 1024 * 1024  # bytes of one line, literals not counted
 
 
@@ -49,6 +52,9 @@ class Wire:
         self._buffer = b""
         self._at = 0
         self._closed = False
+        self._line: Line = sock  # what bytes go through: the socket, or what packs them on their way
+        self._packing: Packing | None = None
+        self._since = 0.0  # when bytes last moved
         sock.settimeout(timeout)
 
     def start_tls(self, trust: Trust) -> None:
@@ -57,7 +63,7 @@ class Wire:
             raise ProtocolBroken("the server sent more after it agreed to STARTTLS", where=self.where)
         context = trust.context()
         try:
-            self.sock = TlsSocket(self.sock, context, trust.name or None)
+            self.sock = self._line = TlsSocket(self.sock, context, trust.name or None)
         except ssl.SSLCertVerificationError as error:
             raise certificates.refused(error, trust.name, self.where) from None
         except TimeoutError:
@@ -79,15 +85,30 @@ class Wire:
         """The server's certificate in DER, b"" on a plain connection."""
         return self.sock.certificate() if isinstance(self.sock, TlsSocket) else b""
 
+    def measure(self, packing: Packing) -> None:
+        """Tells `packing` from now on how fast contents come and go."""
+        self._packing = packing
+        self._since = time.monotonic()
+
+    @property
+    def packed(self) -> bool:
+        return self._line is not self.sock
+
+    def pack(self) -> None:
+        """Both sides deflate from here on, what the server sent already included (RFC 4978)."""
+        self._line = Deflated(self.sock, self.where, self._buffer[self._at :], self._rate)
+        self._rate = None
+        self._buffer, self._at = b"", 0
+
     def send(self, data: bytes | memoryview) -> None:
+        began = time.monotonic()
+        pieces = [data] if self._rate is None else [data[at : at + _LIMITED] for at in range(0, len(data), _LIMITED)]
         with self._mapped("sending"):
-            if self._rate is None:
-                self.sock.sendall(data)
-                return
-            for at in range(0, len(data), _LIMITED):
-                piece = data[at : at + _LIMITED]
-                self.sock.sendall(piece)
-                self._rate.spend(len(piece))
+            for piece in pieces:
+                self._line.sendall(piece)
+                if self._rate is not None:
+                    self._rate.spend(len(piece))
+        self._moved(len(data) if len(data) >= _BULK else 0, began)
 
     def readline(self) -> bytes:
         """One line, its LF included. Raises ProtocolBroken where it is longer than MAX_LINE."""
@@ -117,7 +138,7 @@ class Wire:
         """Exactly `size` bytes in pieces of at most CHUNK."""
         while size:
             if self._at >= len(self._buffer):
-                self._fill()
+                self._fill(bulk=True)
             piece = memoryview(self._buffer)[self._at : self._at + size]
             self._at += len(piece)
             size -= len(piece)
@@ -144,14 +165,24 @@ class Wire:
                     self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in it
             self.sock.close()
 
-    def _fill(self) -> None:
+    def _fill(self, *, bulk: bool = False) -> None:
+        began = time.monotonic()
         with self._mapped("waiting for an answer"):
-            self._buffer = self.sock.recv(CHUNK if self._rate is None else _LIMITED)
+            self._buffer = self._line.recv(CHUNK if self._rate is None else _LIMITED)
         self._at = 0
         if not self._buffer:
             raise LineCut("the server closed the connection", where=self.where)
         if self._rate is not None:
             self._rate.spend(len(self._buffer))
+        self._moved(len(self._buffer) if bulk else 0, began)
+
+    def _moved(self, size: int, began: float) -> None:
+        """Notes that contents came or went since `began`; commands and answers (`size` 0) say nothing about how fast a line is."""
+        if self._packing is not None:
+            now = time.monotonic()
+            if size:
+                self._packing.measured(packed=self.packed, size=size, seconds=now - self._since, waited=now - began)
+            self._since = now
 
     @contextlib.contextmanager
     def _mapped(self, doing: str) -> Iterator[None]:
