@@ -251,6 +251,7 @@ class Backup:
                 },
                 "bytes": snapshot.parts[part.id].bytes,
                 "time": self.job.now,
+                **({"folders": folders} if (folders := self.result.details.get("folders", {}).get(part.id)) else {}),
             }
             for part in self._finished
         ]

@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hostbackup.errors import ConnectionFailed
 from hostbackup.jobs.identity import Identity
@@ -25,6 +26,7 @@ from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
 from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
 from hostbackup.places.base import MailSource
 from hostbackup.protocols.imap import sets
+from hostbackup.protocols.imap.names import display
 from hostbackup.vault.layout import folder_names, mail_meta, mail_prefix
 from hostbackup.vault.mailbox import MailRoot, MailWriter, RangeRef
 from hostbackup.vault.records import PartTotals
@@ -74,6 +76,7 @@ class MailBackup:
     planned: Counter[str] = field(default_factory=Counter)
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
+    _arrived: Counter[bytes] = field(default_factory=Counter)  # messages by folder that have UIDs given since the last run
     _seen: set[Range] = field(default_factory=set)
     _came: list[Read[Message]] = field(default_factory=list)  # not noted yet
     _noted: float = 0.0
@@ -90,6 +93,7 @@ class MailBackup:
                 self.result.fail(listing.failure)
             if listing.folder is not None:
                 self._folders[listing.container] = listing.folder
+                self._count_arrivals(listing.items, listing.folder)
                 if listing.changes is None:
                     self._plan_range(listing, listing.folder)
                 else:
@@ -116,6 +120,18 @@ class MailBackup:
             self.scratch.keep(group)
         else:
             self.scratch.put(group, rows)
+
+    def _count_arrivals(self, items: Sequence[Message], folder: Folder) -> None:
+        before = self.previous.folder(folder.name) if self.previous else None
+        if before is not None and before.uidvalidity == folder.uidvalidity and items and items[-1].uid >= before.uidnext:
+            self._arrived[folder.name] += sum(item.uid >= before.uidnext for item in items)
+
+    def _unseen(self, folder: Folder) -> int:
+        """How many UIDs were given since the last run that no message was seen under: mail that came and went meanwhile, for all that is known."""
+        before = self.previous.folder(folder.name) if self.previous else None
+        if before is None or before.uidvalidity != folder.uidvalidity or not before.uidnext or folder.name in self._unlisted:
+            return 0
+        return max(0, folder.uidnext - before.uidnext - self._arrived[folder.name])
 
     def _known(self) -> dict[bytes, Folder]:
         """The folders of the last manifest that have each message the server said it held: of those a difference will do."""
@@ -274,6 +290,7 @@ class MailBackup:
         if self.place.protocol != "imap":
             meta["protocol"] = self.place.protocol
         writer = MailWriter(self.vault.manifests, self.part, meta)
+        self.result.details.get("folders", {}).pop(self.part.id, None)
         ranges = {name: list(groups) for name, groups in itertools.groupby(self.scratch.folders(), key=lambda group: group[0])}
         before = {folder.name: folder for folder in self.previous.folders()} if self.previous else {}
         for name in sorted({*self._folders, *before}):
@@ -286,7 +303,24 @@ class MailBackup:
                     writer.keep(next(ref for uidvalidity, number, ref in self.previous.ranges(name) if (name, uidvalidity, number) == group))
                 else:
                     writer.add(self._without(returned, self.scratch.records(group), folder))
+            self._tell(folder, writer.stored(folder))
         return writer.finish()
+
+    def _tell(self, folder: Folder, stored: int) -> None:
+        """The folder's counters, as they were told, beside what is stored: evidence that nothing was missed, or of what may have been."""
+        if GONE in folder.attributes:
+            return
+        row: dict[str, Any] = {**name_json(folder.name), "uidvalidity": folder.uidvalidity, "uidnext": folder.uidnext, "exists": folder.exists}
+        row["stored"] = stored
+        if folder.highestmodseq:
+            row["highestmodseq"] = folder.highestmodseq
+        if unseen := self._unseen(folder):
+            row["unseen"] = unseen
+            self.result.counts["unseen"] += unseen
+            what = "message" if unseen == 1 else "messages"
+            text = f"{unseen} {what} may have come and gone since the last run without having been seen: UIDs were given that nothing is under"
+            self.result.observer.note(f"{self.part}: folder {display(folder.name)!r}: {text}")
+        self.result.details.setdefault("folders", {}).setdefault(self.part.id, []).append(row)
 
     def _absent(self, folder: Folder) -> Folder:
         if folder.name in self._unlisted or GONE in folder.attributes:

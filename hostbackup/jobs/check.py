@@ -202,6 +202,10 @@ class Check:
                     row["messages"] += status.exists
                     seen[folder.name.decode("latin-1")] = status.uidvalidity
             row["folders"] = len(folders)
+            if place.foreign:
+                from hostbackup.protocols.imap.names import display
+
+                row["shared"] = [display(name) for name in place.foreign]
             row["capabilities"] = place.capabilities()
             if side == "old":
                 self.connections.identity.see_mailbox("old.imap", account.user, seen)

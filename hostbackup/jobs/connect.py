@@ -387,7 +387,9 @@ class Connections:
         """`part_user` is the old server's name of the account: parts are called by it on both sides. `reader` opens stored messages, for proofs."""
         from hostbackup.places.mail import MailAccount
 
-        return MailAccount(self.imap_factory(side, account), side=side, part=Part("mail", part_user), reader=reader)
+        shared = side == "old" and self.imap_section(side).shared
+        part = Part("mail", part_user)
+        return MailAccount(self.imap_factory(side, account), side=side, part=part, observer=self.observer, reader=reader, shared=shared)
 
     def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""

@@ -47,6 +47,7 @@ class MailAccount:
         part: Part,
         observer: Observer | None = None,
         pause: Callable[[float], None] = time.sleep,
+        shared: bool = False,
         reader: Reader | None = None,
     ) -> None:
         self.side = side
@@ -54,6 +55,8 @@ class MailAccount:
         self.losses: Counter[tuple[bytes, str]] = Counter()  # (folder, flag or "INTERNALDATE") that the target did not keep, in messages
         self.namespace_prefix = b""  # of the personal namespace; known once folders() has run
         self.separator = b""  # of the hierarchy, likewise; b"" where there is none
+        self.foreign: list[bytes] = []  # folders that others share with this user; likewise
+        self._shared = shared
         self._observer = observer or Observer()
         self._reader = reader
         self._line = Line(session_factory, pause)
@@ -70,13 +73,19 @@ class MailAccount:
         self._learn_namespace(session, listed)
         known = {one.name for one in subscribed}
         found: dict[bytes, Folder] = {}
+        foreign: list[bytes] = []
         for one in listed:
+            if one.has("\\Noselect") or one.has("\\NonExistent"):
+                continue
             if session.namespaces.is_foreign(one.name):
-                self._observer.note(f"{self.part}: folder {display(one.name)!r} belongs to somebody else and is not taken")
-            elif not one.has("\\Noselect") and not one.has("\\NonExistent"):
+                foreign.append(one.name)
+            if self._shared or not session.namespaces.is_foreign(one.name):
                 use = next((use for use in SPECIAL_USES if one.has(use)), "")
                 attributes = tuple(sorted(attribute for attribute in one.attributes if attribute.lower() not in _PASSING))
                 found[one.name] = Folder(one.name, one.separator, attributes, use, one.has("\\Subscribed") or one.name in known)
+        self.foreign = sorted(foreign)
+        for name in () if self._shared else self.foreign:
+            self._observer.note(f"{self.part}: folder {display(name)!r} belongs to somebody else and is not taken: shared = true takes it")
         for name in sorted(known - {one.name for one in listed}):
             self._observer.note(f"{self.part}: folder {display(name)!r} is subscribed but does not exist")
         return sorted(found.values(), key=lambda folder: (folder.name != b"INBOX", folder.name))

@@ -205,6 +205,8 @@ class Imap(Mail):
     """Somebody who opens every mailbox of this section; passwords of accounts do not count then."""
     compress: Literal["auto", "always", "never"] = "auto"
     """Have mail packed on its way where the server can (COMPRESS=DEFLATE); auto: where the line turns out to be slow."""
+    shared: bool = False
+    """Whether folders that others share with an account are taken along with its own; `check` lists them either way (old side only)."""
     tunnel: Words | None = None
     """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
     sieve: Literal["auto", "never"] = "auto"

@@ -235,6 +235,7 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
         lines.append(f"{one_line(row['part'])}: {told}")
     for row in details.get("mailboxes", []):
         lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}")
+        lines += [f"         shared by somebody else: {one_line(name)}" for name in row.get("shared", [])[:_SHOWN]]
     for row in details.get("copies", []):
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"

@@ -207,6 +207,10 @@ class MailWriter:
         """One range of the current folder, just as an earlier manifest has it."""
         self._push(ref)
 
+    def stored(self, folder: Folder) -> int:
+        """How many messages of a folder, as it is numbered now, are there with their contents."""
+        return sum(ref.entries for ref in self._folders[folder.name][1] if ref.uidvalidity == folder.uidvalidity)
+
     def finish(self) -> PartTotals:
         """Writes the root, with the Maildir++ name that each folder has in the view. Its digest, and the totals of the part."""
         names = folder_names([folder for folder, _ in self._folders.values()], mail_prefix(self._meta))
