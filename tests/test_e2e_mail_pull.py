@@ -1,0 +1,128 @@
+"""Runs after the first, by the real command line against Dovecot: what an unchanged mailbox costs, what is followed, what the evidence tells."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostbackup.vault.vault import Vault
+from scripts.benchmarks.relay import counting
+from tests.support.dovecot import PLAIN_SLASH, Dovecot, dovecot
+from tests.support.mail_move import Hands, Move, digest, letter
+
+USERS = {f"u{number}@example.test": "secret" for number in range(20)}
+FOLDERS = (("Sent",), ("仕事",), ("仕事", "2025"), ("Trash",))
+TURNS = 14  # of the whole second run, the TLS handshake and the login among them
+_next_user = itertools.count()
+
+
+class Pull(Move):
+    """A move that has no new side yet."""
+
+    def write(self) -> None:
+        super().write()
+        path = self.folder / "move.toml"
+        path.write_text(path.read_text(encoding="utf-8").partition("[new.imap]")[0], encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Dovecot]:
+    with dovecot(PLAIN_SLASH, users=USERS) as running:
+        yield running
+
+
+@pytest.fixture
+def it(server: Dovecot, tmp_path: Path) -> Move:
+    """Five folders of a few messages each."""
+    user = f"u{next(_next_user)}@example.test"
+    made = Pull(tmp_path, Hands(server, user), Hands(server, user))
+    made.write()
+    made.old.make(*FOLDERS)
+    for number, folder in enumerate([(), *FOLDERS]):
+        made.old.deliver(folder, *(letter(100 * number + one) for one in range(3)))
+    return made
+
+
+def told(it: Move) -> dict[str, dict[str, Any]]:
+    """What the newest evidence says of the mailbox's folders."""
+    newest = sorted((it.vault / "evidence").iterdir())[-1]
+    [line] = [line for line in map(json.loads, newest.read_text().splitlines()) if line["type"] == "backup"]
+    return {row["name"]: row for row in line["folders"]}
+
+
+def test_an_unchanged_mailbox_costs_few_turns_on_the_wire(it: Move) -> None:
+    it.backup()
+    with counting(it.old.server.ports["tls"], 0) as relay:
+        it.old_port = relay.port
+        it.write()
+        ran = it.backup()
+        turns = relay.turns()
+    assert ran.json["counts"].get("read", 0) == 0
+    assert turns <= TURNS
+    assert {row["stored"] for row in told(it).values()} == {3}
+
+
+def test_only_what_changed_is_written_and_everything_is_followed(it: Move) -> None:
+    it.backup()
+    it.old.deliver((), letter(7))
+    it.old.store(("Sent",), letter(101), "FLAGS", "\\Answered $Label1")
+    it.old.delete(("仕事",), letter(201))
+    counts = it.backup().json["counts"]
+    assert {key: counts.get(key, 0) for key in ("new", "changed", "vanished", "unchanged", "read")} == {
+        "new": 1,
+        "changed": 1,
+        "vanished": 1,
+        "unchanged": 13,
+        "read": 1,
+    }
+    flags = {record.digest: record.item.flags for record in it.live()}
+    assert flags[digest(letter(101))] == ("$Label1", "\\Answered")
+    assert digest(letter(7)) in flags
+    assert it.vanished() == {digest(letter(201)): 1}
+    whole = {record.item.label: record for record in it.records()}
+    it.backup("--checksum")
+    assert {record.item.label: record for record in it.records()} == whole, "a full listing finds nothing else"
+
+
+def test_lost_contents_are_fetched_again_although_nothing_changed_on_the_server(it: Move) -> None:
+    it.backup()
+    lost = it.vault / "objects" / digest(letter(200))[:2] / digest(letter(200))
+    lost.unlink()
+    counts = it.backup().json["counts"]
+    assert counts["read"] == 1
+    assert lost.read_bytes() == letter(200)
+
+
+def test_a_message_that_failed_is_tried_again_although_its_folder_did_not_change(it: Move) -> None:
+    it.backup()
+    it.old.deliver(("Sent",), letter(150))
+    sent = it.old.server.maildir(it.old.user) / ".Sent"
+    [broken] = [path for path in sent.rglob("*") if path.is_file() and path.read_bytes() == letter(150).replace(b"\r\n", b"\n")]
+    broken.chmod(0)
+    assert [row["code"] for row in it.backup(exit=3).json["failures"]] == ["line-cut"], "Dovecot ends the session over it"
+    assert told(it)["Sent"]["stored"] == 3
+    broken.chmod(0o600)
+    it.backup()
+    assert digest(letter(150)) in {record.digest for record in it.live()}
+
+
+def test_mail_that_came_and_went_between_two_runs_is_counted_as_unseen(it: Move) -> None:
+    it.backup()
+    assert "unseen" not in told(it)["INBOX"]
+    it.old.deliver((), letter(50), letter(51), letter(52))
+    it.old.delete((), letter(50))
+    it.old.delete((), letter(52))
+    ran = it.backup()
+    assert ran.json["counts"]["unseen"] == 2
+    inbox = told(it)["INBOX"]
+    assert (inbox["unseen"], inbox["uidnext"], inbox["exists"], inbox["stored"]) == (2, 7, 4, 4)
+    assert [row for row in ran.json["folders"][f"mail/{it.old.user}"] if "unseen" in row] == [inbox]
+    it.backup()
+    assert "unseen" not in told(it)["INBOX"]
+    with Vault.open(it.vault, "read") as vault:
+        assert vault.snapshots.get("latest").exit == 0
