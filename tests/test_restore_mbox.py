@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hostbackup.errors import Exit
-from hostbackup.jobs import restore_mail
+from hostbackup.jobs import restore_export
 from hostbackup.jobs.mboxrd import Quoter, from_line
 from hostbackup.jobs.restore import restore
 from hostbackup.jobs.result import Result
@@ -88,17 +88,20 @@ def test_a_mailbox_becomes_files_that_thunderbird_and_others_read(tmp_path: Path
     with make_vault(tmp_path / "vault") as vault:
         assert export(vault, tmp_path / "out", "mail").failures == []
         assert export(vault, tmp_path / "out", "mail").failures == []
-    home = tmp_path / "out" / "mail" / "taro@example.jp"
-    found = sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
-    assert found == ["INBOX.mbox", "Sent.mbox", "flags.jsonl", "送信済み.mbox", "送信済み.mbox.sbd/2026年.mbox"]
-    records = [json.loads(line) for line in (home / "flags.jsonl").read_text().splitlines()]
+    mail = tmp_path / "out" / "mail"
+    home = mail / "taro@example.jp.sbd"
+    found = sorted(path.relative_to(mail).as_posix() for path in mail.rglob("*") if path.is_file())
+    inside = ["Inbox", "Sent", "送信済み", "送信済み.sbd/2026年"]
+    assert found == ["taro@example.jp", "taro@example.jp.flags.jsonl", *(f"taro@example.jp.sbd/{name}" for name in inside)]
+    assert (mail / "taro@example.jp").read_bytes() == b""
+    records = [json.loads(line) for line in (mail / "taro@example.jp.flags.jsonl").read_text().splitlines()]
     live = [mail for mail in MAILBOX[0][1] if not mail.vanished]
-    mine = [record for record in records if record["file"] == "INBOX.mbox"]
-    data = (home / "INBOX.mbox").read_bytes()
+    mine = [record for record in records if record["file"] == "taro@example.jp.sbd/Inbox"]
+    data = (home / "Inbox").read_bytes()
     assert decode(data, [record.get("added_newline", False) for record in mine]) == [mail.data for mail in live]
     assert [record["uid"] for record in mine] == [1, 2, 4200]
     assert mine[0]["flags"] == ["$Label1", "\\Seen"]
-    box = mailbox.mbox(home / "INBOX.mbox", create=False)
+    box = mailbox.mbox(home / "Inbox", create=False)
     assert [message["Subject"] is not None for message in box] == [True, True, True]
     box.close()
 
@@ -113,16 +116,16 @@ def test_a_damaged_message_is_left_out_and_the_rest_is_whole(tmp_path: Path, mon
             path = vault.objects.path(digest)
             path.chmod(0o600)
             path.write_bytes(b"z" * size)
-            monkeypatch.setattr(restore_mail, "_AT_ONCE", at_once)
+            monkeypatch.setattr(restore_export, "_AT_ONCE", at_once)
             result = export(vault, root / "out")
         assert (result.exit, [failure.name for failure in result.failures]) == (Exit.DAMAGE, [b"INBOX UID 3"])
-        data = (root / "out" / "mail" / "taro@example.jp" / "INBOX.mbox").read_bytes()
+        data = (root / "out" / "mail" / "taro@example.jp.sbd" / "Inbox").read_bytes()
         assert decode(data, [False] * 4) == [mail.data for mail in mails if mail.uid != 3]
 
 
 def test_an_mbox_that_somebody_changed_is_left_alone(tmp_path: Path) -> None:
     with make_vault(tmp_path / "vault") as vault:
-        box = tmp_path / "out" / "mail" / "taro@example.jp" / "Sent.mbox"
+        box = tmp_path / "out" / "mail" / "taro@example.jp.sbd" / "Sent"
         box.parent.mkdir(parents=True)
         box.write_bytes(b"mine")
         result = export(vault, tmp_path / "out", "mail")
@@ -135,6 +138,14 @@ def test_levels_without_a_mail_folder_get_an_empty_file(tmp_path: Path) -> None:
         folders = [(Folder(b"a/b/c", b"/", uidvalidity=1), [Mail(1, b"x", uidvalidity=1)])]
         snapshot(vault, (MAIL, write_mail(vault, MAIL, folders, b"")))
         assert export(vault, tmp_path / "out").failures == []
-    home = tmp_path / "out" / "mail" / "taro@example.jp"
-    sizes = {path.relative_to(home).as_posix(): path.stat().st_size > 0 for path in home.rglob("*.mbox") if path.is_file()}
-    assert sizes == {"a.mbox": False, "a.mbox.sbd/b.mbox": False, "a.mbox.sbd/b.mbox.sbd/c.mbox": True}
+    home = tmp_path / "out" / "mail" / "taro@example.jp.sbd"
+    sizes = {path.relative_to(home).as_posix(): path.stat().st_size > 0 for path in home.rglob("*") if path.is_file()}
+    assert sizes == {"a": False, "a.sbd/b": False, "a.sbd/b.sbd/c": True}
+
+
+def test_another_file_where_thunderbird_needs_an_empty_one_is_left_and_told(tmp_path: Path) -> None:
+    with make_vault(tmp_path / "vault") as vault:
+        (tmp_path / "out" / "mail" / "taro@example.jp").mkdir(parents=True)
+        result = export(vault, tmp_path / "out", "mail")
+    assert [(failure.name, failure.code) for failure in result.failures] == [(b"", "exists")]
+    assert (tmp_path / "out" / "mail" / "taro@example.jp.sbd" / "Inbox").stat().st_size > 0

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     "--from", "source", metavar="vault|copy|URL", default="vault", show_default=True, help="A copy's name, `copy` for the first, or s3://… or a path."
 )
 @click.option("--endpoint", metavar="URL", help="With --from s3://…: the store's address; keys come from boto3's own credential chain.")
-@click.option("--format", "form", type=click.Choice(["tree", "mbox", "eml"]), default="tree", show_default=True, help="How mail is laid out.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tree", "mbox", "eml"]),
+    default="tree",
+    show_default=True,
+    help="Mail as Maildir, as Thunderbird's local folders, or a file a message.",
+)
 @click.option("--vanished", is_flag=True, help="Also what was no longer on the old server.")
 def command(
     session: Session, *, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: Format, vanished: bool

@@ -8,7 +8,8 @@ from typing import Literal
 
 from hostbackup.errors import Damaged, UsageError
 from hostbackup.jobs.copy_source import CopySource, Source
-from hostbackup.jobs.restore_mail import EmlRestore, MaildirRestore, MboxRestore
+from hostbackup.jobs.restore_export import EmlRestore, MboxRestore
+from hostbackup.jobs.restore_mail import MaildirRestore
 from hostbackup.jobs.restore_names import Names
 from hostbackup.jobs.restore_run import Restored, Run
 from hostbackup.jobs.restore_select import Choice, select
