@@ -46,6 +46,7 @@ class Check:
     trust: bool = False
     probe: bool = False
     _bytes: int = field(default=0, init=False)
+    _mail_bytes: int = field(default=0, init=False)  # of mail whose size is told
     _entries: int = field(default=0, init=False)
     _largest: int = field(default=0, init=False)  # bytes of the largest file
 
@@ -240,7 +241,7 @@ class Check:
             place.close()
         self.result.details.setdefault("mailboxes", []).append(row)
         self._entries += messages
-        self._bytes += size
+        self._mail_bytes += size
         self.result.counts["messages"] += messages
         self.result.counts["bytes"] += size
 
@@ -283,8 +284,9 @@ class Check:
         free = osal.free_bytes(folder)
         self.result.details["vault"] = {"path": str(self.profile.vault), "exists": self.vault is not None, "free_bytes": free}
         self.result.details["estimate"] = {"bytes": self._bytes, "seconds": round(self._bytes / _RATE + self._entries * _ENTRY_SECONDS, 1)}
-        if self.vault is None and free < self._bytes * 1.1:
-            reason = f"{free} bytes are free and {self._bytes} would come"
+        coming = self._bytes + self._mail_bytes
+        if self.vault is None and free < coming * 1.1:
+            reason = f"{free} bytes are free and {coming} would come"
             self.result.fail(Failure("vault", "", str(self.profile.vault).encode(), "disk-full", reason, "put the vault on a larger disk"))
 
 

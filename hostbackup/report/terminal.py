@@ -234,7 +234,8 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
         told = f"{plural(row['files'], 'file')}, {plural(row['folders'], 'folder')}, {plural(row['links'], 'symlink')}, {size(row['bytes'])}{other}"
         lines.append(f"{one_line(row['part'])}: {told}")
     for row in details.get("mailboxes", []):
-        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}")
+        much = f", {size(row['bytes'])}" if "bytes" in row else ""
+        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}{much}")
         lines += [f"         shared by somebody else: {one_line(name)}" for name in row.get("shared", [])[:_SHOWN]]
     for row in details.get("copies", []):
         lines.append(
