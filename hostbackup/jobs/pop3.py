@@ -137,8 +137,7 @@ def check_new_endpoint(connections: Connections) -> None:
 
 def remember(place: MailSource, root: MailRoot | None) -> None:
     """Tells a POP3 account which message had which number, as the last manifest has it. No other place needs to know."""
-    from hostbackup.places.pop3 import Pop3Account
-
-    if isinstance(place, Pop3Account) and root is not None:
+    recall = getattr(place, "recall", None)  # by name, since POP3 is not loaded only to find that an account is none of it
+    if recall is not None and root is not None:
         folder = root.folder(_INBOX)
-        place.recall(lambda: root.records(_INBOX), folder.uidnext if folder else 1)
+        recall(lambda: root.records(_INBOX), folder.uidnext if folder else 1)

@@ -7,19 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
-from hostbackup.places import mail_prepare
-from hostbackup.places.mail_compare import Fingerprint
 from hostbackup.places.mail_fetch import Fetcher, batches
 from hostbackup.places.mail_line import Line
-from hostbackup.places.mail_prove import Prover, Reader
 from hostbackup.places.mail_scan import Scanner
-from hostbackup.places.mail_write import Appender
 from hostbackup.protocols.imap.names import display
 from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
+
+if TYPE_CHECKING:  # what writes and proves is loaded by those who do
+    from hostbackup.places.mail_compare import Fingerprint
+    from hostbackup.places.mail_prove import Reader
 
 SPECIAL_USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")  # RFC 6154 §2
 _PASSING = ("\\marked", "\\unmarked")  # whether anybody looked since mail came: no property of the folder
@@ -116,6 +116,8 @@ class MailAccount:
 
     def prepare(self, folders: Iterable[Folder]) -> list[Failure]:
         """Creates what is missing of these folders (names as on this server) and subscribes those to be subscribed; gives what failed."""
+        from hostbackup.places import mail_prepare
+
         wanted = list(folders)
         return self._again(lambda session: list(mail_prepare.prepare(session, wanted, self._failure)))
 
@@ -163,10 +165,14 @@ class MailAccount:
         Items are pulled one by one, at most 900 ahead of their outcomes (65 where the server takes one message a command). An outcome's item
         has the UID that the server told (0 where it does not) and the flags and date as they were sent.
         """
+        from hostbackup.places.mail_write import Appender
+
         yield from Appender(self._line, self._failure, self.losses, self._pause).run(items)
 
     def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
         """Fetches each message back and compares: equal bytes, or what a server adds to every message, are verified (`mail_compare`)."""
+        from hostbackup.places.mail_prove import Prover
+
         yield from Prover(self._line, self._failure, self._reader).run(claims)
 
     def look(self, folders: Iterable[bytes]) -> Iterator[Listing[Message]]:
@@ -175,6 +181,8 @@ class MailAccount:
 
     def fingerprints(self, wanted: Iterable[Message]) -> Iterator[tuple[Message, Fingerprint]]:
         """Fetches messages, for comparing them with many; flags and date as they are now. What cannot be had is left out. Raises ConnectionFailed."""
+        from hostbackup.places.mail_prove import Prover
+
         yield from Prover(self._line, self._failure).fingerprints(wanted)
 
     def find(

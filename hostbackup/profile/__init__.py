@@ -6,6 +6,11 @@ not there are ProfileError, every one of them listed.
 
 from __future__ import annotations
 
+import os
+
+# Validation needs no plugins that others installed, and looking for them takes longer than loading a profile.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 from hostbackup.profile.load import find, load, parse
 from hostbackup.profile.root import Profile, json_schema
 from hostbackup.profile.sections import (
