@@ -77,10 +77,10 @@ def _pushed(world: MailWorld, command: Sequence[str], user: str, wanted: Whole |
 # -- the others ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def _mbsync(world: MailWorld, folder: Path, user: str, *, push: bool = False, sync: bool = True) -> list[str]:
+def _mbsync(world: MailWorld, folder: Path, user: str, *, port: int = 0, push: bool = False, sync: bool = True) -> list[str]:
     """`folder` holds the Maildir and, beside the mail, what mbsync remembers. As it comes it syncs each message; `sync` = False leaves that out."""
     config = folder / "mbsyncrc"
-    lines = ["" if sync else "FSync no", "IMAPAccount far", "Host localhost", f"Port {world.line.port}", f"User {user}", f"Pass {PASSWORD}"]
+    lines = ["" if sync else "FSync no", "IMAPAccount far", "Host localhost", f"Port {port or world.line.port}", f"User {user}", f"Pass {PASSWORD}"]
     lines += ["SSLType IMAPS", f"CertificateFile {world.server.authority}", "", "IMAPStore far", "Account far", ""]
     lines += ["MaildirStore near", f"Inbox {folder}/Maildir", "SubFolders Maildir++", ""]
     lines += ["Channel all", "Far :far:", "Near :near:", "Patterns *", "CopyArrivalDate yes", "SyncState *"]
@@ -98,7 +98,7 @@ def mbsync_pull(world: MailWorld, user: str, mailbox: Mailbox, *, name: str = "m
 
 
 def mbsync_again(world: MailWorld, user: str, mailbox: Mailbox) -> Contender:
-    return _again(world, "mbsync", ["mbsync"], mailbox, lambda kept: _mbsync(world, kept, user))
+    return _again(world, "mbsync", ["mbsync"], mailbox, lambda kept, port: _mbsync(world, kept, user, port=port))
 
 
 def mbsync_push(world: MailWorld, mailbox: Mailbox) -> Contender:
@@ -112,12 +112,12 @@ def mbsync_push(world: MailWorld, mailbox: Mailbox) -> Contender:
     return Contender("mbsync", ["mbsync", "cp"], trial)
 
 
-def _offlineimap(world: MailWorld, folder: Path, user: str) -> list[str]:
+def _offlineimap(world: MailWorld, folder: Path, user: str, *, port: int = 0) -> list[str]:
     config = folder / "offlineimaprc"
     lines = ["[general]", "accounts = all", f"metadata = {folder}/metadata", "ui = quiet", ""]
     lines += ["[Account all]", "localrepository = near", "remoterepository = far", ""]
     lines += ["[Repository near]", "type = Maildir", f"localfolders = {folder}/Maildir", ""]
-    lines += ["[Repository far]", "type = IMAP", "remotehost = localhost", f"remoteport = {world.line.port}", "ssl = yes", "readonly = True"]
+    lines += ["[Repository far]", "type = IMAP", "remotehost = localhost", f"remoteport = {port or world.line.port}", "ssl = yes", "readonly = True"]
     lines += [f"sslcacertfile = {world.server.authority}", f"remoteuser = {user}", f"remotepass = {PASSWORD}", ""]
     config.write_text("\n".join(lines))
     config.chmod(0o600)
@@ -132,11 +132,11 @@ def offlineimap_pull(world: MailWorld, user: str, mailbox: Mailbox) -> Contender
 
 
 def offlineimap_again(world: MailWorld, user: str, mailbox: Mailbox) -> Contender:
-    return _again(world, "offlineimap3", ["offlineimap"], mailbox, lambda kept: _offlineimap(world, kept, user))
+    return _again(world, "offlineimap3", ["offlineimap"], mailbox, lambda kept, port: _offlineimap(world, kept, user, port=port))
 
 
-def _loop(world: MailWorld, what: str, user: str, folder: Path, *more: str) -> list[str]:
-    return [sys.executable, str(_LOOP), what, str(world.line.port), user, PASSWORD, str(world.server.authority), str(folder), *more]
+def _loop(world: MailWorld, what: str, user: str, folder: Path, *more: str, port: int = 0) -> list[str]:
+    return [sys.executable, str(_LOOP), what, str(port or world.line.port), user, PASSWORD, str(world.server.authority), str(folder), *more]
 
 
 def imapclient_pull(world: MailWorld, user: str, mailbox: Mailbox) -> Contender:
@@ -147,7 +147,7 @@ def imapclient_pull(world: MailWorld, user: str, mailbox: Mailbox) -> Contender:
 
 
 def imapclient_again(world: MailWorld, user: str, mailbox: Mailbox) -> Contender:
-    return _again(world, "imapclient", [], mailbox, lambda kept: _loop(world, "pull", user, kept))
+    return _again(world, "imapclient", [], mailbox, lambda kept, port: _loop(world, "pull", user, kept, port=port))
 
 
 def imapclient_push(world: MailWorld, mailbox: Mailbox, some: int) -> Contender:
@@ -173,16 +173,16 @@ def multiappend_push(world: MailWorld, mailbox: Mailbox) -> Contender:
     return Contender("MULTIAPPEND", [], trial)
 
 
-def _again(world: MailWorld, name: str, needs: Sequence[str], mailbox: Mailbox, command: Callable[[Path], list[str]]) -> Contender:
-    """A second run into a folder that holds everything already."""
+def _again(world: MailWorld, name: str, needs: Sequence[str], mailbox: Mailbox, command: Callable[[Path, int], list[str]]) -> Contender:
+    """A second run into a folder that holds everything already. The first is without the relay: some would take ten minutes."""
     kept = world.folder / _AGAIN / name
 
     def prepare() -> None:
         _emptied(kept)
-        run_first(world, command(kept))
+        run_first(world, command(kept, world.server.ports["tls"]))
 
     def trial(_: Path) -> Trial:
-        return Trial(command(kept), kept, Bodies(mailbox), sync=kept, turns=world.line.turns)
+        return Trial(command(kept, world.line.port), kept, Bodies(mailbox), sync=kept, turns=world.line.turns)
 
     return Contender(name, needs, trial, prepare)
 
