@@ -15,9 +15,10 @@ from hostbackup.places.sftp import SftpTree
 from hostbackup.protocols.ssh import connect
 from tests.contract import TreeContract
 from tests.contract_mail import InboxContract, MailContract
+from tests.support.cyrus import Cyrus, cyrus
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.faulty_login import faulty_world
-from tests.support.mail_worlds import DovecotWorld, MemoryMailWorld, Pop3World
+from tests.support.mail_worlds import CyrusWorld, DovecotWorld, MemoryMailWorld, Pop3World
 from tests.support.proftpd import proftpd
 from tests.support.sshd import Sshd, sshd
 from tests.support.worlds import DiskWorld, MemoryTreeWorld
@@ -161,5 +162,21 @@ class TestDovecotOverPop3(InboxContract):
     @pytest.fixture
     def world(self, slashes: Dovecot) -> Iterator[Pop3World]:
         world = Pop3World(slashes, next(_users))
+        yield world
+        world.place.close()
+
+
+@pytest.fixture(scope="module")
+def cyrus_dots() -> Iterator[Cyrus]:
+    with cyrus(INBOX_DOT, users=_ACCOUNTS) as server:
+        yield server
+
+
+class TestCyrus(MailContract):
+    """A server of another make, with folders below INBOX."""
+
+    @pytest.fixture
+    def world(self, cyrus_dots: Cyrus) -> Iterator[CyrusWorld]:
+        world = CyrusWorld(cyrus_dots, next(_users))
         yield world
         world.place.close()

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,8 +85,9 @@ def measured(told: argparse.Namespace) -> Bench:
     relay = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}
     say(f"the relay: {relay['round_trip_ms']} ms round trip, {relay['mb_per_second']} MB/s")
 
-    def run(name: str, plan: Plan, here: Ground) -> Case:
-        return run_plan(name, plan, here, runs=runs, tell=say, among=told.among, limit=told.limit)
+    def run(name: str, make: Callable[[], Plan], here: Ground) -> Case:
+        say(f"{name}: preparing")
+        return run_plan(name, make(), here, runs=runs, tell=say, among=told.among, limit=told.limit)
 
     machine: dict[str, Any] = {}
     cases: list[Case] = []

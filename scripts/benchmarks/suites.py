@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from scripts.benchmarks.trial import Amounts, Plan
 from scripts.benchmarks.world import World, world
 
 W = TypeVar("W", bound=Ground)
-Runner = Callable[[str, Plan, Ground], Case]
+Runner = Callable[[str, Callable[[], Plan], Ground], Case]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Suite(Generic[W]):
         """The cases of this suite among `names`, and the facts of the machine they ran on."""
         with self.open(keep, delay_ms) as here:
             machine = facts.machine(here.folder) | self.programs()
-            return machine, [run(name, self.cases[name](here, amounts), here) for name in names if name in self.cases]
+            return machine, [run(name, partial(self.cases[name], here, amounts), here) for name in names if name in self.cases]
 
 
 SUITES: dict[str, Suite[Any]] = {

@@ -6,33 +6,18 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from hostbackup.protocols.imap.session import ImapSession, ImapTarget, connect
 from hostbackup.protocols.pop3.session import Pop3Target
 from tests.support.certificates import Authority
+from tests.support.mail_server import HOST, INBOX_DOT, PLAIN_SLASH, USERS, Layout, MailServer, end, free_ports, group_of, until_it_answers
 
-HOST = "mail.example.test"  # the name in the certificate; nothing resolves it, `addresses` leads there
-USERS = {"taro@example.test": "secret", "hanako@example.test": "ひみつ パスワード"}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a server names its folders."""
-
-    prefix: str
-    separator: str
-
-
-INBOX_DOT = Layout("INBOX.", ".")
-PLAIN_SLASH = Layout("", "/")
+__all__ = ["HOST", "INBOX_DOT", "PLAIN_SLASH", "USERS", "Dovecot", "Layout", "dovecot", "free_ports", "managesieve"]
 
 
 def configuration(
@@ -47,7 +32,7 @@ listen = 127.0.0.1
 protocols = imap{" pop3" if "pop3" in ports else ""}
 instance_name = test
 default_internal_user = {inner_user}
-default_internal_group = {_group(inner_user)}
+default_internal_group = {group_of(inner_user)}
 default_login_user = {mail_user}
 ssl = yes
 ssl_cert = <{certificate}
@@ -58,7 +43,7 @@ auth_mechanisms = plain login
 auth_failure_delay = 0
 mail_location = maildir:{base}/mail/%u/Maildir
 mail_uid = {mail_user}
-mail_gid = {_group(mail_user)}
+mail_gid = {group_of(mail_user)}
 first_valid_uid = 1
 first_valid_gid = 1
 mail_max_userip_connections = 100
@@ -69,7 +54,7 @@ passdb {{
 }}
 userdb {{
   driver = static
-  args = uid={mail_user} gid={_group(mail_user)} home={base}/mail/%u
+  args = uid={mail_user} gid={group_of(mail_user)} home={base}/mail/%u
 }}
 namespace inbox {{
   inbox = yes
@@ -137,20 +122,6 @@ passdb {{
 """
 
 
-def _group(user: str) -> str:
-    import grp
-
-    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def managesieve(port: int, settings: str = "") -> str:
     """For `extra`: Sieve scripts over ManageSieve (Pigeonhole). `settings`: more lines for the plugin, such as `sieve_extensions = -vacation`."""
     return f"""
@@ -168,25 +139,8 @@ plugin {{
 """
 
 
-@dataclass
-class Dovecot:
-    """A running server."""
-
-    base: Path
-    layout: Layout
-    ports: dict[str, int]
-    authority: Path
-    users: dict[str, str] = field(default_factory=lambda: dict(USERS))
-
-    def target(
-        self, user: str = "taro@example.test", *, security: str = "plain", host: str = HOST, password: str | None = None, trusted: bool = True
-    ) -> ImapTarget:
-        secret = self.users[user] if password is None else password
-        port = self.ports["tls" if security == "tls" else "plain"]
-        ca_file = self.authority if trusted else None
-        if security == "tls":
-            return ImapTarget(host, user, secret, port, "tls", ("127.0.0.1",), 20.0, ca_file)
-        return ImapTarget(host, user, secret, port, "starttls" if security == "starttls" else "plain", ("127.0.0.1",), 20.0, ca_file)
+class Dovecot(MailServer):
+    """A running Dovecot."""
 
     def pop3_target(
         self, user: str = "taro@example.test", *, security: str = "plain", host: str = HOST, password: str | None = None, trusted: bool = True
@@ -197,13 +151,6 @@ class Dovecot:
         if security == "tls":
             return replace(target, port=self.ports["pop3s"], security="tls")
         return replace(target, security="starttls") if security == "starttls" else target
-
-    def session(self, user: str = "taro@example.test") -> ImapSession:
-        return connect(self.target(user))
-
-    def name(self, *parts: bytes) -> bytes:
-        """The wire name of a folder below the personal prefix."""
-        return self.layout.prefix.encode() + self.layout.separator.encode().join(parts)
 
     def maildir(self, user: str = "taro@example.test") -> Path:
         return self.base / "mail" / user / "Maildir"
@@ -269,28 +216,9 @@ def dovecot(
             stderr=(base / "stderr").open("wb"),
             start_new_session=True,
         )
-        _wait_until_it_answers(process, server)
+        until_it_answers(process, server)
         yield server
     finally:
         if process is not None:
-            _end(process)
+            end(process)
         shutil.rmtree(base, ignore_errors=True)
-
-
-def _wait_until_it_answers(process: subprocess.Popen[bytes], server: Dovecot) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"Dovecot did not start: {(server.base / 'stderr').read_text()}{server.log()}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.ports["plain"]), 1) as probe:
-            probe.settimeout(5)
-            if probe.recv(100).startswith(b"* OK"):
-                return
-        time.sleep(0.02)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the master and all its children at once: they are one process group, and nothing of theirs is kept."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)

@@ -1,4 +1,4 @@
-"""A mailbox that moves from one Dovecot to another by the real command line, and imaplib as the witness of both sides."""
+"""A mailbox that moves from one server to another by the real command line, and imaplib as the witness of both sides."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hostbackup.model import Message, Stored
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 from tests.support.cli import Ran, command, hostbackup
-from tests.support.dovecot import HOST, Dovecot
 from tests.support.json_doc import undocumented
+from tests.support.mail_server import HOST, MailServer
 from tests.support.samples import SampleMessage
 
 DATE = datetime.datetime(2026, 7, 1, 2, 44, 25, tzinfo=datetime.timezone(datetime.timedelta(hours=9)))
 Path_ = tuple[str, ...]  # a folder's levels in plain text; () is INBOX
 Seen = tuple[str, tuple[str, ...], datetime.datetime]  # SHA-256, flags, INTERNALDATE
 _LIST = re.compile(rb'\((?P<attributes>[^)]*)\) (?:"(?P<separator>.)"|NIL) (?P<name>.+)$', re.DOTALL)
-_TOLD = re.compile(rb'UID (\d+) FLAGS \(([^)]*)\) INTERNALDATE "([^"]+)"')
+_TOLD = tuple(re.compile(told) for told in (rb"UID (\d+)", rb"FLAGS \(([^)]*)\)", rb'INTERNALDATE "([^"]+)"'))  # in any order
 
 
 def letter(number: int, size: int = 300, *, subject: str = "見積書") -> bytes:
@@ -60,7 +60,7 @@ def from_utf7(raw: bytes) -> str:
 class Hands:
     """A mail program on one server: changes and looks, always on a connection of its own."""
 
-    def __init__(self, server: Dovecot, user: str) -> None:
+    def __init__(self, server: MailServer, user: str) -> None:
         self.server = server
         self.user = user
 
@@ -166,7 +166,7 @@ class Hands:
             return int(imap.response("UIDVALIDITY")[1][0] or 0)
 
     def renumber(self, path: Path_, uidvalidity: int) -> None:
-        """Gives a folder another UIDVALIDITY, as if it had been made at another time."""
+        """Gives a folder of a Dovecot another UIDVALIDITY, as if it had been made at another time."""
         layout = self.server.layout
         name = layout.prefix + layout.separator.join(path) if path else "INBOX"
         update = ["doveadm", "-c", str(self.server.base / "dovecot.conf"), "mailbox", "update", "-u", self.user, "--uid-validity", str(uidvalidity)]
@@ -179,11 +179,11 @@ class Hands:
         found = []
         for row in good(imap.fetch("1:*", "(UID FLAGS INTERNALDATE BODY.PEEK[])")):
             if isinstance(row, tuple):
-                told = _TOLD.search(row[0])
-                assert told is not None, row
-                flags = tuple(sorted(flag for flag in told[2].decode().split() if flag != "\\Recent"))
-                when = datetime.datetime.strptime(told[3].decode().strip(), "%d-%b-%Y %H:%M:%S %z").astimezone(datetime.UTC)
-                found.append((int(told[1]), (hashlib.sha256(row[1]).hexdigest(), flags, when)))
+                uid, flags, date = (one.search(row[0]) for one in _TOLD)
+                assert uid and flags and date, row
+                names = tuple(sorted(flag for flag in flags[1].decode().split() if flag != "\\Recent"))
+                when = datetime.datetime.strptime(date[1].decode().strip(), "%d-%b-%Y %H:%M:%S %z").astimezone(datetime.UTC)
+                found.append((int(uid[1]), (hashlib.sha256(row[1]).hexdigest(), names, when)))
         return found
 
 

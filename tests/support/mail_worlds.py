@@ -20,10 +20,11 @@ from hostbackup.places.pop3 import Pop3Account
 from hostbackup.protocols.imap.session import connect
 from hostbackup.protocols.pop3.session import connect as connect_pop3
 from tests.support.dovecot import Dovecot
+from tests.support.mail_server import MailServer
 from tests.support.memory import DATE, MemoryMail, digest_of
 
 MailState = dict[bytes, list[tuple[object, ...]]]
-_TOLD = re.compile(rb'UID (\d+) FLAGS \(([^)]*)\) INTERNALDATE "([^"]+)" RFC822\.SIZE (\d+)')
+_TOLD = tuple(re.compile(told) for told in (rb"UID (\d+)", rb"FLAGS \(([^)]*)\)", rb'INTERNALDATE "([^"]+)"', rb"RFC822\.SIZE (\d+)"))  # in any order
 
 
 def mail(number: int, size: int = 200, *, body: bytes = b"") -> bytes:
@@ -121,8 +122,10 @@ class MemoryMailWorld(MailWorld):
         }
 
 
-class DovecotWorld(MailWorld):
-    def __init__(self, server: Dovecot, user: str) -> None:
+class ServerWorld(MailWorld):
+    """An account on a real server."""
+
+    def __init__(self, server: MailServer, user: str) -> None:
         self._server = server
         self._user = user
         self.place = self.another()
@@ -148,17 +151,6 @@ class DovecotWorld(MailWorld):
         with self._witness() as imap:
             _good(imap.append(_quoted(folder), f"({' '.join(flags)})", f'"{internaldate}"', data))
             return self._listed(imap, folder)[-1]
-
-    def fill(self, contents: Sequence[bytes]) -> list[Message]:
-        maildir = self._server.maildir(self._user)
-        owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-        now = int(time.time())
-        for number, data in enumerate(contents):
-            path = maildir / "cur" / f"{now}.M{number:06d}P1.test,S={len(data)}:2,"
-            path.write_bytes(data)
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-        with self._witness() as imap:
-            return self._listed(imap, b"INBOX")
 
     def expunge(self, message: Message) -> None:
         with self._witness() as imap:
@@ -190,10 +182,9 @@ class DovecotWorld(MailWorld):
             return []
         found = []
         for row in _good(imap.fetch("1:*", "(UID FLAGS INTERNALDATE RFC822.SIZE)")):
-            told = _TOLD.search(row)
-            assert told is not None, row
-            flags = tuple(sorted(flag for flag in told[2].decode().split() if flag != "\\Recent"))
-            found.append(Message(folder, uidvalidity, int(told[1]), int(told[4]), told[3].decode(), flags))
+            uid, told, date, size = (_found(one, row) for one in _TOLD)
+            flags = tuple(sorted(flag for flag in told.decode().split() if flag != "\\Recent"))
+            found.append(Message(folder, uidvalidity, int(uid), int(size), date.decode(), flags))
         return found
 
     @contextmanager
@@ -206,6 +197,23 @@ class DovecotWorld(MailWorld):
             imap.logout()
 
 
+class DovecotWorld(ServerWorld):
+    def __init__(self, server: Dovecot, user: str) -> None:
+        self._dovecot = server
+        super().__init__(server, user)
+
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+        maildir = self._dovecot.maildir(self._user)
+        now = int(time.time())
+        for number, data in enumerate(contents):
+            path = maildir / "cur" / f"{now}.M{number:06d}P1.test,S={len(data)}:2,"
+            path.write_bytes(data)
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        with self._witness() as imap:
+            return self._listed(imap, b"INBOX")
+
+
 class Pop3World(DovecotWorld):
     """The same mailbox as POP3 shows it. poplib is the witness of names and sizes; the numbers that the place gives are known to it beforehand."""
 
@@ -216,7 +224,7 @@ class Pop3World(DovecotWorld):
         super().__init__(server, user)
 
     def another(self) -> MailPlace:
-        place = Pop3Account(lambda: connect_pop3(self._server.pop3_target(self._user)), side="old", part=Part("mail", self._user))
+        place = Pop3Account(lambda: connect_pop3(self._dovecot.pop3_target(self._user)), side="old", part=Part("mail", self._user))
         place.recall(self._remembered, 1)
         return cast(MailPlace, place)  # what holds for an INBOX to be read prepares nothing
 
@@ -247,10 +255,10 @@ class Pop3World(DovecotWorld):
         return [Stored(message) for message in self._messages.values()]
 
     def _look(self) -> list[Message]:
-        pop = poplib.POP3("127.0.0.1", self._server.ports["pop3"], timeout=20)
+        pop = poplib.POP3("127.0.0.1", self._dovecot.ports["pop3"], timeout=20)
         try:
             pop.user(self._user)
-            pop.pass_(self._server.users[self._user])
+            pop.pass_(self._dovecot.users[self._user])
             names = [row.split()[1].decode() for row in pop.uidl()[1]]
             sizes = [int(row.split()[1]) for row in pop.list()[1]]
         finally:
@@ -261,6 +269,23 @@ class Pop3World(DovecotWorld):
         self.place.close()
         self.place.recall(self._remembered, 1)
         return [self._messages[name] for name in names]
+
+
+class CyrusWorld(ServerWorld):
+    refused = frozenset((b"100%", b'quo"te'))
+
+    def fill(self, contents: Sequence[bytes]) -> list[Message]:
+        with self._witness() as imap:
+            imap.send(b"FILL APPEND INBOX" + b"".join(b" {%d+}\r\n%b" % (len(data), data) for data in contents) + b"\r\n")
+            answer = imap.readline()
+            assert answer.startswith(b"FILL OK"), answer
+            return self._listed(imap, b"INBOX")
+
+
+def _found(pattern: re.Pattern[bytes], row: bytes) -> bytes:
+    found = pattern.search(row)
+    assert found is not None, row
+    return found[1]
 
 
 def _quoted(folder: bytes) -> str:
