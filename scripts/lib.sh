@@ -130,6 +130,16 @@ install_proftpd() {
   command -v openssl >/dev/null || apt_install openssl
 }
 
+# An IMAP server of another make. Its package wants something that sends mail: the smallest there is, which is no daemon and sends nothing here.
+install_cyrus() {
+  if [ ! -e /usr/lib/cyrus/bin/master ] || ! command -v db5.3_load >/dev/null; then
+    local sender=()
+    [ -e /usr/sbin/sendmail ] || sender=(msmtp-mta)
+    apt_install "${sender[@]}" cyrus-imapd db5.3-util
+    keep_from_starting cyrus-imapd.service
+  fi
+}
+
 # The other tar that servers have.
 install_bsdtar() {
   command -v bsdtar >/dev/null || apt_install libarchive-tools
@@ -171,6 +181,7 @@ set_up() {
     install_bsdtar
     install_pigeonhole
     install_proftpd
+    install_cyrus
   fi
   exec {lock}<&-
 }

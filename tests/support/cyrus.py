@@ -1,7 +1,8 @@
 """A real Cyrus IMAP 3 on loopback, out of a folder of its own: no system configuration, no daemon left behind.
 
-What it does otherwise than Dovecot: messages with NUL or with bare line feeds are refused, folder names hold few odd characters, and a folder's
-access list decides who may do what.
+What it does otherwise than Dovecot: messages with bare line feeds or without a header are refused, and those with NUL where they do not come as
+binary data (RFC 3516); dates before 1970 are refused; 8-bit headers are rewritten unless it is told not to; folder names hold fewer odd characters;
+and a folder's access list decides who may do what.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Cyrus(MailServer):
     """A running Cyrus. It tells the system's log alone what it does."""
 
 
-def configuration(base: Path, layout: Layout, certificate: Path, key: Path, *, owner: str, extra: str = "") -> str:
+def configuration(base: Path, layout: Layout, certificate: Path, key: Path, *, owner: str, munges: bool) -> str:
     """imapd.conf for one server under `base`. With a prefix folders stand below INBOX; the other layout is what Cyrus calls altnamespace."""
     return f"""
 configdirectory: {base}/conf
@@ -50,10 +51,10 @@ sasl_sasldb_path: {base}/passwords
 tls_server_cert: {certificate}
 tls_server_key: {key}
 tls_versions: tls1_2 tls1_3
+munge8bit: {"yes" if munges else "no"}
 delete_mode: immediate
 expunge_mode: immediate
 skiplist_unsafe: yes
-{extra}
 """
 
 
@@ -88,8 +89,8 @@ def _quick_folder() -> Path | None:
 
 
 @contextlib.contextmanager
-def cyrus(layout: Layout = INBOX_DOT, *, users: Mapping[str, str] = USERS, extra: str = "") -> Iterator[Cyrus]:
-    """Starts a server, waits until it answers, and ends it and everything it left on leaving."""
+def cyrus(layout: Layout = INBOX_DOT, *, users: Mapping[str, str] = USERS, munges: bool = False) -> Iterator[Cyrus]:
+    """Starts a server, waits until it answers, and ends it and everything it left on leaving. One that `munges` rewrites 8-bit headers."""
     base = Path(tempfile.mkdtemp(prefix="hbcy", dir=_quick_folder()))
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -104,7 +105,7 @@ def cyrus(layout: Layout = INBOX_DOT, *, users: Mapping[str, str] = USERS, extra
         owner = "cyrus" if root else pwd.getpwuid(os.geteuid()).pw_name
         plain_port, tls_port = free_ports(2)
         server = Cyrus(base, layout, {"plain": plain_port, "tls": tls_port}, authority.pem, dict(users))
-        (base / "imapd.conf").write_text(configuration(base, layout, certificate, key, owner=owner, extra=extra), encoding="utf-8")
+        (base / "imapd.conf").write_text(configuration(base, layout, certificate, key, owner=owner, munges=munges), encoding="utf-8")
         (base / "cyrus.conf").write_text(_services(base, server.ports), encoding="utf-8")
         _write_passwords(base / "passwords", users)
         if root:

@@ -45,6 +45,7 @@ class MailWorld(ABC):
 
     place: MailPlace
     method = Method.IMAP_FETCH
+    refused: frozenset[bytes] = frozenset()  # folder names that this server does not make
 
     def handed_out(self, data: bytes) -> bytes:
         """What the server gives for a message that was delivered so."""
