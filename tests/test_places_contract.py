@@ -126,7 +126,7 @@ class TestMemoryMail(MailContract):
         return MemoryMailWorld()
 
 
-_ACCOUNTS = {f"user{n}@example.test": "secret" for n in range(100)}  # one a test
+_ACCOUNTS = {f"user{n}@example.test": "secret" for n in range(400)}  # one a test
 _users = itertools.cycle(_ACCOUNTS)
 
 

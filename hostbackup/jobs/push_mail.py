@@ -184,7 +184,7 @@ class MailPush:
     def _wanted_folders(self) -> list[Folder]:
         wanted = []
         for name, folders in self._folders.items():
-            special = next((folder.special_use for folder in folders if folder.special_use), "")
+            special = next((use for folder in folders if (use := self.folder_map.row(folder).special_use)), "")
             subscribed = any(folder.subscribed for folder in folders)
             wanted.append(Folder(name, special_use=special, subscribed=subscribed))
         return wanted
