@@ -51,7 +51,6 @@ WHOLE = {(): Counter(map(digest, (*LETTERS, LETTERS[0]))), ("仕事",): Counter(
 
 def arrived(it: Move) -> int:
     """Messages on the new server's disk."""
-    assert isinstance(it.new.server, Dovecot)
     maildir = it.new.server.maildir(it.new.user)
     return sum(1 for folder in ("cur", "new") for _ in maildir.glob(f"**/{folder}/*"))
 

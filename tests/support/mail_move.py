@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hostbackup.model import Message, Stored
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 from tests.support.cli import Ran, command, hostbackup
+from tests.support.dovecot import Dovecot
 from tests.support.json_doc import undocumented
 from tests.support.mail_server import HOST, MailServer
 from tests.support.samples import SampleMessage
@@ -61,7 +62,7 @@ class Hands:
     """A mail program on one server: changes and looks, always on a connection of its own."""
 
     def __init__(self, server: MailServer, user: str) -> None:
-        self.server = server
+        self.server = cast(Dovecot, server)  # as most are; what only Dovecot has is asked of no other
         self.user = user
 
     @contextmanager
