@@ -110,6 +110,9 @@ def test_a_server_without_filters_fails_nothing_and_is_told(tmp_path: Path, serv
     old, new = servers
     [closed] = free_ports(1)
     move = a_move(tmp_path, old, new, old_sieve=f"sieve_port = {closed}")
+    ran = move.run("check")
+    assert [("filters" in row, row["section"]) for row in ran.json["mailboxes"]] == [(False, "old.imap"), (True, "new.imap")]
+    assert [row["side"] for row in ran.json["not_covered"]] == ["old"]
     ran = move.backup()
     assert list(ran.json["parts"]) == [f"mail/{TARO}"]
     [row] = ran.json["not_covered"]

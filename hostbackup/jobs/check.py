@@ -15,7 +15,7 @@ from typing import Any
 
 from hostbackup import osal
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs import pop3
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.result import Result
@@ -216,6 +216,22 @@ class Check:
         if side == "old":
             self._entries += row["messages"]
             self.result.counts["messages"] += row["messages"]
+        if self.connections.imap_section(side).sieve != "never":
+            filters = Part("sieve", part.name)
+            self._try(side, filters.id, partial(self._filters, side, filters, account, row))
+
+    def _filters(self, side: str, part: Part, account: Account, row: dict[str, Any]) -> None:
+        """How many filters there are, once the mailbox has let us in."""
+        place = self.connections.filters(side, account, part.name)
+        try:
+            for listing in place.scan():
+                if listing.failure is not None:
+                    self.result.fail(listing.failure)
+                row["filters"] = sum(entry.kind is Kind.FILE for entry in listing.items)
+        except NotOffered as error:
+            self.result.not_covered(error, side=side, part=part.id)
+        finally:
+            place.close()
 
     # -- POP3 ---------------------------------------------------------------------------------------------------------------------------
 

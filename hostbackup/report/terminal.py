@@ -234,9 +234,11 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
         told = f"{plural(row['files'], 'file')}, {plural(row['folders'], 'folder')}, {plural(row['links'], 'symlink')}, {size(row['bytes'])}{other}"
         lines.append(f"{one_line(row['part'])}: {told}")
     for row in details.get("mailboxes", []):
-        much = f", {size(row['bytes'])}" if "bytes" in row else ""
-        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}{much}")
+        more = f", {size(row['bytes'])}" if "bytes" in row else ""
+        more += f", {plural(row['filters'], 'filter')}" if "filters" in row else ""
+        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}{more}")
         lines += [f"         shared by somebody else: {one_line(name)}" for name in row.get("shared", [])[:_SHOWN]]
+    lines += _not_covered(details)
     for row in details.get("copies", []):
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
