@@ -395,9 +395,7 @@ class Connections:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""
         from hostbackup.places.sieve import SieveTree
 
-        imap = self.imap_target(side, account)
-        if imap.security == "plain":
-            self.weaker(f"{side}.imap {imap.host}", "plain ManageSieve", "passwords and filters cross the network unencrypted")
+        imap = self.imap_target(side, account)  # which tells where the section is unencrypted: that goes for filters too
         log_in = self._filters.factory(imap, self.imap_section(side).sieve_port, self._imap_addresses.get((side, imap.host), ""))
         return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good)
 
