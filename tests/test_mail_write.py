@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from hostbackup.model import Message, Part, Write, Written
-from hostbackup.places import mail_refusals, mail_write
+from hostbackup.places import mail_refusals, mail_room, mail_write
 from hostbackup.places.mail import MailAccount
+from hostbackup.places.mail_room import Quota
 from hostbackup.protocols.imap.framer import Answer
 from hostbackup.protocols.imap.lexer import Atom
 from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk
@@ -269,3 +270,63 @@ def test_uids_that_are_odd_are_unknown(told: bytes) -> None:
 def test_a_uid_set_is_taken_in_its_order(told: bytes, uids: list[int]) -> None:
     answer: Any = Answer("OK", "APPENDUID", (Atom(b"7"), Atom(told)))
     assert mail_write.appended_uids(answer, 3)[1] == uids
+
+
+# -- what is asked for beforehand -----------------------------------------------------------------------------------------------------------
+
+
+def limits(fake: FakeImap, *folders: bytes) -> mail_room.Limits:
+    with fake.running():
+        place = MailAccount(fake.factory, side="new", part=Part("mail", "user"))
+        found = place.room(folders)
+        place.close()
+    return found
+
+
+def test_one_size_for_all_folders_comes_with_the_capabilities() -> None:
+    assert limits(FakeImap(capabilities=MULTI + b" APPENDLIMIT=35651584"), b"INBOX", b"Sent").largest == {b"INBOX": 35651584, b"Sent": 35651584}
+
+
+def test_a_size_for_each_folder_is_asked_for() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "STATUS" or b"APPENDLIMIT" not in rest:
+            return False
+        name = rest.split(b" (")[0]
+        if name == b'"Locked"':
+            talk.send(tag + b" NO not for you\r\n")
+        else:
+            talk.send(
+                b"* STATUS " + name + (b" (APPENDLIMIT NIL)" if name == b'"Free"' else b" (APPENDLIMIT 4000)") + b"\r\n" + tag + b" OK done\r\n"
+            )
+        return True
+
+    found = limits(FakeImap(capabilities=MULTI + b" APPENDLIMIT", hook=hook), b"INBOX", b"Free", b"Locked", b"Sent")
+    assert found.largest == {b"INBOX": 4000, b"Sent": 4000}
+
+
+def test_quotas_are_those_of_each_folders_roots() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "GETQUOTAROOT":
+            return False
+        root = b'"User quota"' if b"INBOX" in rest else b"shared"
+        used = b" (STORAGE 10 512 MESSAGE 20 100)" if b"INBOX" in rest else b" (STORAGE 2 1)"
+        talk.send(b"* QUOTAROOT " + rest + b" " + root + b"\r\n")
+        talk.send(b"* QUOTA " + root + used + b"\r\n" + tag + b" OK done\r\n")
+        return True
+
+    found = limits(FakeImap(capabilities=MULTI + b" QUOTA", hook=hook), b"INBOX", b"Other")
+    assert found.quotas[b"INBOX"] == [Quota(b"User quota", "bytes", 10240, 524288), Quota(b"User quota", "messages", 20, 100)]
+    assert [(quota.limit, quota.free) for quota in found.quotas[b"Other"]] == [(1024, 0)]
+
+
+def test_a_server_that_tells_nothing_or_nonsense_has_told_nothing() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "GETQUOTAROOT":
+            talk.send(b"* QUOTAROOT\r\n* QUOTAROOT INBOX root\r\n* QUOTA root (STORAGE many 1)\r\n* QUOTA root\r\n" + tag + b" OK done\r\n")
+        return verb == "GETQUOTAROOT"
+
+    fake = FakeImap(capabilities=MULTI + b" QUOTA", hook=hook)
+    assert limits(fake, b"INBOX").quotas == {b"INBOX": []}
+    plain = FakeImap(capabilities=MULTI)
+    assert limits(plain, b"INBOX") == mail_room.Limits()
+    assert not any(command.startswith((b"STATUS", b"GETQUOTAROOT")) for command in plain.commands)

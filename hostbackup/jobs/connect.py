@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from hostbackup.accounts import Account
-from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
+from hostbackup.errors import ConnectionFailed, HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
 from hostbackup.jobs import pop3
 from hostbackup.jobs.connect_sieve import FilterLogins
 from hostbackup.jobs.identity import Identity, looks_new
@@ -388,8 +388,15 @@ class Connections:
         from hostbackup.places.mail import MailAccount
 
         shared = side == "old" and self.imap_section(side).shared
-        part = Part("mail", part_user)
-        return MailAccount(self.imap_factory(side, account), side=side, part=part, observer=self.observer, reader=reader, shared=shared)
+        part, connect = Part("mail", part_user), self.imap_factory(side, account)
+
+        def spare() -> ImapSession | None:
+            try:
+                return connect()
+            except ConnectionFailed:  # one connection is enough for all that has to be done
+                return None
+
+        return MailAccount(connect, side=side, part=part, observer=self.observer, reader=reader, shared=shared, spare=spare)
 
     def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""

@@ -28,6 +28,7 @@ from hostbackup.vault.layout import internaldate_epoch
 
 SETTLED = ("done", "proven")
 _GROUP = 4096  # claims put in the order of their places at a time: what moved between old folders would else part every batch
+_NOTED = 200  # proofs that go to the journal in one write
 _ELSEWHERE = 4096  # messages fetched to find what was moved; a search for more is given up
 _ELSEWHERE_BYTES = 256 * 1024 * 1024
 Spot = tuple[bytes, int, int]  # folder at the new server, UIDVALIDITY, UID
@@ -69,14 +70,18 @@ class NewSide:
     fresh: bool = False
     _waiting: dict[Spot, deque[Sent]] = field(default_factory=lambda: defaultdict(deque))
     _gone: list[Sent] = field(default_factory=list)
+    _notes: list[Record] = field(default_factory=list)  # for the journal
     _not_kept: Counter[tuple[bytes, str]] = field(default_factory=Counter)
 
     def run(self, sent: Iterable[Sent]) -> None:
         """Fills the tally, and notes in the journal what is proven. Raises ConnectionFailed."""
-        for proof in self.place.prove(self._claims(sent)):
-            self._take(proof)
-        if self._gone:
-            self._sort_out()
+        try:
+            for proof in self.place.prove(self._claims(sent)):
+                self._take(proof)
+            if self._gone:
+                self._sort_out()
+        finally:
+            self._write_notes()
         for row, counters in self._counted():
             row.there = counters.exists if counters else None
         self._tell_not_kept()
@@ -84,7 +89,8 @@ class NewSide:
 
     def _claims(self, sent: Iterable[Sent]) -> Iterator[Claim[Message]]:
         rows = iter(sent)
-        while group := sorted(itertools.islice(rows, _GROUP), key=lambda one: one.spot):
+        # What was just appended comes in order, and is to be proven while more is appended.
+        while group := sorted(itertools.islice(rows, 1 if self.fresh else _GROUP), key=lambda one: one.spot):
             for one in group:
                 self._row(one).pushed += 1
                 if not one.spot[2]:  # the server told no UID
@@ -150,15 +156,21 @@ class NewSide:
             self._not_kept.update((found.folder, flag) for flag in before if flag.lower() not in there)
         if before is None or not one.proven:
             facts["flags"] = list(found.flags)
-        sent, there_date = internaldate_epoch(one.known.get("date", one.record.item.internaldate)), internaldate_epoch(found.internaldate)
-        if sent is not None and sent != there_date:
+        sent = one.known.get("date", one.record.item.internaldate)
+        if sent != found.internaldate and (epoch := internaldate_epoch(sent)) is not None and epoch != internaldate_epoch(found.internaldate):
             self._not_kept[found.folder, "INTERNALDATE"] += 1
             facts["date"] = found.internaldate
         return facts
 
     def _note(self, one: Sent, facts: Mapping[str, Any]) -> None:
         if facts or not one.proven:
-            self.ledger.put({**one.known, "state": "proven", **facts})
+            self._notes.append({**one.known, "state": "proven", **facts})
+            if len(self._notes) >= _NOTED:
+                self._write_notes()
+
+    def _write_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        self.ledger.put(*notes)
 
     def _failure(self, one: Sent, code: str, reason: str, hint: str = "") -> Failure:
         return Failure(self.tally.side, self.tally.part, one.message().label if one.spot[2] else one.record.item.label, code, reason, hint)
@@ -191,6 +203,7 @@ class NewSide:
 
     def _taken(self) -> dict[tuple[bytes, int], set[int]]:
         """Of each folder and UIDVALIDITY at the new server the UIDs that the journal gives to messages."""
+        self._write_notes()
         taken: dict[tuple[bytes, int], set[int]] = defaultdict(set)
         for known in self.ledger:
             if known["state"] in SETTLED and known["uid"]:

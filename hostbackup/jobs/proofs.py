@@ -135,6 +135,11 @@ class Proving(Generic[Item]):
             if len(self._claims) >= _BATCH:
                 self._changed.notify_all()
 
+    @property
+    def failed(self) -> bool:
+        """Whether the place has failed: what `rest` will tell."""
+        return self._error is not None
+
     def proofs(self) -> Iterator[Proof[Item]]:
         """Those that have come and were not given yet."""
         while self._proofs:

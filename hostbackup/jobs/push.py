@@ -17,7 +17,7 @@ from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_tree import TreePush
 from hostbackup.jobs.result import Result
-from hostbackup.jobs.scratch import Scratch
+from hostbackup.jobs.scratch import MailScratch, Scratch
 from hostbackup.jobs.settled import Settled
 from hostbackup.model import Entry, Message, Part, name_from_json
 from hostbackup.places.base import TreePlace
@@ -202,12 +202,12 @@ class Push:
         job, part = self.job, state.part
         target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
         journal = push_journal(part, mail_target(job, account))
-        with job.ledger(journal) as ledger:
+        with job.ledger(journal) as ledger, MailScratch(job.scratch) as todo:
             source = MailRoot.open(job.vault.manifests, state.root)
             try:
                 mapping = folder_map(job, journal, source, target, keep=not self.dry_run)
                 self.result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
-                work = MailPush(part, target, source, job.vault, ledger, mapping, self.result, self.since, self.dry_run)
+                work = MailPush(part, target, source, job.vault, ledger, mapping, self.result, todo, self.since, self.dry_run)
                 job.observer.phase(f"{part}: comparing with the new server")
                 planned = work.plan()
                 self._planned(part, dict(planned))

@@ -3,7 +3,7 @@
 The journal (`state/`) holds for each source message what became of it at the target: `intent` (about to be appended), `done` (with its UID
 there), `proven`, or `refused` (tried again next time). A message that moved on the old server inherits the record of where its bytes were
 pushed to. Content identity is the bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is
-repeated.
+repeated. What is appended is proven while more is on its way, where the server takes a second connection.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hostbackup.jobs.backup_mail import GONE, message_key
-from hostbackup.jobs.keys import key_name, name_key
+from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
 from hostbackup.jobs.mail_tally import MailTally
-from hostbackup.jobs.proofs import Tally, settle_missed
+from hostbackup.jobs.push_room import Room
 from hostbackup.jobs.push_search import TargetSearch
+from hostbackup.jobs.push_witness import Witnessed
 from hostbackup.jobs.result import Result
-from hostbackup.model import Failure, Folder, Message, Part, Status, Stored, Write, name_json
+from hostbackup.jobs.scratch import RANGE, MailScratch, Range
+from hostbackup.model import Failure, Folder, Message, Part, Stored, Write, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
 from hostbackup.vault.layout import internaldate_epoch
@@ -33,13 +36,15 @@ from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
 _GROUP = 400  # intents made durable at a time, before the first of them is appended
+_SETTLED_AT_ONCE = 100  # outcomes that go to the journal in one write
 _ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
-Todo = Mapping[bytes, Sequence[Stored[Message]]]  # by target folder
+_CUT = ("in-doubt", "cut-short")
+Row = tuple[bytes, Stored[Message]]  # a folder of the target, and a message of the snapshot that goes there
 
 
 @dataclass(slots=True)
 class MailPush:
-    """Use: `plan()`, then, unless it is a dry run, `apply()` and `prove()`."""
+    """Use: `plan()`, then, unless it is a dry run, `apply()` and `prove()`. `todo` keeps what is to be done, so that memory stays flat."""
 
     part: Part
     target: MailAccount
@@ -48,16 +53,22 @@ class MailPush:
     ledger: Ledger
     folder_map: FolderMap
     result: Result
+    todo: MailScratch
     since: datetime.date | None = None
     dry_run: bool = False
+    pause: Callable[[float], None] = time.sleep
     planned: Counter[str] = field(default_factory=Counter)
     _search: TargetSearch = field(init=False)
-    _todo: dict[bytes, list[Stored[Message]]] = field(default_factory=dict)
+    _room: Room = field(init=False)
+    _tally: MailTally = field(init=False)
+    _witness: Witnessed | None = None
     _folders: dict[bytes, list[Folder]] = field(default_factory=dict)  # target name -> the old folders that lead there
-    _appended: list[Stored[Message]] = field(default_factory=list)
+    _doubtful: dict[bytes, list[Stored[Message]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        self._search = TargetSearch(self.part, self.target, self.ledger, self.result, self.dry_run)
+        self._search = TargetSearch(self.part, self.target, self.vault, self.ledger, self.result, self.dry_run, self.pause)
+        self._room = Room(self.part, self.target, self.result)
+        self._tally = MailTally("new", self.part.id)
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -66,35 +77,107 @@ class MailPush:
         for folder in self.source.folders():
             if GONE not in folder.attributes:
                 self._folders.setdefault(self.folder_map.target(folder), []).append(folder)
+        self._search.look(list(self._folders))
+        self._room.ask({name: self._search.seen(name) is not None for name in self._folders})
         left = self._left_behind()
         for name, folders in self._folders.items():
-            candidates = [record for folder in folders for record in self._candidates(folder) if not self._inherits(name, record, left)]
-            if self._search.look_at(name) is None:
-                self.planned["folders"] += 1
-            rest = self._search.recognise(name, candidates)
-            self.planned["there"] += len(candidates) - len(rest)
-            self._todo[name] = rest
-            self.planned["write"] += len(rest)
-            self.planned["write_bytes"] += sum(record.size for record in rest)
-            if self.dry_run and rest:
-                row = {"part": self.part.id, **name_json(name, "folder"), "action": "append", "messages": len(rest)}
-                self.result.details.setdefault("plan", []).append(row)
+            self._plan_folder(name, folders, left)
+        self._room.tell()
         return self.planned
 
-    def _candidates(self, folder: Folder) -> Iterator[Stored[Message]]:
-        """Live messages of an old folder that the journal does not know as settled."""
-        for record in self.source.records(folder.name):
+    def _plan_folder(self, name: bytes, folders: Sequence[Folder], left: dict[str, list[Record]]) -> None:
+        before = self.planned["write"]
+        sizes: set[int] = set()
+        seen = self._search.seen(name)
+        self.planned["folders"] += seen is None
+        for folder in folders:
+            for records in self._by_range(folder):
+                kept = [record for record in self._candidates(name, records, left) if self._fits(name, record)]
+                if kept:
+                    self.todo.put(_range_of(kept[0]), [(record, True) for record in kept])
+                    sizes.update(record.size for record in kept)
+        if sizes and seen is not None and seen.exists:
+            self._recognise(name, folders, sizes)
+        if self._doubtful[name]:
+            self._settle_doubt(name)
+        if self.dry_run and self.planned["write"] > before:
+            row = {"part": self.part.id, **name_json(name, "folder"), "action": "append", "messages": self.planned["write"] - before}
+            self.result.details.setdefault("plan", []).append(row)
+
+    def _by_range(self, folder: Folder) -> Iterator[list[Stored[Message]]]:
+        for ref in self.source.refs(folder.name):
+            if ref.live:
+                yield list(self.source.segment(folder.name, ref))
+
+    def _candidates(self, name: bytes, records: Iterable[Stored[Message]], left: dict[str, list[Record]]) -> Iterator[Stored[Message]]:
+        """Live messages that are to be appended, searched for, or only proven."""
+        for record in records:
             if record.vanished or not record.digest:
                 continue
             known = self.ledger.get(message_key(record.item))
             if known is not None and known["state"] in SETTLED:
                 self.planned["settled"] += 1
                 if known["state"] == "done":
-                    self._appended.append(record)  # an earlier run ended before it could prove it
-            elif self.since is None or _on_or_after(record.item, self.since):
-                yield record
-            else:
+                    yield record  # an earlier run ended before it could prove it
+            elif self.since is not None and not _on_or_after(record.item, self.since):
                 self.planned["older"] += 1
+            elif left and (heir := self._inherits(name, record, left)) is not None:
+                if heir == "done":
+                    yield record
+            else:
+                if known is not None and known["state"] == "intent":
+                    self._doubtful[name].append(record)
+                yield record
+
+    def _fits(self, name: bytes, record: Stored[Message]) -> bool:
+        """Counts what is to be appended. Not what is only to be proven, and not what the server has said that it does not take."""
+        known = self.ledger.get(message_key(record.item))
+        if known is not None and known["state"] == "done":
+            return True
+        if not self._room.takes(name, record):
+            return False
+        self.planned["write"] += 1
+        self.planned["write_bytes"] += record.size
+        return True
+
+    def _is_there(self, name: bytes, record: Stored[Message], *, wanted: bool = False) -> None:
+        """A planned message need not be appended. `wanted`: it is still to be proven."""
+        self.planned["write"] -= 1
+        self.planned["write_bytes"] -= record.size
+        self._room.gives_back(name, record)
+        if not wanted:
+            self.todo.drop((record.item.folder, record.item.uidvalidity, record.item.uid))
+
+    def _recognise(self, name: bytes, folders: Sequence[Folder], sizes: set[int]) -> None:
+        """Settles what no run has appended and stands there all the same."""
+        troubles: list[Failure] = []
+        spots = self._search.standing(name, sizes, troubles)
+        doubtful = {id_of(record) for record in self._doubtful[name]}
+        for record in self._planned_in(folders):
+            if id_of(record) in doubtful or self._state(record) == "done":
+                continue
+            if spots.get(record.digest):
+                self._search.take(record, name, spots[record.digest].popleft())
+                self.planned["there"] += 1
+                self._is_there(name, record)
+            elif troubles:
+                self._search.hold_back([record], troubles[0].reason)
+                self._is_there(name, record)
+
+    def _settle_doubt(self, name: bytes) -> None:
+        records = self._doubtful[name]
+        there, rest = self._search.search(name, records, at_work=self._search.perhaps_at_work(records))
+        found, missing = {str(one["key"]) for one in there}, {id_of(record) for record in rest}
+        self.planned["there"] += len(records) - len(rest) if self.dry_run else len(there)
+        for record in records:
+            if str(message_key(record.item)) in found:
+                self._is_there(name, record, wanted=True)
+            elif id_of(record) not in missing:
+                self._is_there(name, record)
+
+    def _state(self, record: Stored[Message]) -> str:
+        known = self.ledger.get(message_key(record.item))
+        return "" if known is None else str(known["state"])
 
     def _left_behind(self) -> dict[str, list[Record]]:
         """By digest, the journal's records of messages that are no longer where they were on the old server."""
@@ -107,11 +190,12 @@ class MailPush:
                 left[record["digest"]].append(record)
         return left
 
-    def _inherits(self, name: bytes, record: Stored[Message], left: dict[str, list[Record]]) -> bool:
-        """Whether these bytes were pushed before under another name: moved to another old folder, or given a new UID in the same one."""
+    def _inherits(self, name: bytes, record: Stored[Message], left: dict[str, list[Record]]) -> str | None:
+        """The journal's state of these bytes where they were pushed before under another name: moved to another old folder, or given a new UID
+        in the same one."""
         heirs = left.get(record.digest)
         if not heirs:
-            return False
+            return None
         known = next((known for known in heirs if known["folder"] == name_key(name)), heirs[0])
         heirs.remove(known)
         if known["folder"] == name_key(name):
@@ -120,66 +204,157 @@ class MailPush:
             self.planned["moved"] += 1
             row = {"part": self.part.id, **name_json(record.item.label), "action": "moved", "reason": "moved to another folder on the old server"}
             self.result.details.setdefault("left_alone", []).append(row)
-        if known["state"] == "done":
-            self._appended.append(record)
         if not self.dry_run:
             self.ledger.put({**known, "key": message_key(record.item)}, {**known, "moved_on": True})
-        return True
+        return str(known["state"])
 
     # -- apply --------------------------------------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Creates folders, sets subscriptions, appends. Raises ConnectionFailed where the target ended; what is done stays in the journal."""
+        """Creates folders, sets subscriptions, appends, and proves. Raises ConnectionFailed where the target ended; what is done stays in the
+        journal."""
         for failure in self.target.prepare(self._wanted_folders()):
             self.result.fail(failure)
-        todo: Todo = self._todo
-        doubtful: list[tuple[Stored[Message], Failure]] = []
+        for name, folders in self._folders.items():
+            for folder in folders:
+                self._tally.row(folder.name, name).messages = sum(ref.entries for ref in self.source.refs(folder.name))
         try:
-            for _ in range(_ROUNDS):
-                doubtful = []
-                self._append(todo, doubtful)
+            witness = self.target.witness()
+            if witness is None:
+                for _ in self._sent():
+                    pass
+            else:
+                self._witness = Witnessed(self.target, witness)
+                self._new_side(self._witness).run(self._sent())
+            if witness is None or self._witness_lost:
+                self._new_side(self.target).run(self._unproven())
+        finally:
+            if self._witness is not None:
+                self._witness.close()
+            self.ledger.sync()
+            self._tell_losses()
+
+    def _new_side(self, place: MailAccount | Witnessed) -> NewSide:
+        archive = Archive(self.vault, self.source, self.part)
+        return NewSide(place, self.ledger, archive, self.vault.objects.read, self.result, self._tally, fresh=True)
+
+    @property
+    def _witness_lost(self) -> bool:
+        return self._witness is not None and self._witness.lost
+
+    def _unproven(self) -> Iterator[Sent]:
+        """What was appended, in this run or before, and is not proven."""
+        for name, record in self._rows():
+            known = self.ledger.get(message_key(record.item))
+            if known is not None and known["state"] == "done":
+                if self._witness is not None:
+                    self._tally.row(record.item.folder, name).pushed -= 1  # it was counted when it was first claimed
+                yield Sent(record, known)
+
+    def prove(self) -> MailTally:
+        """What `apply` found of all that was appended, now or before, and of what stood there already."""
+        if self._search.found.entries:
+            self._tally.counts["verified"] += self._search.found.entries
+            self._tally.methods["imap-fetch"] += self._search.found.entries
+            self._tally.bytes += self._search.found.bytes
+        return self._tally
+
+    def _sent(self) -> Iterator[Sent]:
+        """Appends, and gives each message that stands at the target and is to be proven, as soon as it does."""
+        doubtful: list[tuple[Row, Failure]] = []
+        try:
+            if len(self.ledger) and self._witness is not None:
+                yield from self._unproven_before()
+            yield from self._append(self._rows(), doubtful)
+            for _ in range(_ROUNDS - 1):
                 if not doubtful:
                     break
-                todo = self._still_to_do(doubtful)
+                again, doubtful = doubtful, []
+                yield from self._once_more(again, doubtful)
         finally:
-            self.ledger.sync()
-            for record, failure in doubtful:
-                known = self.ledger.get(message_key(record.item))
-                if known is None or known["state"] == "intent":
+            for (_, record), failure in doubtful:
+                if self._state(record) in ("", "intent"):
                     self.result.fail(dataclasses.replace(failure, name=record.item.label))
-        self._tell_losses()
 
-    def _append(self, todo: Todo, doubtful: list[tuple[Stored[Message], Failure]]) -> None:
-        in_flight: dict[int, Stored[Message]] = {}
-        for written in self.target.write(self._writes(todo, in_flight)):
-            record = in_flight.pop(id(written.asked))
-            if written.failure is not None and written.failure.code in ("in-doubt", "cut-short"):
-                doubtful.append((record, written.failure))
-                continue
-            self.result.observer.advance(entries=1, size=record.size)
-            if written.failure is not None:
-                self.result.fail(dataclasses.replace(written.failure, name=record.item.label))
-                self._search.settle(record, "refused", written.asked.item.folder, reason=written.failure.reason)
-                continue
-            self._search.settle(record, "done", written.asked.item.folder, written.item.uidvalidity, written.item.uid, sent=written.item)
-            self._appended.append(record)
-            self.result.counts["written"] += 1
-            self.result.counts["written_bytes"] += record.size
-
-    def _still_to_do(self, doubtful: list[tuple[Stored[Message], Failure]]) -> Todo:
-        """What of the messages in doubt the target does not have. Those that it has are settled."""
-        by_folder: dict[bytes, list[Stored[Message]]] = defaultdict(list)
-        for record, _ in doubtful:
+    def _unproven_before(self) -> Iterator[Sent]:
+        for _, record in self._rows():
             known = self.ledger.get(message_key(record.item))
-            if known is not None:
-                by_folder[key_name(known["folder"])].append(record)
-        rest = {}
+            if known is not None and known["state"] == "done":
+                yield Sent(record, known)
+
+    def _rows(self) -> Iterator[Row]:
+        for name, folders in self._folders.items():
+            for record in self._planned_in(folders):
+                yield name, record
+
+    def _planned_in(self, folders: Sequence[Folder]) -> Iterator[Stored[Message]]:
+        wanted = {folder.name for folder in folders}
+        for group in list(self.todo.folders()):
+            if group[0] in wanted:
+                yield from self.todo.records(group)
+
+    def _append(self, rows: Iterable[Row], doubtful: list[tuple[Row, Failure]]) -> Iterator[Sent]:
+        in_flight: dict[int, Stored[Message]] = {}
+        taken: list[tuple[Stored[Message], Message]] = []
+        try:
+            for written in self.target.write(self._writes(rows, in_flight)):
+                record, folder = in_flight.pop(id(written.asked)), written.asked.item.folder
+                if written.failure is not None and written.failure.code in _CUT:
+                    doubtful.append(((folder, record), written.failure))
+                    continue
+                self.result.observer.advance(entries=1, size=record.size)
+                if written.failure is not None:
+                    self.result.fail(dataclasses.replace(written.failure, name=record.item.label))
+                    self._search.refused(record, folder, written.failure.reason)
+                    continue
+                taken.append((record, written.item))
+                self.result.counts["written"] += 1
+                self.result.counts["written_bytes"] += record.size
+                if len(taken) >= _SETTLED_AT_ONCE:
+                    made = self._settled(taken)
+                    if not self._witness_lost:
+                        yield from made
+        finally:
+            rest = self._settled(taken)
+        yield from rest
+
+    def _settled(self, taken: list[tuple[Stored[Message], Message]]) -> list[Sent]:
+        known = self._search.done(taken)
+        made = [Sent(record, one) for (record, _), one in zip(taken, known, strict=True)]
+        taken.clear()
+        return made
+
+    def _writes(self, rows: Iterable[Row], in_flight: dict[int, Stored[Message]]) -> Iterator[Write[Message]]:
+        fresh = ((name, record) for name, record in rows if self._state(record) not in SETTLED)
+        for name, group in itertools.groupby(fresh, key=lambda row: row[0]):
+            while some := [record for _, record in itertools.islice(group, _GROUP)]:
+                self._search.intend(name, some)
+                for record in some:
+                    item = Message(name, 0, 0, record.size, record.item.internaldate, record.item.flags)
+                    write = Write(item, record.digest, record.size, functools.partial(self.vault.objects.read, record.digest))
+                    in_flight[id(write)] = record
+                    yield write
+
+    def _once_more(self, again: Sequence[tuple[Row, Failure]], doubtful: list[tuple[Row, Failure]]) -> Iterator[Sent]:
+        """Looks for what a cut line left in doubt, and appends what is not there."""
+        by_folder: dict[bytes, list[Stored[Message]]] = defaultdict(list)
+        at_work = set()
+        for (name, record), failure in again:
+            by_folder[name].append(record)
+            if failure.code == "in-doubt":
+                at_work.add(name)
+        rest: list[Row] = []
         for name, records in by_folder.items():
-            rest[name] = self._search.recognise(name, records)
-            found = len(records) - len(rest[name])
-            self.result.counts["written"] += found
-            self.result.observer.advance(entries=found)
-        return rest
+            found, missing = self._search.search(name, records, at_work=name in at_work)
+            known = {str(one["key"]): one for one in found}
+            for record in records:
+                one = known.get(str(message_key(record.item)))
+                if one is not None:
+                    self.result.counts["written"] += 1
+                    self.result.observer.advance(entries=1, size=record.size)
+                    yield Sent(record, one)
+            rest += [(name, record) for record in missing]
+        yield from self._append(rest, doubtful)
 
     def _wanted_folders(self) -> list[Folder]:
         wanted = []
@@ -189,59 +364,15 @@ class MailPush:
             wanted.append(Folder(name, special_use=special, subscribed=subscribed))
         return wanted
 
-    def _writes(self, todo: Todo, in_flight: dict[int, Stored[Message]]) -> Iterator[Write[Message]]:
-        for name, records in todo.items():
-            rows = iter(records)
-            while group := list(itertools.islice(rows, _GROUP)):
-                self._search.intend(name, group)
-                for record in group:
-                    item = Message(name, 0, 0, record.size, record.item.internaldate, record.item.flags)
-                    write = Write(item, record.digest, record.size, functools.partial(self.vault.objects.read, record.digest))
-                    in_flight[id(write)] = record
-                    yield write
-
     def _tell_losses(self) -> None:
         """What the target did not keep of the messages it took: flags that it does not know, dates that it refused."""
         for (folder, what), count in sorted(self.target.losses.items()):
-            row = {"part": self.part.id, **name_json(folder, "folder"), "lost": what, "messages": count}
+            lost, _, instead = what.partition("/") if what.startswith("INTERNALDATE") else (what, "", "")
+            row = {"part": self.part.id, **name_json(folder, "folder"), "lost": lost, **({"instead": instead} if instead else {}), "messages": count}
             self.result.details.setdefault("not_kept", []).append(row)
         if self.target.losses:
-            kinds = ", ".join(sorted({what for _, what in self.target.losses}))
+            kinds = ", ".join(sorted({what.partition("/")[0] for _, what in self.target.losses}))
             self.result.observer.warn(f"{self.part}: the new server does not keep {kinds}; the messages themselves are there")
-
-    # -- prove --------------------------------------------------------------------------------------------------------------------------
-
-    def prove(self) -> MailTally:
-        """Fetches back what was appended and compares. What the server gave no UID for is searched by its bytes."""
-        tally = MailTally("new", self.part.id)
-        for name, folders in self._folders.items():
-            for folder in folders:
-                tally.row(folder.name, name).messages = sum(ref.entries for ref in self.source.refs(folder.name))
-        sent: list[Sent] = []
-        nameless: dict[bytes, list[Stored[Message]]] = defaultdict(list)
-        for record in self._appended:
-            known = self.ledger.get(message_key(record.item))
-            if known is not None and known["uid"]:
-                sent.append(Sent(record, known))
-            elif known is not None:
-                nameless[key_name(known["folder"])].append(record)
-        archive = Archive(self.vault, self.source, self.part)
-        NewSide(self.target, self.ledger, archive, self.vault.objects.read, self.result, tally, fresh=True).run(sent)
-        for name, records in nameless.items():
-            self._prove_by_search(tally, name, records)
-        if self._search.found.entries:
-            tally.counts["verified"] += self._search.found.entries
-            tally.methods["imap-fetch"] += self._search.found.entries
-            tally.bytes += self._search.found.bytes
-        self.ledger.sync()
-        return tally
-
-    def _prove_by_search(self, tally: Tally[Message], name: bytes, records: list[Stored[Message]]) -> None:
-        """The server said that it took them, so what is not found was altered, moved or deleted there: it is told, and not appended again."""
-        for record in self._search.recognise(name, records):
-            reason = "the new server took it, but holds no message with these bytes in that folder: it was altered, moved or deleted there"
-            failure = Failure("new", self.part.id, record.item.label, "missing", reason, "look for it there; the vault has it")
-            settle_missed(self.result, tally, failure, Status.MISSING)
 
 
 def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
@@ -254,6 +385,14 @@ def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
         "refused": f"was refused by the new server: {known.get('reason', 'no reason on record')}",
     }
     return told.get(known["state"], "was taken by the new server, and not found there afterwards")
+
+
+def id_of(record: Stored[Message]) -> tuple[bytes, int, int]:
+    return record.item.folder, record.item.uidvalidity, record.item.uid
+
+
+def _range_of(record: Stored[Message]) -> Range:
+    return record.item.folder, record.item.uidvalidity, record.item.uid // RANGE
 
 
 def _on_or_after(message: Message, since: datetime.date) -> bool:

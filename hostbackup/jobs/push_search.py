@@ -1,6 +1,7 @@
 """What of a mailbox already stands at the target, byte for byte: so that nothing is appended twice, whatever an earlier run could still tell.
 
-Messages are matched as a multiset. One at the target is nobody's twice: what the journal gave to one source message is no other's.
+Messages are matched as a multiset. One at the target is nobody's twice: what the journal gave to one source message is no other's. An append
+that was cut off is looked for in weaker tiers too, since a server that rewrites messages has it in its own form.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from hostbackup.jobs.mail_proof import SETTLED
 from hostbackup.jobs.result import Result
 from hostbackup.model import Counts, Failure, Message, Part, Stored
 from hostbackup.places.mail import MailAccount
+from hostbackup.places.mail_match import Matcher
 from hostbackup.protocols.imap.session import Selected
+from hostbackup.vault.vault import Vault
 
+Spots = dict[str, deque[tuple[int, int]]]  # by digest: UIDVALIDITY and UID of messages that are nobody's yet
 _QUIET = 2.0  # seconds in which nothing more arrives before an append that was cut off is believed to be lost
+_OVER = 60.0  # seconds after which no server is still at work on what it was sent
 _LOOKS = 15  # how often a folder in which mail keeps arriving is looked at again
 
 
@@ -29,45 +34,50 @@ class TargetSearch:
 
     part: Part
     target: MailAccount
+    vault: Vault
     ledger: Ledger
     result: Result
     dry_run: bool = False
     pause: Callable[[float], None] = time.sleep
-    _seen: dict[bytes, Selected | None] = field(default_factory=dict)
+    clock: Callable[[], float] = time.time
     found: Counts = field(default_factory=Counts)  # what stood there and was settled
+    _seen: dict[bytes, Selected | None] = field(default_factory=dict)
     _taken: dict[bytes, set[tuple[int, int]]] | None = None
 
     # -- journal ------------------------------------------------------------------------------------------------------------------------
 
     def intend(self, name: bytes, records: Sequence[Stored[Message]]) -> None:
-        """Makes durable that these are about to be appended, and from which UID on they would stand."""
+        """Makes durable that these are about to be appended, when, and from which UID on they would stand."""
         seen = self._seen.get(name)
         place = {"folder": name_key(name), "uidvalidity": seen.uidvalidity if seen else 0, "uid": 0, "since": seen.uidnext if seen else 0}
-        intents: list[Record] = [{"key": message_key(record.item), "state": "intent", "digest": record.digest, **place} for record in records]
-        self.ledger.put(*intents)
+        facts = {"state": "intent", "time": int(self.clock()), **place}
+        self.ledger.append({"key": message_key(record.item), "digest": record.digest, **facts} for record in records)
         self.ledger.sync()
 
-    def settle(
-        self,
-        record: Stored[Message],
-        state: str,
-        folder: bytes,
-        uidvalidity: int = 0,
-        uid: int = 0,
-        *,
-        reason: str = "",
-        sent: Message | None = None,
-    ) -> None:
-        """Notes what became of a message, and with which flags and date it was sent. Durable with the ledger's next sync."""
-        facts = {"digest": record.digest, "folder": name_key(folder), "uidvalidity": uidvalidity, "uid": uid}
-        told: Record = {"reason": reason} if reason else {}
-        if sent is not None:
-            told["flags"] = list(sent.flags)
-            if sent.internaldate != record.item.internaldate:
-                told["date"] = sent.internaldate
-        self.ledger.put({"key": message_key(record.item), "state": state, **facts, **told})
-        if uid and self._taken is not None:
-            self._taken[folder].add((uidvalidity, uid))
+    def done(self, outcomes: Sequence[tuple[Stored[Message], Message]]) -> list[Record]:
+        """Notes where messages stand now, and with which flags and date they were sent. Durable with the ledger's next sync."""
+        made: list[Record] = []
+        for record, sent in outcomes:
+            facts = {"digest": record.digest, "folder": name_key(sent.folder), "uidvalidity": sent.uidvalidity, "uid": sent.uid}
+            date = {"date": sent.internaldate} if sent.internaldate != record.item.internaldate else {}
+            made.append({"key": message_key(record.item), "state": "done", **facts, "flags": list(sent.flags), **date})
+            if sent.uid and self._taken is not None:
+                self._taken[sent.folder].add((sent.uidvalidity, sent.uid))
+        self.ledger.put(*made)
+        return made
+
+    def refused(self, record: Stored[Message], folder: bytes, reason: str) -> None:
+        facts = {"digest": record.digest, "folder": name_key(folder), "uidvalidity": 0, "uid": 0, "reason": reason}
+        self.ledger.put({"key": message_key(record.item), "state": "refused", **facts})
+
+    def take(self, record: Stored[Message], folder: bytes, spot: tuple[int, int]) -> None:
+        """Settles a message that nobody had appended and that stands there all the same, its bytes just seen."""
+        self.found.entries += 1
+        self.found.bytes += record.size
+        self._in(folder).add(spot)
+        if not self.dry_run:
+            facts = {"digest": record.digest, "folder": name_key(folder), "uidvalidity": spot[0], "uid": spot[1]}
+            self.ledger.put({"key": message_key(record.item), "state": "proven", **facts})
 
     def _in(self, folder: bytes) -> set[tuple[int, int]]:
         """(UIDVALIDITY, UID) of what, in a folder of the target, belongs to some source message."""
@@ -80,84 +90,91 @@ class TargetSearch:
 
     # -- target -------------------------------------------------------------------------------------------------------------------------
 
-    def look_at(self, folder: bytes) -> Selected | None:
-        """The folder's counters before this run changed anything; None where it is not there. Raises ConnectionFailed."""
-        if folder not in self._seen:
-            self._seen[folder] = self.target.status(folder)
-        return self._seen[folder]
+    def look(self, folders: Sequence[bytes]) -> None:
+        """Has the counters of these folders before this run changes anything. Raises ConnectionFailed."""
+        self._seen |= self.target.counters(folders)
 
-    def recognise(self, folder: bytes, candidates: Sequence[Stored[Message]]) -> list[Stored[Message]]:
-        """What of the candidates does not stand in the target folder: to be appended. What stands there, and is nobody else's, is settled.
+    def seen(self, folder: bytes) -> Selected | None:
+        """As `look` found it; None where it is not there."""
+        return self._seen.get(folder)
 
-        Where the folder could not be looked through, what may be in it is told as failed and is not given either. Raises ConnectionFailed.
-        """
-        fresh, doubtful = list[Stored[Message]](), list[Stored[Message]]()
-        for record in candidates:
-            known = self.ledger.get(message_key(record.item))
-            (doubtful if known is not None and known["state"] == "intent" else fresh).append(record)
-        left = {id(record) for record in (*self._standing(folder, fresh), *self._surely(folder, doubtful))}
-        return [record for record in candidates if id(record) in left]
-
-    def _standing(self, folder: bytes, fresh: list[Stored[Message]]) -> list[Stored[Message]]:
-        """Looks for messages that no run has appended. Only those of their sizes are fetched: it is their first time here."""
-        now = self.target.status(folder) if fresh else None
-        if now is None or not now.exists:
-            return fresh
-        troubles: list[Failure] = []
-        rest = self._match(folder, fresh, 1, {record.size for record in fresh}, troubles)
-        whole = next((failure for failure in troubles if failure.name == folder), None)
-        return rest if whole is None else self._hold_back(rest, whole)
-
-    def _surely(self, folder: bytes, doubtful: list[Stored[Message]]) -> list[Stored[Message]]:
-        """Looks for messages whose append may have been cut off, until nothing more arrives: the server may still be at work on what it was sent."""
-        rest, last = doubtful, None
-        for look in range(_LOOKS):
-            now = self.target.status(folder) if rest else None
-            if not rest or (look and (now is None or (last is not None and (now.uidvalidity, now.uidnext) == last))):
-                break
-            if now is not None:
-                troubles: list[Failure] = []
-                rest = self._match(folder, rest, self._since(rest, now), None, troubles)
-                if troubles:
-                    return self._hold_back(rest, troubles[0])
-                last = now.uidvalidity, now.uidnext
-            if rest and not self.dry_run:
-                self.pause(_QUIET)
-        return rest
-
-    def _since(self, doubtful: Sequence[Stored[Message]], now: Selected) -> int:
-        """The first UID that an append in doubt can have been given."""
-        known = [self.ledger.get(message_key(record.item)) or {} for record in doubtful]
-        if all(one.get("since") and one.get("uidvalidity") == now.uidvalidity for one in known):
-            return int(min(one["since"] for one in known))
-        return 1
-
-    def _match(
-        self, folder: bytes, records: Sequence[Stored[Message]], since: int, sizes: set[int] | None, troubles: list[Failure]
-    ) -> list[Stored[Message]]:
-        """Settles what stands there; gives the rest."""
+    def standing(self, folder: bytes, sizes: set[int], troubles: list[Failure]) -> Spots:
+        """What of these sizes stands in a folder and belongs to no source message yet, by its digest. Raises ConnectionFailed."""
         taken = self._in(folder)
-        wanted: dict[str, deque[Stored[Message]]] = defaultdict(deque)
-        for record in records:
-            wanted[record.digest].append(record)
-        found = set[int]()
+        spots: Spots = defaultdict(deque)
 
         def maybe(message: Message) -> bool:
-            return (message.uidvalidity, message.uid) not in taken and (sizes is None or message.size in sizes)
+            return (message.uidvalidity, message.uid) not in taken and (message.size in sizes or not message.size)
 
-        for message, digest in self.target.find(folder, since, maybe, troubles.append):
-            if wanted[digest]:
-                record = wanted[digest].popleft()
-                found.add(id(record))
+        # What cannot be fetched is somebody else's trouble; a folder that cannot be looked through may hold anything.
+        for message, digest in self.target.find(folder, 1, maybe, lambda failure: troubles.append(failure) if failure.name == folder else None):
+            spots[digest].append((message.uidvalidity, message.uid))
+        return spots
+
+    def search(self, folder: bytes, doubtful: Sequence[Stored[Message]], *, at_work: bool) -> tuple[list[Record], list[Stored[Message]]]:
+        """Looks for messages whose append may have been cut off: what the journal says of those that stand there, and those that do not.
+
+        `at_work`: the server may still be at work on what it was sent, so it is looked for until nothing more arrives. Where the folder cannot be
+        looked through, what may be in it is told as failed, and given back in neither list. Raises ConnectionFailed.
+        """
+        found: list[Record] = []
+        rest, last = list(doubtful), None
+        for look in range(_LOOKS):
+            now = self.target.status(folder) if rest else None
+            if not rest or (look and (now is None or (now.uidvalidity, now.uidnext) == last)):
+                break
+            if now is not None:
+                more, left = self._match(folder, rest, self._since(folder, rest, now))
+                found += more
+                if left is None:
+                    return found, []
+                rest, last = left, (now.uidvalidity, now.uidnext)
+            if not at_work or self.dry_run:
+                break
+            if rest:
+                self.pause(_QUIET)
+        return found, rest
+
+    def perhaps_at_work(self, records: Sequence[Stored[Message]]) -> bool:
+        """Whether an earlier run sent any of these so lately that the server may not be done with it."""
+        times = [(self.ledger.get(message_key(record.item)) or {}).get("time", 0) for record in records]
+        now = self.clock()
+        return any(not one or abs(now - one) < _OVER for one in times)
+
+    def _since(self, folder: bytes, doubtful: Sequence[Stored[Message]], now: Selected) -> int:
+        """The first UID that an append in doubt can have been given."""
+        known = [self.ledger.get(message_key(record.item)) for record in doubtful]
+        seen = self._seen.get(folder)
+        here = {"since": seen.uidnext, "uidvalidity": seen.uidvalidity} if seen else {}
+        facts = [one if one is not None and one["state"] == "intent" else here for one in known]
+        if all(one.get("since") and one.get("uidvalidity") == now.uidvalidity for one in facts):
+            return int(min(one["since"] for one in facts))
+        return 1
+
+    def _match(self, folder: bytes, records: Sequence[Stored[Message]], since: int) -> tuple[list[Record], list[Stored[Message]] | None]:
+        """Settles what stands there, and gives the rest; None for it where that cannot be told."""
+        taken = self._in(folder)
+        troubles: list[Failure] = []
+        free = self.target.listed(folder, since, lambda message: (message.uidvalidity, message.uid) not in taken, troubles.append)
+        matcher = Matcher(((record, record.digest) for record in records), self.vault.objects.read)
+        outcomes: list[tuple[Stored[Message], Message]] = []
+        unread = {(message.uidvalidity, message.uid) for message in free}
+        for message, came in self.target.fingerprints(free):
+            unread.discard((message.uidvalidity, message.uid))
+            match = matcher.take(came)
+            if match is not None:
+                outcomes.append((match[0], message))
                 taken.add((message.uidvalidity, message.uid))
-                self.found.entries += 1
-                self.found.bytes += record.size
-                if not self.dry_run:
-                    self.settle(record, "proven", folder, message.uidvalidity, message.uid)
-        return [record for record in records if id(record) not in found]
+        made = [] if self.dry_run else self.done(outcomes)
+        rest = matcher.rest()
+        if rest and (troubles or unread):
+            reason = troubles[0].reason if troubles else f"{len(unread)} of its messages could not be fetched"
+            self.hold_back(rest, reason)
+            return made, None
+        return made, rest
 
-    def _hold_back(self, records: Sequence[Stored[Message]], trouble: Failure) -> list[Stored[Message]]:
+    def hold_back(self, records: Sequence[Stored[Message]], why: str) -> None:
+        """Tells that these are not appended, since they may be there."""
         for record in records:
-            reason = f"it may be there already, but the folder could not be looked through: {trouble.reason}"
+            reason = f"it may be there already, but the folder could not be looked through: {why}"
             self.result.fail(Failure("new", self.part.id, record.item.label, "in-doubt", reason, "run `push` again"))
-        return []

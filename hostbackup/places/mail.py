@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from hostbackup.errors import LineCut, ProtocolBroken
+from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
 from hostbackup.places.mail_fetch import Fetcher, batches
 from hostbackup.places.mail_line import Line
@@ -20,6 +20,7 @@ from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
 if TYPE_CHECKING:  # what writes and proves is loaded by those who do
     from hostbackup.places.mail_compare import Fingerprint
     from hostbackup.places.mail_prove import Reader
+    from hostbackup.places.mail_room import Limits
 
 SPECIAL_USES = ("\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Junk", "\\Sent", "\\Trash")  # RFC 6154 §2
 _PASSING = ("\\marked", "\\unmarked")  # whether anybody looked since mail came: no property of the folder
@@ -34,7 +35,7 @@ class MailAccount:
     """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
 
     `side` and `part` are what failures are told with. `reader` opens what is stored under a digest, for proofs where a server rewrote it.
-    Nothing here is shared between threads but `close`.
+    `spare` gives one more session where the server has one to spare. Nothing here is shared between threads but `close`.
     """
 
     protocol = "imap"
@@ -49,6 +50,7 @@ class MailAccount:
         pause: Callable[[float], None] = time.sleep,
         shared: bool = False,
         reader: Reader | None = None,
+        spare: Callable[[], ImapSession | None] = lambda: None,
     ) -> None:
         self.side = side
         self.part = part
@@ -59,6 +61,7 @@ class MailAccount:
         self._shared = shared
         self._observer = observer or Observer()
         self._reader = reader
+        self._spare = spare
         self._line = Line(session_factory, pause)
         self._pause = pause
 
@@ -185,6 +188,29 @@ class MailAccount:
 
         yield from Prover(self._line, self._failure).fingerprints(wanted)
 
+    def witness(self) -> MailAccount | None:
+        """The same account over one more connection, for another thread; None where the server has none to spare. It is not opened again after a
+        cut."""
+        session = self._spare()
+        if session is None:
+            return None
+        return MailAccount(_once(session), side=self.side, part=self.part, observer=self._observer, pause=self._pause, reader=self._reader)
+
+    def room(self, folders: Sequence[bytes]) -> Limits:
+        """What the server says of the sizes it takes and of its quotas, for these folders that are there. Raises ConnectionFailed."""
+        from hostbackup.places import mail_room
+
+        return self._again(lambda session: mail_room.ask(session, folders))
+
+    def listed(self, folder: bytes, since_uid: int, wanted: Callable[[Message], bool], on_failure: Callable[[Failure], object]) -> list[Message]:
+        """The messages of a folder from `since_uid` on, as far as they are wanted; as for `find`."""
+        chosen: list[Message] = []
+        for listing in Scanner(self._line, self.side, self.part.id).run([Folder(folder)], since_uid):
+            if listing.failure is not None and self._again(lambda session: session.exists(folder)):
+                on_failure(listing.failure)
+            chosen.extend(filter(wanted, listing.items))
+        return chosen
+
     def find(
         self,
         folder: bytes,
@@ -197,11 +223,7 @@ class MailAccount:
         A folder that is not there has none. `on_failure` hears of what could not be looked at: a message that is not given may be there all the
         same then. Raises ConnectionFailed.
         """
-        chosen: list[Message] = []
-        for listing in Scanner(self._line, self.side, self.part.id).run([Folder(folder)], since_uid):
-            if listing.failure is not None and self._again(lambda session: session.exists(folder)):
-                on_failure(listing.failure)
-            chosen.extend(filter(wanted, listing.items))
+        chosen = self.listed(folder, since_uid, wanted, on_failure)
         for got in Fetcher(self._line, batches(chosen), HashingSink()).run():
             if got.digest:
                 yield replace(got.item, size=got.size), got.digest
@@ -215,6 +237,18 @@ class MailAccount:
 
     def _failure(self, label: bytes, code: str, reason: str, hint: str) -> Failure:
         return Failure(self.side, self.part.id, label, code, reason, hint)
+
+
+def _once(session: ImapSession) -> Callable[[], ImapSession]:
+    """A factory that has one session to give."""
+    sessions = [session]
+
+    def connect() -> ImapSession:
+        if not sessions:
+            raise ConnectionFailed("the second connection was cut, and is not opened again", where=session.where)
+        return sessions.pop()
+
+    return connect
 
 
 class HashingSink:

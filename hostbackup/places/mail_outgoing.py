@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hostbackup.errors import HostbackupError
 from hostbackup.model import Message, Write
@@ -71,7 +71,7 @@ class Wanted:
 
     def as_sent(self, folder: TargetFolder) -> Message:
         item = self.write.item
-        return replace(item, uid=0, uidvalidity=0, flags=folder.kept(item.flags), internaldate=self.date)
+        return Message(item.folder, 0, 0, item.size, self.date, folder.kept(item.flags))
 
 
 def beginning(write: Write[Message]) -> bytes:
@@ -93,7 +93,7 @@ def checked(write: Write[Message]) -> tuple[bytes | None, bool]:
         with write.open() as stream:
             if write.size <= WHOLE:
                 data = stream.read(write.size + 1)
-                while len(data) <= write.size and (more := stream.read(write.size + 1 - len(data))):
+                while len(data) < write.size and (more := stream.read(write.size - len(data))):
                     data += more
                 total, digest, has_nul = len(data), hashlib.sha256(data).hexdigest(), b"\0" in data
             else:

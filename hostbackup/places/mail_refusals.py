@@ -14,12 +14,9 @@ _CODES = {
     "TRYCREATE": "folder-missing",
     "NONEXISTENT": "folder-missing",
     "NOPERM": "permission",
-    "LIMIT": "for-now",
     "INUSE": "for-now",
     "UNAVAILABLE": "for-now",
-    "SERVERBUG": "for-now",
     "THROTTLED": "for-now",
-    "CONTACTADMIN": "for-now",
 }
 HINTS = {
     "too-big": "the new server takes no message of this size",
@@ -47,7 +44,10 @@ _REACH = {"over-quota": Reach.ACCOUNT, "folder-missing": Reach.FOLDER, "permissi
 
 
 def code_of(answer: Answer) -> str:
-    """Of a NO or BAD; "refused" where the server gives no reason that is known. A wait in the text is a reason without a code."""
+    """Of a NO or BAD; "refused" where the server gives no reason that is known.
+
+    A wait in the text is a reason without a code. `LIMIT` without one is no matter of time: Dovecot says so of a message that is too large.
+    """
     code = _CODES.get(answer.code)
     if code is None and wait_told(answer.text) is not None:
         return "for-now"

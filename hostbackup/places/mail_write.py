@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, LineCut, ProtocolBroken
 from hostbackup.model import Failure, Message, Write, Written
@@ -317,7 +317,8 @@ class Appender:
         date = mail_dates.loss(write.item, sent.item, sent.wanted.dated)
         if date:
             self._losses[sent.item.folder, date] += 1
-        return Written(write, replace(sent.item, uidvalidity=uidvalidity, uid=uid))
+        item = sent.item
+        return Written(write, Message(item.folder, uidvalidity, uid, item.size, item.internaldate, item.flags))
 
     def _recover(self, error: ConnectionFailed, session: ImapSession | None) -> Iterator[Written[Message]]:
         heard = session is not None and bool(self._window) and not self._halves and isinstance(error, LineCut)

@@ -234,19 +234,21 @@ class FakeImap:
                 talk.send(b"* %d FETCH (UID %d FLAGS %s INTERNALDATE %s RFC822.SIZE %d)\r\n" % (sequence, uid, flags, date, size))
 
     def _append(self, talk: Talk, tag: bytes, rest: bytes) -> bool:
-        """One message or several (RFC 3502): all or none of them."""
+        talk.send(self.append(tag, rest))
+        return True
+
+    def append(self, tag: bytes, rest: bytes) -> bytes:
+        """One message or several (RFC 3502): all or none of them. Gives the answer."""
         name = re.match(rb'"([^"]*)"', rest)
         assert name is not None, rest
         box = self.boxes.get(name[1])
         if box is None:
-            talk.send(tag + b" NO [TRYCREATE] no such mailbox\r\n")
-            return True
+            return tag + b" NO [TRYCREATE] no such mailbox\r\n"
         given = list(appended(rest))
         for options, body in given:
             refusal = self.refuse(options, body) if self.refuse is not None else None
             if refusal is not None:
-                talk.send(tag + b" " + refusal + b"\r\n")
-                return True
+                return tag + b" " + refusal + b"\r\n"
         first = box.uidnext
         for number, (options, body) in enumerate(given):
             box.messages[first + number] = body if self.kept is None else self.kept(body)
@@ -255,8 +257,7 @@ class FakeImap:
             box.options[first + number] = options
         uids = b"%d:%d" % (first, first + len(given) - 1) if len(given) > 1 else b"%d" % first
         told = self.told_uids(box, uids) if self.told_uids is not None else b"[APPENDUID %d %s] " % (box.uidvalidity, uids)
-        talk.send(tag + b" OK " + told + b"done\r\n")
-        return True
+        return tag + b" OK " + told + b"done\r\n"
 
 
 def appended(rest: bytes) -> Iterator[tuple[bytes, bytes]]:

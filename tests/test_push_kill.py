@@ -1,0 +1,274 @@
+"""A push of mail that ends at any step, by a kill, a power cut or a cut line, and is run again: the target is as after one that ran through."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from hostbackup.errors import ConnectionFailed
+from hostbackup.jobs import push_mail
+from hostbackup.jobs.ledger import Ledger, Record
+from hostbackup.jobs.push_mail import MailPush
+from hostbackup.jobs.push_search import TargetSearch
+from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import MailScratch
+from hostbackup.model import Folder
+from hostbackup.places import mail_write
+from hostbackup.places.mail import MailAccount
+from hostbackup.places.mail_folders import FolderMap
+from hostbackup.protocols.imap.session import ImapSession
+from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.vault import Vault
+from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk
+from tests.support.sample_vault import MAIL, Mail, write_mail
+
+BODIES = [b"Subject: message %d\r\nDate: Wed, 1 Jul 2026 02:44:25 +0900\r\n\r\n" % number + b"x" * number for number in range(9)]
+INBOX = [Mail(uid, data) for uid, data in enumerate([*BODIES[:5], BODIES[2], BODIES[2]], 1)]  # one of them three times
+SENT = [Mail(uid, data) for uid, data in enumerate([*BODIES[5:], BODIES[0]], 1)]
+WHOLE = {b"INBOX": Counter(mail.data for mail in INBOX), b"Sent": Counter(mail.data for mail in SENT)}
+CAPABILITIES = [b"IMAP4rev1 LITERAL+ UIDPLUS MULTIAPPEND UNSELECT", b"IMAP4rev1"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Steps:
+    """Counts what could be the last thing that is done, and ends it all at the one that is asked for."""
+
+    last: int = -1
+    count: int = 0
+    dead: bool = False
+
+    def step(self) -> None:
+        if self.dead or self.count == self.last:
+            self.dead = True
+            raise Killed
+        self.count += 1
+
+
+class Killing(Ledger):
+    """A journal that a kill can come before each use of, and after each sync. `synced` bytes are what a power cut leaves."""
+
+    def __init__(self, vault: Vault, steps: Steps) -> None:
+        self.steps = steps
+        self.path = vault.state.folder / "push-test.jsonl"
+        self.synced = self.path.stat().st_size if self.path.exists() else 0
+        super().__init__(vault.state.journal("push-test"), vault.incoming)
+
+    def append(self, records: Iterable[Record]) -> None:
+        self.steps.step()
+        super().append(records)
+
+    def sync(self) -> None:
+        self.steps.step()
+        super().sync()
+        self.synced = self.path.stat().st_size if self.path.exists() else 0
+        self.steps.step()
+
+
+@dataclass
+class Rig:
+    """A vault with a mailbox, and a server that it goes to."""
+
+    vault: Vault
+    root: str
+    fake: FakeImap
+    spare: bool = True
+    pauses: list[float] = field(default_factory=list)  # before another connection
+    naps: list[float] = field(default_factory=list)  # to see whether more arrives
+
+    def push(self, steps: Steps | None = None, *, power_cut: bool = False) -> Result | None:
+        """None where it was killed."""
+        result, made = Result(), list[ImapSession]()
+        journal = Killing(self.vault, steps or Steps())
+
+        def connect() -> ImapSession:
+            made.append(self.fake.factory())
+            return made[-1]
+
+        spare: Callable[[], ImapSession | None] = connect if self.spare else lambda: None
+        place = MailAccount(connect, side="new", part=MAIL, pause=self.pauses.append, reader=self.vault.objects.read, spare=spare)
+        source = MailRoot.open(self.vault.manifests, self.root)
+        try:
+            with MailScratch(self.vault.incoming) as todo:
+                mapping = FolderMap.between(source.folders(), place.folders(), old_prefix=b"", new_prefix=b"", new_separator=b"/")
+                work = MailPush(MAIL, place, source, self.vault, journal, mapping, result, todo, pause=self.naps.append)
+                work.plan()
+                work.apply()
+                work.prove()
+        except Killed:
+            for session in made:
+                session.drop()
+            if power_cut:
+                with journal.path.open("ab") as file:
+                    file.truncate(journal.synced)
+            return None
+        except ConnectionFailed as error:
+            result.fail_part(error, side="new", part=MAIL.id)
+            return result
+        finally:
+            if not journal.steps.dead:
+                place.close()
+            journal.close()
+        return result
+
+    def journal(self) -> dict[str, str]:
+        """The state of every message that the journal knows."""
+        lines = (self.vault.state.folder / "push-test.jsonl").read_bytes().splitlines()
+        return {json.dumps(row["key"]): row["state"] for row in map(json.loads, lines)}
+
+    def standing(self) -> dict[bytes, Counter[bytes]]:
+        return {name: Counter(box.messages.values()) for name, box in self.fake.boxes.items()}
+
+
+@pytest.fixture(autouse=True)
+def _many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small groups, so that there are many places to end at."""
+    monkeypatch.setattr(push_mail, "_GROUP", 4)
+    monkeypatch.setattr(push_mail, "_SETTLED_AT_ONCE", 2)
+    monkeypatch.setattr(mail_write, "FIRST_BATCH", 2)
+    monkeypatch.setattr(mail_write, "BATCH_MESSAGES", 3)
+    monkeypatch.setattr(TargetSearch, "perhaps_at_work", lambda self, records: True)
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault, str]]:
+    with Vault.open(tmp_path_factory.mktemp("push") / "vault", "write", create=True) as made:
+        totals = write_mail(made, MAIL, [(Folder(b"INBOX", b"/"), INBOX), (Folder(b"Sent", b"/"), SENT)])
+        made.objects.flush()
+        made.manifests.flush()
+        yield made, totals.root
+
+
+@pytest.fixture
+def rig(vault: tuple[Vault, str]) -> Rig:
+    made, root = vault
+    (made.state.folder / "push-test.jsonl").unlink(missing_ok=True)
+    return Rig(made, root, FakeImap({b"INBOX": FakeBox()}, CAPABILITIES[0]))
+
+
+def fresh(rig: Rig, capabilities: bytes) -> None:
+    (rig.vault.state.folder / "push-test.jsonl").unlink(missing_ok=True)
+    rig.fake = FakeImap({b"INBOX": FakeBox()}, capabilities)
+
+
+@pytest.mark.parametrize(("capabilities", "power_cut"), [(CAPABILITIES[0], False), (CAPABILITIES[0], True), (CAPABILITIES[1], False)])
+def test_a_push_that_is_killed_at_any_step_of_its_journal_and_run_again_is_one_that_ran_through(
+    rig: Rig, capabilities: bytes, power_cut: bool
+) -> None:
+    fresh(rig, capabilities)
+    with rig.fake.running():
+        through = Steps()
+        assert rig.push(through) is not None
+    assert rig.standing() == WHOLE
+    assert set(rig.journal().values()) == {"proven"}
+    assert through.count > 15
+    for last in range(through.count):
+        fresh(rig, capabilities)
+        with rig.fake.running():
+            assert rig.push(Steps(last), power_cut=power_cut) is None, "it was killed"
+            again = rig.push()
+        assert again is not None
+        assert again.failures == [], (last, again.failures)
+        assert rig.standing() == WHOLE, f"killed at step {last}"
+        assert set(rig.journal().values()) == {"proven"}
+
+
+def test_a_push_that_is_killed_again_and_again_ends_as_one_that_ran_through(rig: Rig) -> None:
+    with rig.fake.running():
+        runs = 0
+        while rig.push(Steps(6 + runs)) is None:
+            runs += 1
+    assert runs >= 3
+    assert rig.standing() == WHOLE
+
+
+@pytest.mark.parametrize("spare", [True, False])
+@pytest.mark.parametrize("way", ["before", "after", "bye", "half"])
+def test_a_line_that_is_cut_at_any_append_leaves_no_double_and_no_gap(rig: Rig, way: str, spare: bool) -> None:
+    rig.spare = spare
+    with rig.fake.running():
+        assert rig.push() is not None
+        appends = sum(command.startswith(b"APPEND") for command in rig.fake.commands)
+    assert appends >= 4
+    for number in range(1, appends + 1):
+        fresh(rig, CAPABILITIES[0])
+        rig.fake.hook = cutting(rig.fake, number, way)
+        with rig.fake.running():
+            result = rig.push()
+        assert result is not None
+        assert result.failures == []
+        assert rig.standing() == WHOLE, f"cut at append {number}"
+        assert set(rig.journal().values()) == {"proven"}
+
+
+def cutting(fake: FakeImap, number: int, way: str) -> Callable[[Talk, bytes, str, bytes], bool]:
+    """Cuts the line once, at the APPEND of that number: before it is carried out, after it, with a word, or in the middle of the answer."""
+    seen: list[int] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "APPEND":
+            return False
+        seen.append(1)
+        if len(seen) != number:
+            return False
+        if way == "bye":
+            talk.send(b"* BYE shutting down\r\n")
+        elif way != "before":
+            answer = fake.append(tag, rest)
+            if way == "half":
+                talk.send(answer[:9])
+        raise Hangup
+
+    return hook
+
+
+def test_a_server_that_rewrites_headers_gets_nothing_twice_after_a_cut(rig: Rig) -> None:
+    rig.fake.kept = lambda body: b"Received: by the new server\r\n" + body
+    rig.fake.hook = cutting(rig.fake, 2, "after")
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert {name: counted.total() for name, counted in rig.standing().items()} == {name: counted.total() for name, counted in WHOLE.items()}
+
+
+def test_a_server_that_takes_no_second_connection_is_proven_afterwards(rig: Rig) -> None:
+    rig.spare = False
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert (result.failures, rig.fake.connections) == ([], 1)
+    assert set(rig.journal().values()) == {"proven"}
+
+
+def test_a_second_connection_that_is_cut_leaves_the_proof_to_the_first(rig: Rig) -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "UID FETCH" and talk.number == 2:
+            raise Hangup
+        return False
+
+    rig.fake.hook = hook
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert set(rig.journal().values()) == {"proven"}
+
+
+def test_an_append_in_doubt_of_an_earlier_day_costs_no_waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with rig.fake.running():
+        assert rig.push(Steps(5)) is None
+        path = rig.vault.state.folder / "push-test.jsonl"
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        path.write_text("".join(json.dumps({**row, "time": row["time"] - 3600}) + "\n" for row in rows if row["state"] == "intent"))
+        assert rig.push() is not None
+    assert rig.naps == []
+    assert rig.standing() == WHOLE
