@@ -172,3 +172,15 @@ def test_the_lock_has_one_exact_version_a_package() -> None:
     for requirement in ranges:
         name = re.split(r"[\[<>=!~ ]", requirement)[0].lower()
         assert name in locked, name
+
+
+def test_every_scenario_names_tests_that_exist() -> None:
+    rows = [
+        row for row in (ROOT / "tests" / "SCENARIOS.md").read_text("utf-8").splitlines() if row.startswith("| ") and not row.startswith("| case |")
+    ]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`([a-z0-9_]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert re.search(rf"^ *def {test}\(", (ROOT / "tests" / file).read_text("utf-8"), re.MULTILINE), f"{file}::{test}"
