@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, Unreachable
-from hostbackup.protocols.imap import sasl, tunnel
+from hostbackup.protocols.imap import sasl, shared, tunnel
 from hostbackup.protocols.imap.session import ImapSession, ImapTarget, connect
 from tests.support.certificates import Authority
 from tests.support.dovecot import HOST, Dovecot, dovecot
@@ -327,6 +327,33 @@ def test_a_master_without_a_separator_needs_a_server_that_keeps_the_two_apart() 
         assert not any(command.startswith((b"LOGIN", b"AUTHENTICATE")) for command in fake.commands)
         connect(_target(fake, master="admin", separator="*")).close()
     assert b'LOGIN "taro*admin" "secret-77"' in fake.commands
+
+
+@pytest.mark.parametrize("good", [0, 3, 4])
+def test_a_master_that_never_opens_a_mailbox_is_tried_a_few_times_and_one_that_did_always(good: int) -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "LOGIN":
+            return False
+        talk.send(tag + (b" OK in\r\n" if rest.startswith(b'"user%d*' % good) else b" NO [AUTHENTICATIONFAILED] no\r\n"))
+        return True
+
+    fake = FakeImap(hook=hook)
+    with fake.running():
+        once_seen = shared.SharedLogin()
+        outcomes = []
+        for number in range(1, 7) if good else (0, 1, 2, 3, 4, 5):
+            try:
+                connect(_target(fake, user=f"user{number}", master="admin", separator="*", shared=once_seen)).close()
+                outcomes.append("in")
+            except LoginRefused as error:
+                outcomes.append("not tried" if "not tried again" in error.reason else "refused")
+    expected = {
+        0: ["in", *["refused"] * 5],
+        3: ["refused", "refused", "in", *["refused"] * 3],
+        4: [*["refused"] * 3, *["not tried"] * 3],
+    }
+    assert outcomes == expected[good]
+    assert sum(command.startswith(b"LOGIN ") for command in fake.commands) == 6 - outcomes.count("not tried")
 
 
 # -- tunnels ------------------------------------------------------------------------------------------------------------------------------

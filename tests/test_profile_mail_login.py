@@ -134,7 +134,7 @@ def test_a_tunnel_leads_to_each_mailbox_and_needs_no_password(tmp_path: Path) ->
     [line] = connections.weaker_settings()
     assert (line["section"], line["setting"]) == ("old.imap mail.example.test", "tunnel = ssh")
     for name in ("taro;reboot", "-oProxyCommand=x", "$(id)", "a b", "a\nb"):
-        with pytest.raises(ProfileError, match="a shell could take it for more"):
+        with pytest.raises(LoginRefused, match="a shell could take it for more"):
             connections.imap_target("old", Account(name))
 
 

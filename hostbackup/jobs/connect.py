@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hostbackup.places.sieve import SieveTree
     from hostbackup.protocols.imap.deflate import Packing
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
+    from hostbackup.protocols.imap.shared import SharedLogin
     from hostbackup.protocols.remote import Login
     from hostbackup.protocols.ssh import SshTarget
     from hostbackup.protocols.ssh_hostkeys import HostKey
@@ -73,6 +74,7 @@ class Connections:
     _warned: set[str] = field(default_factory=set)  # what was said once is enough for a run
     _weak: dict[str, dict[str, Any]] = field(default_factory=dict)
     _secrets: dict[str, Secret] = field(default_factory=dict)
+    _masters: dict[str, SharedLogin] = field(default_factory=dict)  # by mail server
     _packings: dict[str, Packing] = field(default_factory=dict)  # by mail server
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
@@ -308,6 +310,7 @@ class Connections:
         """Raises SecretError where no password is known and nobody can be asked: that account is not covered."""
         from hostbackup.jobs import mail_credentials
         from hostbackup.protocols.imap.session import ImapTarget
+        from hostbackup.protocols.imap.shared import SharedLogin
 
         section = self.imap_section(side)
         host, address = login_at(section, account)
@@ -329,6 +332,7 @@ class Connections:
             token=found.token,
             master=found.master,
             separator=found.separator,
+            shared=self._masters.setdefault(f"{side}.imap {host}", SharedLogin()) if found.master else None,
             certificate=section.certificate or "",
             certificate_name=section.certificate_name or "",
             packing=self._packing(side, section, host),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostbackup.accounts import Account
-from hostbackup.errors import LoginRefused, ProfileError, SecretError
+from hostbackup.errors import LoginRefused, SecretError
 from hostbackup.profile import Imap
 from hostbackup.secrets import Secret, SecretSource
 
@@ -64,9 +64,9 @@ def _token(source: SecretSource, where: str, on_secret: Callable[[Secret], objec
 
 
 def tunnel(section: Imap, account: Account, host: str, where: str) -> tuple[str, ...]:
-    """The command that leads to an account's mailbox. Raises ProfileError for names that a shell at the other end of `ssh` could take for more."""
+    """The command that leads to an account's mailbox. Raises LoginRefused for names that a shell at the other end of `ssh` could take for more."""
     words = section.tunnel or ()
     for mark, value in (("{user}", account.user), ("{host}", host)):
         if any(mark in word for word in words) and not _HARMLESS.fullmatch(value):
-            raise ProfileError(f"{value!a} cannot stand in a tunnel's command: a shell could take it for more than a name", where=where)
+            raise LoginRefused(f"{value!a} cannot stand in a tunnel's command: a shell could take it for more than a name", where=where)
     return tuple(word.replace("{user}", account.user).replace("{host}", host) for word in words)

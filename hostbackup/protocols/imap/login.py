@@ -60,7 +60,8 @@ class _Login:
     def run(self) -> tuple[Channel, frozenset[str]]:
         if not self.encrypt():
             self._know()
-            self._log_in()
+            with self._target.one_login(self._wire.where):
+                self._log_in()
         self._know()
         return self._channel, self._offered
 

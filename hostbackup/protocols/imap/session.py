@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from hostbackup.protocols.imap.channel import Channel, mailbox
 from hostbackup.protocols.imap.deflate import Packing
 from hostbackup.protocols.imap.framer import Data, Number, Response, Tagged, Untagged
 from hostbackup.protocols.imap.lexer import Value
+from hostbackup.protocols.imap.shared import SharedLogin
 from hostbackup.protocols.imap.wire import Wire, plain
 from hostbackup.protocols.limits import RateLimit
 from hostbackup.protocols.net import connect_tcp
@@ -41,6 +43,7 @@ class ImapTarget:
     token: Callable[[], str] | None = field(default=None, repr=False)  # OAuth 2 access token
     master: str = ""
     separator: str = ""  # between the names of user and master; without it the two go apart, by SASL PLAIN
+    shared: SharedLogin | None = None  # what is known of a password that many mailboxes share
     certificate: str = ""  # SHA256:…, the only certificate that counts then
     certificate_name: str = ""  # whose certificate it must be, if not `host`'s
     packing: Packing | None = None  # when to use COMPRESS=DEFLATE, where it is offered; never without
@@ -57,6 +60,10 @@ class ImapTarget:
     def authorize(self) -> str:
         """The mailbox, where another name logs in for it."""
         return self.user if self.master and not self.separator else ""
+
+    def one_login(self, where: str) -> AbstractContextManager[None]:
+        """What a login is tried within. Raises LoginRefused where a shared one was refused too often."""
+        return contextlib.nullcontext() if self.shared is None else self.shared.one_login(where)
 
     def trust(self, *, any_certificate: bool = False) -> Trust:
         return Trust(self.certificate_name or self.host, self.ca_file, ANY if any_certificate else self.certificate)
