@@ -159,7 +159,9 @@ def test_the_weakness_is_on_record(move: Make) -> None:
     it.old.deliver((), letter(1))
     it.backup()
     [path] = (it.vault / "evidence").glob("*-backup.jsonl")
-    weaker = [line for line in map(json.loads, path.read_text().splitlines()) if line["type"] == "weaker-setting"]
+    lines = list(map(json.loads, path.read_text().splitlines()))
+    assert [line["folders"] for line in lines if line["type"] == "backup"] == [[{"name": "INBOX", "exists": 1, "stored": 1}]]
+    weaker = [line for line in lines if line["type"] == "weaker-setting"]
     assert [(line["section"], line["setting"]) for line in weaker] == [("old.pop3 mail.example.test", "POP3")]
 
 

@@ -310,8 +310,9 @@ class MailBackup:
         """The folder's counters, as they were told, beside what is stored: evidence that nothing was missed, or of what may have been."""
         if GONE in folder.attributes:
             return
-        row: dict[str, Any] = {**name_json(folder.name), "uidvalidity": folder.uidvalidity, "uidnext": folder.uidnext, "exists": folder.exists}
-        row["stored"] = stored
+        row: dict[str, Any] = {**name_json(folder.name), "exists": folder.exists, "stored": stored}
+        if self.place.protocol == "imap":  # the numbers of a POP3 mailbox are our own, and prove nothing
+            row.update(uidvalidity=folder.uidvalidity, uidnext=folder.uidnext)
         if folder.highestmodseq:
             row["highestmodseq"] = folder.highestmodseq
         if unseen := self._unseen(folder):
