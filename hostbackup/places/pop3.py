@@ -58,6 +58,7 @@ class Pop3Account:
         self._line = AnyLine(session_factory, pause)
         self._numbers = Numbers()
         self._drop: Drop | None = None
+        self._known_digests: tuple[Pop3Session, dict[int, str]] | None = None
         self._told: set[str] = set()
 
     def recall(self, known: Known, uidnext: int) -> None:
@@ -95,17 +96,16 @@ class Pop3Account:
 
         `since` makes no difference: POP3 tells of no changes, so all is listed each time.
         """
-        drop = self._again(self._open_drop)
-        folder = Folder(INBOX, uidvalidity=UIDVALIDITY, uidnext=self._numbers.uidnext, exists=drop.told)
+        messages, told = self._again(self._list)
+        folder = Folder(INBOX, uidvalidity=UIDVALIDITY, uidnext=self._numbers.uidnext, exists=told)
         failure = None
-        if len(drop.messages) != drop.told:
-            reason = f"the server says it holds {drop.told} messages and listed {len(drop.messages)}"
+        if len(messages) != told:
+            reason = f"the server says it holds {told} messages and listed {len(messages)}"
             failure = Failure(self.side, self.part.id, INBOX, "changing", reason, "run again")
-        uids = sorted(drop.messages)
         at = 0
-        while at < len(uids) or at == 0:
-            end = next((place for place in range(at, len(uids)) if uids[place] // RANGE != uids[at] // RANGE), len(uids))
-            yield Listing(INBOX, [drop.messages[uid][1] for uid in uids[at:end]], failure, folder, end == len(uids))
+        while at < len(messages) or at == 0:
+            end = next((place for place in range(at, len(messages)) if messages[place].uid // RANGE != messages[at].uid // RANGE), len(messages))
+            yield Listing(INBOX, messages[at:end], failure, folder, end == len(messages))
             at = end or 1
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
@@ -171,25 +171,33 @@ class Pop3Account:
                 return result
 
     def _open_drop(self) -> Drop:
-        """What the open session holds, listed once; a new session is listed anew, as its numbers count in it alone."""
+        """What the open session holds. A new session is listed anew, as its numbers count in it alone."""
         session = self._session()
         if self._drop is None or self._drop.session is not session:
-            self._drop = None
-            told, _ = session.stat()
-            slots = session.slots()
-            nameless = self._numbers.nameless(slots)
-            if nameless:
-                self._tell(f"{len(nameless)} messages have no name of their own (UIDL) and are told apart by their contents, each fetched every time")
-            self._drop = Drop(session, self._numbers.give(slots, self._digests(session, nameless)), told)
+            self._list()
+            assert self._drop is not None
         return self._drop
 
+    def _list(self) -> tuple[list[Message], int]:
+        """The messages, by our numbers ascending, and how many the server says there are."""
+        session = self._session()
+        told, _ = session.stat()
+        slots = session.slots()
+        nameless = self._numbers.nameless(slots)
+        if nameless:
+            self._tell(f"{len(nameless)} messages have no name of their own (UIDL) and are told apart by their contents, each fetched every time")
+        messages, numbers = self._numbers.give(slots, self._digests(session, nameless))
+        self._drop = Drop(session, numbers, told)
+        return messages, told
+
     def _digests(self, session: Pop3Session, slots: list[Slot]) -> dict[int, str]:
-        """Of the contents, by the session's number; what the server refuses is left out."""
-        at_once = Drop(session, {slot.number: (slot.number, Message(INBOX, UIDVALIDITY, slot.number, slot.size)) for slot in slots}, len(slots))
-        found = {}
-        for got in Retriever(self._line, lambda: at_once, [message for _, message in at_once.messages.values()], HashingSink()).once():
-            found[got.item.uid] = got.digest
-        return found
+        """Of the contents, by the session's number, fetched once a session; what the server refuses is left out."""
+        if not self._known_digests or self._known_digests[0] is not session:
+            at_once = Drop(session, {slot.number: slot.number for slot in slots}, len(slots))
+            wanted = [Message(INBOX, UIDVALIDITY, slot.number, slot.size) for slot in slots]
+            found = {got.item.uid: got.digest for got in Retriever(self._line, lambda: at_once, wanted, HashingSink()).once()}
+            self._known_digests = session, found
+        return self._known_digests[1]
 
     # -- outcomes -----------------------------------------------------------------------------------------------------------------------
 

@@ -26,10 +26,10 @@ _ROOM = 64 * 1024 * 1024  # bytes that a message may have beyond four times what
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The messages of one session: by our number, the session's number and the message. `told`: how many the server says there are."""
+    """The messages of one session: the session's number of each by ours. `told`: how many the server says there are."""
 
     session: Pop3Session
-    messages: dict[int, tuple[int, Message]]
+    numbers: dict[int, int]
     told: int
 
 
@@ -113,11 +113,11 @@ class Retriever:
             if asked is None:
                 return
             ours = (asked.item.folder, asked.item.uidvalidity) == (INBOX, UIDVALIDITY)
-            found = drop.messages.get(asked.item.uid) if ours else None
+            found = drop.numbers.get(asked.item.uid) if ours else None
             if found is None:
                 yield Got(asked.item, code="vanished", reason="the message is not on the server any more")
                 continue
-            drop.session.ask(found[0])
+            drop.session.ask(found)
             self._flight.append(asked)
             size += asked.bytes
 

@@ -58,12 +58,13 @@ class Numbers:
                     seen[slot.uidl] = None
         return found
 
-    def give(self, slots: Iterable[Slot], digests: dict[int, str]) -> dict[int, tuple[int, Message]]:
-        """By our number, the session's number and the message. `digests` has those of `nameless`, by the session's number.
+    def give(self, slots: Iterable[Slot], digests: dict[int, str]) -> tuple[list[Message], dict[int, int]]:
+        """The messages, by our numbers ascending, and the session's number of each by ours.
 
-        A nameless message without a digest is left out: nobody knows which it is.
+        `digests` has those of `nameless`, by the session's number. A nameless message without one is left out: nobody knows which it is.
         """
-        given: dict[int, tuple[int, Message]] = {}
+        numbers: dict[int, int] = {}
+        messages: list[Message] = []
         unnamed: list[tuple[Slot, str]] = []
         listed = sorted(slots, key=lambda slot: slot.number)
         nameless = {slot.number for slot in self.nameless(listed)}
@@ -73,19 +74,22 @@ class Numbers:
                 uid = self._by_name.get(name)
                 if uid is None:
                     uid = self._by_name[name] = self._new()
-                given[uid] = slot.number, Message(INBOX, UIDVALIDITY, uid, slot.size, uidl=slot.uidl)
+                numbers[uid] = slot.number
+                messages.append(Message(INBOX, UIDVALIDITY, uid, slot.size, uidl=slot.uidl))
             elif slot.number in digests:
                 unnamed.append((slot, digests[slot.number]))
         if unnamed:
-            free = {digest: [uid for uid in uids if uid not in given] for digest, uids in self._counted({digest for _, digest in unnamed}).items()}
+            free = {digest: [uid for uid in uids if uid not in numbers] for digest, uids in self._counted({digest for _, digest in unnamed}).items()}
             for slot, digest in unnamed:
                 if free[digest]:
                     uid = free[digest].pop(0)
                 else:
                     uid = self._new()
                     self._by_digest[digest].append(uid)
-                given[uid] = slot.number, Message(INBOX, UIDVALIDITY, uid, slot.size, uidl=BY_DIGEST + digest)
-        return given
+                numbers[uid] = slot.number
+                messages.append(Message(INBOX, UIDVALIDITY, uid, slot.size, uidl=BY_DIGEST + digest))
+        messages.sort(key=lambda message: message.uid)
+        return messages, numbers
 
     def _counted(self, digests: set[str]) -> dict[str, list[int]]:
         """The numbers that contents have, by digest, those that were there last time first."""
