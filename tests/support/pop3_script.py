@@ -67,7 +67,7 @@ class FakePop3:
             self.messages.append(FakeMessage(data, f"U{len(self.messages) + 1:04}"))
 
     def target(self, **changed: object) -> Pop3Target:
-        made: dict[str, object] = {"host": "127.0.0.1", "user": "taro", "password": "secret", "port": self.port, "security": "plain", "timeout": 5.0}
+        made: dict[str, object] = {"host": "127.0.0.1", "user": "taro", "password": "secret", "port": self.port, "security": "plain", "timeout": 30.0}
         return Pop3Target(**(made | changed))  # type: ignore[arg-type]
 
     def factory(self) -> Pop3Session:
