@@ -4,10 +4,12 @@
     ├── UsageError                       exit 2   wrong options
     │   ├── ProfileError                          the profile: which key, what was expected
     │   ├── SecretError                           a secret that is missing or unreadable
+    │   │   └── NotCovered                        a mailbox whose password nobody knows
     │   └── AccountsError                         the accounts CSV: which line, which column
     ├── ConnectionFailed                 exit 1   a server could not be used at all
     │   ├── NameNotResolved
     │   ├── Unreachable                           closed port, no route, time-out while connecting
+    │   │   ├── ServerBusy                        it is there, and takes no more logins for now
     │   │   └── NotOffered                        of a service that a server need not have: told, and no failure
     │   ├── HostKeyUnknown
     │   ├── HostKeyChanged
@@ -96,6 +98,12 @@ class SecretError(UsageError):
     code = "secret"
 
 
+class NotCovered(SecretError):
+    """A mailbox whose password nobody knows: everything else goes on without it."""
+
+    code = "not-covered"
+
+
 class AccountsError(UsageError):
     code = "accounts"
 
@@ -114,6 +122,12 @@ class Unreachable(ConnectionFailed):
 
 class NotOffered(Unreachable):
     code = "not-offered"
+
+
+class ServerBusy(Unreachable):
+    """The server is there and takes no more logins for now: too many connections, or a trouble of its own. Says nothing about the password."""
+
+    code = "busy"
 
 
 class HostKeyUnknown(ConnectionFailed):

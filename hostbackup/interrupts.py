@@ -11,6 +11,10 @@ import threading
 from types import FrameType
 
 
+class Stopped(KeyboardInterrupt):
+    """The run has ended, by an interrupt or by an error that ends it, and this thread was still at work: it leaves at once. Told to nobody."""
+
+
 class _Later:
     def __init__(self) -> None:
         self._main = threading.main_thread().ident

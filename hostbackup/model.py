@@ -337,6 +337,9 @@ class Observer:
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         """A new stretch of work begins; totals in entries and bytes where known."""
 
+    def retitle(self, title: str) -> None:
+        """The stretch of work that is under way is called differently now."""
+
     def advance(self, entries: int = 0, size: int = 0) -> None:
         """So much more is done."""
 

@@ -39,6 +39,11 @@ class Progress(Observer):
                 total=total, desc=one_line(title), unit=unit, unit_scale=True, leave=False, bar_format=layout, file=sys.stderr, dynamic_ncols=True
             )
 
+    def retitle(self, title: str) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.set_description_str(one_line(title), refresh=False)
+
     def advance(self, entries: int = 0, size: int = 0) -> None:
         with self._lock:
             self._entries += entries
@@ -100,6 +105,10 @@ class Chorus(Observer):
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         for observer in self._observers:
             observer.phase(title, entries, size)
+
+    def retitle(self, title: str) -> None:
+        for observer in self._observers:
+            observer.retitle(title)
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
         for observer in self._observers:

@@ -6,11 +6,24 @@ One part's failure is never another's. A part that could not be read carries its
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+import functools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hostbackup.errors import ConnectionFailed, Damaged, NotOffered, PlaceMissing, ProfileError, SecretError, VaultError, WrongMachine
+from hostbackup.accounts import Account
+from hostbackup.errors import (
+    ConnectionFailed,
+    Damaged,
+    HostbackupError,
+    NotOffered,
+    PlaceMissing,
+    ProfileError,
+    SecretError,
+    VaultError,
+    WrongMachine,
+)
+from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen
@@ -50,6 +63,7 @@ class Backup:
     _before: Snapshot | None = field(init=False, default=None)
     _parts: dict[str, PartState] = field(init=False, default_factory=dict)
     _finished: list[Part] = field(init=False, default_factory=list)
+    _read: dict[str, PartState] = field(init=False, default_factory=dict)  # by part, what this run made of it; each is put there by one thread
 
     def __post_init__(self) -> None:
         self.result = Result(self.job.observer)
@@ -61,13 +75,20 @@ class Backup:
         self._before = newest_readable(job.vault, self.result)
         self._parts = dict(self._before.parts) if self._before else {}
         self._carry_all()
-        work = self._work()
-        if not work:
+        webs, locals_ = (job.profile.old.web if "web" in self.only else ()), (job.profile.local if "local" in self.only else ())
+        accounts = job.profile.old_accounts() if "mail" in self.only else []
+        if not (webs or accounts or locals_):
             raise ProfileError(
                 "the profile names nothing to back up", where=str(job.profile.file), hint="add [[old.web]], [old.imap], [old.pop3] or [[local]]"
             )
-        for part, back_up in work:
-            self._part(part, back_up)
+        for web in webs:
+            self._part(Part("web", web.name), self._web)
+        if accounts:
+            self._mailboxes(accounts)
+            for part in filter_parts(job):
+                self._part(part, self._filters)
+        for local in locals_:
+            self._part(Part("local", local.name), self._local)
         if self.dry_run:
             return self.result
         if self.result.done:
@@ -75,17 +96,6 @@ class Backup:
         elif self._before is not None:
             self._lay_out(self._before)
         return self.result
-
-    def _work(self) -> list[tuple[Part, Callable[[Part], None]]]:
-        profile, work = self.job.profile, list[tuple[Part, Callable[[Part], None]]]()
-        if "web" in self.only:
-            work += [(Part("web", web.name), self._web) for web in profile.old.web]
-        if "mail" in self.only:
-            work += [(part, self._mail) for part in self.job.mail_parts]
-            work += [(part, self._filters) for part in filter_parts(self.job)]
-        if "local" in self.only:
-            work += [(Part("local", local.name), self._local) for local in profile.local]
-        return work
 
     def _carry_all(self) -> None:
         """Until a part has been read it stands in the new snapshot as it stood in the last."""
@@ -103,11 +113,18 @@ class Backup:
                 self.result.not_covered(error, side="old", part=part.id)
                 return
             self.result.fail_part(error, side="old", part=part.id)
-            if part.id in self._parts:
-                self._parts[part.id] = dataclasses.replace(self._parts[part.id], reason=str(error))
+            self._settled(part, error)
         else:
             self.result.done += 1
+            self._settled(part, None)
+
+    def _settled(self, part: Part, error: HostbackupError | None) -> None:
+        """The part has been worked on, or has failed: it stands in the new snapshot as it was read, or as it stood in the last."""
+        if error is None:
             self._finished.append(part)
+            self._parts.update({part.id: self._read[part.id]} if part.id in self._read else {})
+        elif part.id in self._parts:
+            self._parts[part.id] = dataclasses.replace(self._parts[part.id], reason=str(error))
 
     # -- trees --------------------------------------------------------------------------------------------------------------------------
 
@@ -139,19 +156,30 @@ class Backup:
             ready(previous)
             with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
                 work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
-                self._carry_out(part, work, lambda: work.finish({**meta, **tree_meta(place.root_entry)}))
+                self._carry_out(part, work, self.result, lambda: work.finish({**meta, **tree_meta(place.root_entry)}))
 
-        self._on_what_there_is(part, place, TreeRoot.open, since)
+        self._on_what_there_is(part, place, self.result, TreeRoot.open, since)
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
-    def _mail(self, part: Part) -> None:
+    def _mailboxes(self, accounts: Sequence[Account]) -> None:
+        connections = self.job.connections
+        pool = connections.accounts_pool("old", "backing up mail", accounts)
+        works = [connections.account_work(pool, "old", account, account.user) for account in accounts]
+        for account, work in zip(accounts, works, strict=True):
+            work.work = functools.partial(self._mail, account, work)
+        pool.run(works)
+        for work in works:
+            self.result.add(work.result)
+            self._settled(work.part, work.error)
+
+    def _mail(self, account: Account, account_work: AccountWork) -> None:
+        """Runs in a thread of its own, beside others."""
         from hostbackup.jobs.backup_mail import MailBackup
         from hostbackup.jobs.scratch import MailScratch
         from hostbackup.vault.mailbox import MailRoot
 
-        job = self.job
-        account = next(account for account in job.profile.old_accounts() if account.user == part.name)
+        job, part, result = self.job, account_work.part, account_work.result
         place = job.connections.old_mailbox(account, part.name)
 
         def since(previous: MailRoot | None) -> None:
@@ -161,7 +189,7 @@ class Backup:
                     place,
                     job.vault,
                     scratch,
-                    self.result,
+                    result,
                     job.now,
                     job.connections.identity,
                     previous,
@@ -170,51 +198,56 @@ class Backup:
                     self.checksum,
                     self._prints,
                 )
-                self._carry_out(part, work, work.finish)
+                self._carry_out(part, work, result, work.finish)
 
-        self._on_what_there_is(part, place, MailRoot.open, since)
+        self._on_what_there_is(part, place, result, MailRoot.open, since)
 
     # -- both ---------------------------------------------------------------------------------------------------------------------------
 
     def _on_what_there_is(
-        self, part: Part, place: TreePlace | MailSource, opener: Callable[[Manifests, str], Root], since: Callable[[Root | None], None]
+        self,
+        part: Part,
+        place: TreePlace | MailSource,
+        result: Result,
+        opener: Callable[[Manifests, str], Root],
+        since: Callable[[Root | None], None],
     ) -> None:
         """Backs up on top of the part's last manifest; of an earlier one, or from the start, where that is damaged."""
         try:
-            for previous in bases(self.job.vault, part, self.result, opener):
+            for previous in bases(self.job.vault, part, result, opener):
                 try:
                     since(previous)
                 except Damaged as error:
-                    tell_damage(self.result, part.id, b"manifest", error)
+                    tell_damage(result, part.id, b"manifest", error)
                 else:
                     return
         finally:
             place.close()
 
-    def _carry_out(self, part: Part, work: TreeBackup | MailBackup, finish: Callable[[], PartTotals]) -> None:
-        observer, before, failures = self.job.observer, self._parts.get(part.id), len(self.result.failures)
+    def _carry_out(self, part: Part, work: TreeBackup | MailBackup, result: Result, finish: Callable[[], PartTotals]) -> None:
+        observer, before, failures = result.observer, self._parts.get(part.id), len(result.failures)
         observer.phase(f"{part}: looking")
         planned = work.plan()
-        self.result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
+        result.counts.update({key: planned[key] for key in ("new", "changed", "unchanged", "vanished", "resumed")})
         if self.dry_run:
-            self.result.details.setdefault("planned", {})[part.id] = dict(planned)
+            result.details.setdefault("planned", {})[part.id] = dict(planned)
             return
         observer.phase(f"{part}: reading", planned["wanted"], planned["wanted_bytes"])
         work.fetch()
         self.job.vault.objects.flush_soon()  # while the manifest is made
-        self._finish(part, finish(), before, failed=len(self.result.failures) > failures)
+        self._finish(part, result, finish(), before, failed=len(result.failures) > failures)
 
     # -- snapshot -----------------------------------------------------------------------------------------------------------------------
 
-    def _finish(self, part: Part, totals: PartTotals, before: PartState | None, *, failed: bool) -> None:
+    def _finish(self, part: Part, result: Result, totals: PartTotals, before: PartState | None, *, failed: bool) -> None:
         flag = None if part.id in self.accept_shrink or part.kind == "sieve" else shrunk(before, totals)  # somebody dropped the one filter there was
         if flag:
             reason = f"shrank from {flag['entries_before']} to {flag['entries_now']} entries ({flag['bytes_before']} to {flag['bytes_now']} bytes)"
             hint = f"look at the old server; if that is right, run again with --accept-shrink {part.id}"
-            self.result.fail(Failure("old", part.id, b"", "shrunk", reason, hint))
+            result.fail(Failure("old", part.id, b"", "shrunk", reason, hint))
         state = "incomplete" if failed or totals.failed or totals.stale else "complete"
         reason = f"{totals.failed} failed, {totals.stale} kept from before" if state == "incomplete" else ""
-        self._parts[part.id] = _part_state(part, totals, state, reason, flag)
+        self._read[part.id] = _part_state(part, totals, state, reason, flag)
 
     def _commit(self) -> None:
         job, vault = self.job, self.job.vault

@@ -17,6 +17,7 @@ from hostbackup import osal
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs import pop3
+from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.result import Result
 from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
@@ -74,13 +75,14 @@ class Check:
             )
         return self.result
 
-    def _try(self, side: str, part: str, work: Callable[[], None]) -> None:
+    def _try(self, side: str, part: str, work: Callable[[], None], into: Result | None = None) -> None:
+        result = into or self.result
         try:
             work()
         except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError, Damaged) as error:
-            self.result.fail_part(error, side=side, part=part)
+            result.fail_part(error, side=side, part=part)
         else:
-            self.result.done += 1
+            result.done += 1
 
     # -- SSH ----------------------------------------------------------------------------------------------------------------------------
 
@@ -183,15 +185,25 @@ class Check:
             except (ConnectionFailed, WrongMachine) as error:
                 self.result.fail_part(error, side=side, part="old.imap")
                 return
-        for account in self.profile.old_accounts():
-            if side == "old" and account.protocol != "imap":
-                continue
-            part = Part("mail", account.user)
-            login = account if side == "old" else self.profile.new_account_for(account)
-            self._try(side, part.id, partial(self._mailbox, side, part, login))
+        accounts = [account for account in self.profile.old_accounts() if side == "new" or account.protocol == "imap"]
+        logins = [account if side == "old" else self.profile.new_account_for(account) for account in accounts]
+        self._pool(side, f"{side}.imap {section.host}", accounts, logins, self._mailbox)
 
-    def _mailbox(self, side: str, part: Part, account: Account) -> None:
-        self.result.observer.phase(f"{side}.imap {account.user}")
+    def _pool(self, side: str, title: str, accounts: list[Account], logins: list[Account], look: Callable[[AccountWork, Account], None]) -> None:
+        pool = self.connections.accounts_pool(side, title, logins)
+        works = [self.connections.account_work(pool, side, login, account.user) for account, login in zip(accounts, logins, strict=True)]
+        for login, work in zip(logins, works, strict=True):
+            work.work = partial(look, work, login)
+        pool.run(works)
+        for work in works:
+            self.result.add(work.result)
+            self._entries += work.result.counts["messages"]
+            self._mail_bytes += work.result.counts["bytes"]
+
+    def _mailbox(self, work: AccountWork, account: Account) -> None:
+        """Runs in a thread of its own, beside others."""
+        side, part, result = work.side, work.part, work.result
+        result.observer.phase(f"{side}.imap {account.user}")
         place = self.connections.mailbox(side, account, part.name)
         row: dict[str, Any] = {"section": f"{side}.imap", "user": account.user, "folders": 0, "messages": 0}
         try:
@@ -212,24 +224,23 @@ class Check:
                 self.connections.identity.see_mailbox("old.imap", account.user, seen)
         finally:
             place.close()
-        self.result.details.setdefault("mailboxes", []).append(row)
+        result.details.setdefault("mailboxes", []).append(row)
         if side == "old":
-            self._entries += row["messages"]
-            self.result.counts["messages"] += row["messages"]
+            result.counts["messages"] += row["messages"]
         if self.connections.imap_section(side).sieve != "never":
             filters = Part("sieve", part.name)
-            self._try(side, filters.id, partial(self._filters, side, filters, account, row))
+            self._try(side, filters.id, partial(self._filters, side, filters, account, row, result), result)
 
-    def _filters(self, side: str, part: Part, account: Account, row: dict[str, Any]) -> None:
+    def _filters(self, side: str, part: Part, account: Account, row: dict[str, Any], result: Result) -> None:
         """How many filters there are, once the mailbox has let us in."""
         place = self.connections.filters(side, account, part.name)
         try:
             for listing in place.scan():
                 if listing.failure is not None:
-                    self.result.fail(listing.failure)
+                    result.fail(listing.failure)
                 row["filters"] = sum(entry.kind is Kind.FILE for entry in listing.items)
         except NotOffered as error:
-            self.result.not_covered(error, side=side, part=part.id)
+            result.not_covered(error, side=side, part=part.id)
         finally:
             place.close()
 
@@ -241,25 +252,23 @@ class Check:
         except WrongMachine as error:
             self.result.fail_part(error, side="old", part=pop3.SECTION)
             return
-        for account in self.profile.old_accounts():
-            if account.protocol == "pop3":
-                part = Part("mail", account.user)
-                self._try("old", part.id, partial(self._inbox, part, account))
+        accounts = [account for account in self.profile.old_accounts() if account.protocol == "pop3"]
+        self._pool("old", pop3.SECTION, accounts, accounts, self._inbox)
 
-    def _inbox(self, part: Part, account: Account) -> None:
-        self.result.observer.phase(f"{pop3.SECTION} {account.user}")
-        place = pop3.mailbox(self.connections, account, part.name)
+    def _inbox(self, work: AccountWork, account: Account) -> None:
+        """Runs in a thread of its own, beside others."""
+        result = work.result
+        result.observer.phase(f"{pop3.SECTION} {account.user}")
+        place = pop3.mailbox(self.connections, account, work.part.name)
         try:
             messages, size = place.totals()
             row = {"section": pop3.SECTION, "user": account.user, "folders": 1, "messages": messages, "bytes": size}
             row["capabilities"] = place.capabilities()
         finally:
             place.close()
-        self.result.details.setdefault("mailboxes", []).append(row)
-        self._entries += messages
-        self._mail_bytes += size
-        self.result.counts["messages"] += messages
-        self.result.counts["bytes"] += size
+        result.details.setdefault("mailboxes", []).append(row)
+        result.counts["messages"] += messages
+        result.counts["bytes"] += size
 
     # -- copies and room ----------------------------------------------------------------------------------------------------------------
 

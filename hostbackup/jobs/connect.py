@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, HostKeyChanged, LoginRefused, NameNotResolved, ProfileError, SecretError, WrongMachine
+from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
 from hostbackup.jobs import pop3
+from hostbackup.jobs.accounts_pool import AccountsPool, AccountWork
 from hostbackup.jobs.connect_sieve import FilterLogins
 from hostbackup.jobs.identity import Identity, looks_new
+from hostbackup.jobs.mail_logins import AccountLine, MailLogins
+from hostbackup.jobs.result import Result
 from hostbackup.model import Observer, Part
 from hostbackup.profile import BucketCopy, Imap, PathCopy, Pop3, Profile, Ssh, Web
 from hostbackup.profile.root import login_at
@@ -78,13 +83,21 @@ class Connections:
     _packings: dict[str, Packing] = field(default_factory=dict)  # by mail server
     _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
+    logins: MailLogins = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # what is warned of
+    _no_secret: dict[str, SecretError] = field(default_factory=dict)
     _filters: FilterLogins = field(default_factory=FilterLogins)
     pop3_refused: dict[tuple[str, str], LoginRefused] = field(default_factory=dict)  # by host and user
     _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
+    def __post_init__(self) -> None:
+        self.logins = MailLogins(self.addresses, self.observer.note)
+
     def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
+        with self._lock:
+            new = text not in self._warned
             self._warned.add(text)
+        if new:
             self.observer.warn(text)
 
     def weaker(self, section: str, setting: str, meaning: str) -> None:
@@ -99,8 +112,14 @@ class Connections:
     # -- secrets ------------------------------------------------------------------------------------------------------------------------
 
     def secret(self, source: SecretSource, where: str) -> str:
+        if where in self._no_secret:
+            raise self._no_secret[where]
         if where not in self._secrets:
-            self._remember(where, source.resolve(where))
+            try:
+                self._remember(where, source.resolve(where))
+            except SecretError as error:
+                self._no_secret[where] = error  # a program that gave nothing is not run again
+                raise
         return self._secrets[where].reveal()
 
     def _remember(self, where: str, secret: Secret) -> None:
@@ -123,7 +142,7 @@ class Connections:
         if given:
             return tuple(given)
         if (host, port) not in self._addresses:
-            self._addresses[host, port] = net.resolve(host, port)
+            self._addresses.setdefault((host, port), net.resolve(host, port))  # any thread may ask; all get the same answer
         return self._addresses[host, port]
 
     def reach(self, section: Ssh | Imap) -> tuple[str, ...]:
@@ -355,52 +374,52 @@ class Connections:
         else:
             password = self._prompt(where, f"Password of {account.user} at {host}")
         if not password:
-            raise SecretError(
+            raise NotCovered(
                 "no password is known for this account", where=where, hint="add it to the profile or the accounts CSV, or run at a terminal"
             )
         return password
 
-    def imap_factory(self, side: str, account: Account) -> Callable[[], ImapSession]:
+    def mail_line(self, side: str, account: Account) -> AccountLine:
+        """The account's connections, none of which is open yet. Raises SecretError, as `imap_target`."""
         target = self.imap_target(side, account)
-        refused: list[LoginRefused] = []
+        refused = functools.partial(self._filters.refused, target.host, target.user)
+        return self.logins.line(side, target, self.imap_section(side).connections, functools.partial(self._see_mail, side), refused)
 
-        def connect() -> ImapSession:
-            from hostbackup.protocols.imap import session
+    def _see_mail(self, side: str, made: ImapSession) -> None:
+        if side == "old" and made.address:  # an account may have a host of its own, which the section's check did not cover
+            self.identity.see_endpoint("old.imap", made.host, [made.address], made.port)
+            self.identity.see_address("old.imap", made.address)
+        self._imap_addresses[side, made.host] = made.address
 
-            if refused:  # a refused password is never tried twice, whoever asks
-                raise refused[0]
-            try:
-                made = session.connect(target)
-            except LoginRefused as error:
-                refused.append(error)
-                self._filters.refused(target.host, target.user, error)
-                raise
-            if side == "old" and made.address:  # an account may have a host of its own, which the section's check did not cover
-                try:
-                    self.identity.see_endpoint("old.imap", target.host, [made.address], target.port)
-                except WrongMachine:
-                    made.close()
-                    raise
-                self.identity.see_address("old.imap", made.address)
-            self._imap_addresses[side, target.host] = made.address
-            return made
+    def learn_passwords(self, side: str, accounts: Iterable[Account]) -> None:
+        """Has every secret of these accounts looked up, one after the other: later, in threads, nobody is asked and no program is run."""
+        for account in accounts:
+            with contextlib.suppress(SecretError):  # told when it is that account's turn
+                if account.protocol == "pop3" and side == "old":
+                    pop3.target(self, account)
+                else:
+                    self.imap_target(side, account)
 
-        return connect
+    def accounts_pool(self, side: str, title: str, accounts: Sequence[Account]) -> AccountsPool:
+        """To work on these accounts at once. Whoever has to be asked for passwords is asked here, one after the other."""
+        self.learn_passwords(side, accounts)
+        return AccountsPool(self.logins, self.identity, self.observer, title, len(accounts) > 1)
+
+    def account_work(self, pool: AccountsPool, side: str, account: Account, part_user: str) -> AccountWork:
+        """One account's share of the pool's work; `part_user` as for its mailbox."""
+        over_pop3 = account.protocol == "pop3" and side == "old"
+        section = pop3.section(self) if over_pop3 else self.imap_section(side)
+        server = login_at(section, account)[0], section.port
+        return AccountWork(Part("mail", part_user), side, server, section.connections, Result(pool.observer))
 
     def mailbox(self, side: str, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailAccount:
         """`part_user` is the old server's name of the account: parts are called by it on both sides. `reader` opens stored messages, for proofs."""
         from hostbackup.places.mail import MailAccount
 
         shared = side == "old" and self.imap_section(side).shared
-        part, connect = Part("mail", part_user), self.imap_factory(side, account)
-
-        def spare() -> ImapSession | None:
-            try:
-                return connect()
-            except ConnectionFailed:  # one connection is enough for all that has to be done
-                return None
-
-        return MailAccount(connect, side=side, part=part, observer=self.observer, reader=reader, shared=shared, spare=spare)
+        part = Part("mail", part_user)
+        line = self.mail_line(side, account)
+        return MailAccount(line.main, side=side, part=part, observer=self.observer, reader=reader, shared=shared, pause=self.logins.rest, spare=line.spare)
 
     def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, to_adapt
 from hostbackup.jobs.proofs import Tally
@@ -91,45 +92,64 @@ class Push:
         found = job.vault.snapshots.get(self.snapshot or "latest")
         self._snapshot = found
         self.result.details["snapshot"] = found.id
-        work = self._work()
-        if not work:
+        accounts = self._chosen()
+        if not accounts and not self._webs():
             raise UsageError("nothing to push", where=str(job.profile.file), hint="add [new.ssh] with [[new.web]], or [new.imap], to the profile")
         job.connections.check_new_endpoints(web="web" in self.only and not self.accounts, mail="mail" in self.only)
         if not self.dry_run:
             job.vault.state.write("push", {"snapshot": found.id, "time": job.now})
-        for part, push in work:
-            state = found.parts.get(part.id)
-            if state is None:
-                error = PlaceMissing(f"snapshot {found.id} does not hold it", hint="run `backup` first")
-                self.result.fail_part(error, side="vault", part=part.id)
-                continue
-            try:
-                push(state)
-            except NotOffered as error:
-                self.result.not_covered(error, side="new", part=part.id)
-            except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
-                self.result.fail_part(error, side="new", part=part.id)
-            else:
-                self.result.done += 1
-                self._finished.append(part)
+        for part, push in self._webs():
+            self._part(part, push)
+        self._mailboxes([account for account in accounts if self._held(Part("mail", account.user)) is not None])
+        for part, push in self._saved_filters(accounts):
+            self._part(part, push)
         if self._evidence:
             job.vault.evidence.write("push", self._evidence + job.connections.weaker_settings())
         return self.result
 
-    def _work(self) -> list[tuple[Part, Callable[[PartState], None]]]:
-        profile, work = self.job.profile, list[tuple[Part, Callable[[PartState], None]]]()
-        if "web" in self.only and profile.new.ssh and not self.accounts:
-            work += [(Part("web", web.source), functools.partial(self._web, web)) for web in profile.new.web]
-        if "mail" in self.only and profile.new.imap:
-            users = {account.user: account for account in profile.old_accounts()}
-            unknown = [user for user in self.accounts if user not in users]
-            if unknown:
-                raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
-            work += [(Part("mail", user), functools.partial(self._mail, users[user])) for user in self.accounts or users]
-            if profile.new.imap.sieve != "never":
-                saved = [user for user in self.accounts or users if Part("sieve", user).id in self._snapshot.parts]
-                work += [(Part("sieve", user), functools.partial(self._filters, users[user])) for user in saved]
-        return work
+    def _webs(self) -> list[tuple[Part, Callable[[PartState], None]]]:
+        new = self.job.profile.new
+        if "web" not in self.only or not new.ssh or self.accounts:
+            return []
+        return [(Part("web", web.source), functools.partial(self._web, web)) for web in new.web]
+
+    def _chosen(self) -> list[Account]:
+        """The accounts whose mail is pushed."""
+        profile = self.job.profile
+        if "mail" not in self.only or not profile.new.imap:
+            return []
+        users = {account.user: account for account in profile.old_accounts()}
+        unknown = [user for user in self.accounts if user not in users]
+        if unknown:
+            raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
+        return [users[user] for user in dict.fromkeys(self.accounts or users)]
+
+    def _saved_filters(self, accounts: Sequence[Account]) -> list[tuple[Part, Callable[[PartState], None]]]:
+        new = self.job.profile.new.imap
+        parts = [(Part("sieve", account.user), account) for account in accounts if new is not None and new.sieve != "never"]
+        return [(part, functools.partial(self._filters, account)) for part, account in parts if part.id in self._snapshot.parts]
+
+    def _held(self, part: Part) -> PartState | None:
+        """The part in the snapshot. One that is not there is told."""
+        state = self._snapshot.parts.get(part.id)
+        if state is None:
+            error = PlaceMissing(f"snapshot {self._snapshot.id} does not hold it", hint="run `backup` first")
+            self.result.fail_part(error, side="vault", part=part.id)
+        return state
+
+    def _part(self, part: Part, push: Callable[[PartState], None]) -> None:
+        state = self._held(part)
+        if state is None:
+            return
+        try:
+            push(state)
+        except NotOffered as error:
+            self.result.not_covered(error, side="new", part=part.id)
+        except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
+            self.result.fail_part(error, side="new", part=part.id)
+        else:
+            self.result.done += 1
+            self._finished.append(part)
 
     # -- web ----------------------------------------------------------------------------------------------------------------------------
 
@@ -176,13 +196,13 @@ class Push:
         """What there is to do; nothing in a dry run."""
         self.job.observer.phase(f"{state.part}: comparing with the new server", state.entries)
         planned = work.plan()
-        self._planned(state.part, dict(planned))
+        self._planned(self.result, state.part, dict(planned))
         return {} if self.dry_run else {"write": planned["write"], "attributes": planned["attributes"], "write_bytes": planned["write_bytes"]}
 
     def _apply(self, work: TreePush, state: PartState, planned: dict[str, int]) -> None:
         entries = 2 * planned["write"] + planned["attributes"]
         self.job.observer.phase(f"{state.part}: writing and proving", entries, 2 * planned["write_bytes"])
-        self._record(work.apply(), state)
+        self._evidence += self._record(self.result, work.apply(), state)
 
     def _tidy(self, part: Part, target: SftpTree) -> list[bytes]:
         """Removes what earlier pushes of this part may have left half-written on the target. Gives the prefixes of what may be left all the same."""
@@ -198,27 +218,45 @@ class Push:
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
-    def _mail(self, account: Account, state: PartState) -> None:
-        job, part = self.job, state.part
+    def _mailboxes(self, accounts: Sequence[Account]) -> None:
+        if not accounts:
+            return
+        connections = self.job.connections
+        logins = [self.job.profile.new_account_for(account) for account in accounts]
+        pool = connections.accounts_pool("new", "pushing mail", logins)
+        works = [connections.account_work(pool, "new", login, account.user) for account, login in zip(accounts, logins, strict=True)]
+        for account, work in zip(accounts, works, strict=True):
+            work.work = functools.partial(self._mail, account, work)
+        pool.run(works)
+        for work in works:
+            self.result.add(work.result)
+            self._evidence += work.evidence
+            if work.error is None:
+                self._finished.append(work.part)
+
+    def _mail(self, account: Account, account_work: AccountWork) -> None:
+        """Runs in a thread of its own, beside others."""
+        job, part, result = self.job, account_work.part, account_work.result
+        state = self._snapshot.parts[part.id]
         target = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
         journal = push_journal(part, mail_target(job, account))
         with job.ledger(journal) as ledger, MailScratch(job.scratch) as todo:
             source = MailRoot.open(job.vault.manifests, state.root)
             try:
                 mapping = folder_map(job, journal, source, target, keep=not self.dry_run)
-                self.result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
-                work = MailPush(part, target, source, job.vault, ledger, mapping, self.result, todo, self.since, self.dry_run)
-                job.observer.phase(f"{part}: comparing with the new server")
+                result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
+                work = MailPush(part, target, source, job.vault, ledger, mapping, result, todo, self.since, self.dry_run)
+                result.observer.phase(f"{part}: comparing with the new server")
                 planned = work.plan()
-                self._planned(part, dict(planned))
+                self._planned(result, part, dict(planned))
                 if self.dry_run:
                     return
-                job.observer.phase(f"{part}: appending", planned["write"], planned["write_bytes"])
+                result.observer.phase(f"{part}: appending", planned["write"], planned["write_bytes"])
                 work.apply()
-                job.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
+                result.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
                 tally = work.prove()
-                self._record(tally, state)
-                self.result.details.setdefault("mail", []).append(tally.as_json())
+                account_work.evidence += self._record(result, tally, state)
+                result.details.setdefault("mail", []).append(tally.as_json())
             finally:
                 target.close()
 
@@ -239,15 +277,15 @@ class Push:
 
     # -- account ------------------------------------------------------------------------------------------------------------------------
 
-    def _planned(self, part: Part, planned: dict[str, int]) -> None:
-        self.result.details.setdefault("planned", {})[part.id] = planned
-        self.result.counts.update(planned)
+    def _planned(self, result: Result, part: Part, planned: dict[str, int]) -> None:
+        result.details.setdefault("planned", {})[part.id] = planned
+        result.counts.update(planned)
 
-    def _record(self, tally: Tally[Entry] | Tally[Message], state: PartState) -> None:
-        if tally.counts:
-            self._evidence.append(tally.evidence(snapshot=self._snapshot.id, manifest=state.root))
-        self.result.counts["verified"] += tally.counts["verified"]
-        self.result.details.setdefault("proven", {})[state.part.id] = {"counts": dict(tally.counts), "method": tally.method, "bytes": tally.bytes}
+    def _record(self, result: Result, tally: Tally[Entry] | Tally[Message], state: PartState) -> list[dict[str, Any]]:
+        """Tells what was proven; gives it as lines of evidence too, where there is anything."""
+        result.counts["verified"] += tally.counts["verified"]
+        result.details.setdefault("proven", {})[state.part.id] = {"counts": dict(tally.counts), "method": tally.method, "bytes": tally.bytes}
+        return [tally.evidence(snapshot=self._snapshot.id, manifest=state.root)] if tally.counts else []
 
 
 def _temporary(part: Part) -> str:

@@ -46,6 +46,23 @@ class Result:
         """Something that would belong to the move and that a server does not offer: listed, and no failure."""
         self.details.setdefault("not_covered", []).append({"side": side, "part": part, "reason": error.reason})
 
+    def add(self, other: Result) -> None:
+        """What another has gathered, which its observer was told of: sums are added up, lists joined, what is listed by name joined too."""
+        self.counts.update(other.counts)
+        self.failures += other.failures
+        self.codes |= other.codes
+        self.done += other.done
+        self.undone += other.undone
+        self._alone |= other._alone
+        for key, value in other.details.items():
+            mine = self.details.get(key)
+            if isinstance(mine, list) and isinstance(value, list):
+                mine += value
+            elif isinstance(mine, dict) and isinstance(value, dict):
+                mine |= value
+            else:
+                self.details[key] = value
+
     @property
     def exit(self) -> Exit:
         if self.undone and not self.done:

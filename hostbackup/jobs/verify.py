@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.filters import filter_parts, filters_target
 from hostbackup.jobs.history import newest_readable
@@ -17,8 +20,8 @@ from hostbackup.jobs.result import Result
 from hostbackup.jobs.verify_live import NewTree, OldTree
 from hostbackup.jobs.verify_mail import NewMail, OldMail
 from hostbackup.jobs.verify_vault import VaultCheck
-from hostbackup.model import Part
 from hostbackup.places.exclude import Excludes
+from hostbackup.profile import NewWeb
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
@@ -95,23 +98,27 @@ class Verify:
     # -- old ----------------------------------------------------------------------------------------------------------------------------
 
     def _old(self) -> None:
-        for state in self._parts(("web", "local", "mail", "sieve")):
+        accounts = {account.user: account for account in self.job.profile.old_accounts()}
+        for state in self._parts(("web", "local")):
+            self._guarded(state, "old", lambda state=state: self._old_part(state))
+        mailboxes = list(self._parts(("mail",)))
+        for state in mailboxes:
+            if state.part.name not in accounts:
+                self._absent(state)
+        self._mailboxes("old", [(state, accounts[state.part.name]) for state in mailboxes if state.part.name in accounts])
+        for state in self._parts(("sieve",)):
             self._guarded(state, "old", lambda state=state: self._old_part(state))
 
     def _old_part(self, state: PartState) -> Tally[Any] | None:
         job, part = self.job, state.part
-        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind in ("mail", "sieve"))
+        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind == "sieve")
         job.observer.phase(f"{part}: proving against the old server", state.entries, state.bytes)
-        if part.kind in ("mail", "sieve"):
+        if part.kind == "sieve":
             account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
-            if account is None or part not in (*job.mail_parts, *filter_parts(job)):
+            if account is None or part not in filter_parts(job):
                 return self._absent(state)
-            if part.kind == "sieve":
-                filters = job.connections.filters("old", account, part.name)
-                return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result).run(filters)
-            mailbox = job.connections.old_mailbox(account, part.name, job.vault.objects.read)
-            root = MailRoot.open(job.vault.manifests, state.root)
-            return self._shown(OldMail(state, root, job.vault, self.result, job.connections.identity).run(mailbox))
+            filters = job.connections.filters("old", account, part.name)
+            return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result).run(filters)
         volatile = Excludes()
         if part.kind == "web":
             web = next((web for web in job.profile.old.web if web.name == part.name), None)
@@ -134,35 +141,77 @@ class Verify:
 
     def _new(self) -> None:
         profile = self.job.profile
-        webs = {Part("web", web.source).id: web for web in profile.new.web} if profile.new.ssh else {}
-        kinds = ("mail",) if profile.new.imap is None or profile.new.imap.sieve == "never" else ("mail", "sieve")
-        users = {Part(kind, account.user).id: account for account in profile.old_accounts() for kind in kinds} if profile.new.imap else {}
-        for state in self._parts(("web", "mail", "sieve")):
-            if state.part.id in webs or state.part.id in users:
-                self._guarded(state, "new", lambda state=state: self._new_part(state, webs.get(state.part.id), users.get(state.part.id)))
+        webs = {web.source: web for web in profile.new.web} if profile.new.ssh else {}
+        users = {account.user: account for account in profile.old_accounts()} if profile.new.imap else {}
+        for state in self._parts(("web",)):
+            if state.part.name in webs:
+                self._guarded(state, "new", lambda state=state: self._new_tree(state, webs[state.part.name]))
+        self._mailboxes("new", [(state, users[state.part.name]) for state in self._parts(("mail",)) if state.part.name in users])
+        for state in self._parts(("sieve",)):
+            if state.part.name in users and profile.new.imap is not None and profile.new.imap.sieve != "never":
+                self._guarded(state, "new", lambda state=state: self._new_filters(state, users[state.part.name]))
 
-    def _new_part(self, state: PartState, web: Any, account: Any) -> Tally[Any]:
+    def _new_tree(self, state: PartState, web: NewWeb) -> Tally[Any]:
         job, part = self.job, state.part
-        job.connections.check_new_endpoints(web=part.kind == "web", mail=part.kind in ("mail", "sieve"))
+        job.connections.check_new_endpoints(mail=False)
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
-        if web is not None:
-            with job.ledger(push_journal(part, web_target(job, web))) as ledger:
-                tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
-                return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
-        if part.kind == "sieve":
-            with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
-                filters = job.connections.filters("new", job.profile.new_account_for(account), part.name)
-                filters.reach()  # what could not be pushed anywhere is not covered, rather than unproven
-                return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger).run(filters)
+        with job.ledger(push_journal(part, web_target(job, web))) as ledger:
+            tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
+            return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
+
+    def _new_filters(self, state: PartState, account: Account) -> Tally[Any]:
+        job, part = self.job, state.part
+        job.connections.check_new_endpoints(web=False)
+        job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
+        with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
+            filters = job.connections.filters("new", job.profile.new_account_for(account), part.name)
+            filters.reach()  # what could not be pushed anywhere is not covered, rather than unproven
+            return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger).run(filters)
+
+    # -- mail, on both sides ------------------------------------------------------------------------------------------------------------
+
+    def _mailboxes(self, side: str, mailboxes: list[tuple[PartState, Account]]) -> None:
+        if not mailboxes:
+            return
+        connections = self.job.connections
+        logins = [account if side == "old" else self.job.profile.new_account_for(account) for _, account in mailboxes]
+        wrong: WrongMachine | None = None
+        try:
+            (connections.check_old_endpoints if side == "old" else connections.check_new_endpoints)(web=False)
+        except WrongMachine as error:
+            wrong = error
+        pool = connections.accounts_pool(side, f"proving mail against the {side} server", logins)
+        works: list[AccountWork] = []
+        tallies: dict[str, MailTally] = {}  # each is put there by one thread
+        for (state, account), login in zip(mailboxes, logins, strict=True):
+            work = connections.account_work(pool, side, login, state.part.name)
+            prove = functools.partial(self._mailbox, state, account, login, work)
+            work.work = functools.partial(_into, tallies, state.part.id, prove) if wrong is None else functools.partial(_refuse, wrong)
+            works.append(work)
+        pool.run(works)
+        for (state, _), work in zip(mailboxes, works, strict=True):
+            self.result.add(work.result)
+            if work.error is None:
+                tally: Tally[Any] = tallies[state.part.id]
+                self.result.details.setdefault("mail", []).append(tallies[state.part.id].as_json())
+            else:
+                tally = Tally(side, state.part.id)
+                tally.counts["unverified"] = state.entries
+            self._record(tally, state)
+
+    def _mailbox(self, state: PartState, account: Account, login: Account, work: AccountWork) -> MailTally:
+        """Runs in a thread of its own, beside others."""
+        job, part = self.job, state.part
+        work.result.observer.phase(f"{part}: proving against the {work.side} server", state.entries, state.bytes)
+        if work.side == "old":
+            place = job.connections.old_mailbox(login, part.name, job.vault.objects.read)
+            root = MailRoot.open(job.vault.manifests, state.root)
+            return OldMail(state, root, job.vault, work.result, job.connections.identity).run(place)
         journal = push_journal(part, mail_target(job, account))
         with job.ledger(journal) as ledger:
-            mailbox = job.connections.mailbox("new", job.profile.new_account_for(account), part.name, job.vault.objects.read)
+            mailbox = job.connections.mailbox("new", login, part.name, job.vault.objects.read)
             root = MailRoot.open(job.vault.manifests, state.root)
-            return self._shown(NewMail(state, root, job.vault, self.result, ledger, folders_decided(job, journal)).run(mailbox))
-
-    def _shown(self, tally: MailTally) -> MailTally:
-        self.result.details.setdefault("mail", []).append(tally.as_json())
-        return tally
+            return NewMail(state, root, job.vault, work.result, ledger, folders_decided(job, journal)).run(mailbox)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 
@@ -171,3 +220,11 @@ class Verify:
 
         for copy in self.job.profile.copies:
             self._evidence += prove_copy(self.job, copy, self._snapshot, self.result)
+
+
+def _into(tallies: dict[str, MailTally], part: str, prove: Callable[[], MailTally]) -> None:
+    tallies[part] = prove()
+
+
+def _refuse(error: WrongMachine) -> None:
+    raise error

@@ -148,6 +148,8 @@ class Mail(Section):
     """The server's only accepted certificate, as SHA256:… fingerprint; its name, issuer and dates do not matter then."""
     certificate_name: Host | None = None
     """The name that the certificate is for, where it is not host."""
+    connections: Connections = 6
+    """Connections to the mail server at once, all accounts together: web hosts allow 10 to 20 for each address; at most 4 of them for one account."""
 
     @model_validator(mode="after")
     def _each_account_once(self) -> Mail:

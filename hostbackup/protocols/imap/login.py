@@ -6,9 +6,10 @@ What a server tells of itself unasked, in its greeting and when it lets somebody
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING, NoReturn
 
-from hostbackup.errors import ConnectionFailed, LoginRefused, ProtocolBroken, Unreachable
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, ProtocolBroken, ServerBusy
 from hostbackup.protocols.imap import lexer, names, sasl
 from hostbackup.protocols.imap.channel import Argument, Channel, Lit
 from hostbackup.protocols.imap.framer import Answer, Continue, Data, Response, Tagged, Untagged
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Response codes (RFC 5530, RFC 9051 §7.1) of a refusal that says nothing about the password.
 _FOR_NOW = ("UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG", "CONTACTADMIN", "THROTTLED")
+_LATER = "try again later; `connections` in the profile's section says how many at once"
+# What servers without such codes say of too many connections: "Too many simultaneous connections", "Maximum number of connections … exceeded"
+_TOO_MANY = re.compile(r"too many (\w+ ){0,2}(connection|session)s|(maximum|limit)\b.*\bconnections?\b|\bconnections? limit", re.IGNORECASE)
 _CHALLENGES = 2  # of one login: where the first message did not go with the command, and an explanation of a refusal
 
 
@@ -36,6 +40,8 @@ def log_in(wire: Wire, target: ImapTarget) -> tuple[Channel, frozenset[str]]:
         if isinstance(error, ConnectionFailed):
             error.reason = login.masked(error.reason)
             error.args = (error.reason,)
+            if isinstance(error, LineCut) and _TOO_MANY.search(error.reason):  # said in a BYE
+                raise ServerBusy(error.reason, where=error.where, hint=_LATER) from None
         raise
 
 
@@ -199,8 +205,8 @@ class _Login:
         said += answer.text.decode("utf-8", "backslashreplace") + (f" ({explanation})" if explanation else "")
         text = plain(self.masked(said).encode())
         who = target.user if target.login == target.user and not target.authorize else f"{target.user} (as {target.login})"
-        if answer.code in _FOR_NOW:
-            raise Unreachable(f"the server takes no login of {who} at the moment: {text}", where=self._wire.where, hint="try again later")
+        if answer.code in _FOR_NOW or _TOO_MANY.search(text):
+            raise ServerBusy(f"the server takes no login of {who} at the moment: {text}", where=self._wire.where, hint=_LATER)
         hint = "check the user name and the password"
         if target.token is not None:
             hint = "is the token fresh, for this mailbox, and may it be used for IMAP?"

@@ -232,6 +232,7 @@ class ImapSession:
         self.user = user
         self.address = address  # "" through a tunnel
         self.port = port
+        self.on_end: Callable[[], object] = lambda: None  # hears once that the connection is closed, whoever closes it
         certificate = channel.wire.certificate()
         self.encrypted = bool(certificate)
         self.certificate_fingerprint = fingerprint(certificate) if certificate else ""
@@ -341,11 +342,13 @@ class ImapSession:
             with contextlib.suppress(ConnectionFailed, OSError):
                 self.channel.wire.sock.settimeout(_GOODBYE)
                 self.channel.logout()
-        self.channel.wire.close()
+        self.drop()
 
     def drop(self) -> None:
         """Closes without a word: for a line in an unknown state, and from other threads."""
         self.channel.wire.close()
+        told, self.on_end = self.on_end, lambda: None
+        told()
 
     def _collector(self, into: list[Listed], kind: str = "LIST") -> Callable[[Response], None]:
         def collect(response: Response) -> None:

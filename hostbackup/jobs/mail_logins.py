@@ -1,0 +1,183 @@
+"""Logins to mail servers, within what each bears: connections are counted, a refused account is left alone, and so is a server that is gone."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hostbackup.errors import ConnectionFailed, LoginRefused, NameNotResolved, ServerBusy, Unreachable
+from hostbackup.interrupts import Stopped
+from hostbackup.protocols.imap.throttle import wait_told
+from hostbackup.protocols.slots import Slots
+
+if TYPE_CHECKING:
+    from hostbackup.protocols.imap.session import ImapSession, ImapTarget
+
+Server = tuple[str, int]  # host as the profile calls it, and port
+
+_BUSY_TRIES = 5  # logins, before an account that a busy server turns away gives up
+_LONGEST = 60.0  # seconds that are waited because a server asks for it
+
+
+@dataclass(slots=True)
+class MailLogins:
+    """What a run knows of the mail servers it talks to. Used by many threads; lives as long as the run, through all steps of a `sync`."""
+
+    resolve: Callable[[str, int, tuple[str, ...]], tuple[str, ...]]  # raises NameNotResolved
+    note: Callable[[str], object] = lambda text: None
+    pause: Callable[[float, threading.Event], object] = lambda seconds, stop: stop.wait(seconds)
+    stop: threading.Event = field(default_factory=threading.Event)  # of the work that is under way
+    queued: Counter[Server] = field(default_factory=Counter)  # accounts that have not begun: they come before anybody's spare connection
+    _slots: dict[Server, Slots] = field(default_factory=dict)
+    _refused: dict[tuple[str, str, str], LoginRefused] = field(default_factory=dict)  # by side, host and user
+    _sessions: dict[ImapSession, Callable[[], None]] = field(default_factory=dict)  # that are open, and how each gives its slot back
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def slots(self, server: Server, limit: int) -> Slots:
+        with self._lock:
+            if server not in self._slots:
+                self._slots[server] = Slots(limit)
+            return self._slots[server]
+
+    def line(
+        self, side: str, target: ImapTarget, limit: int, see: Callable[[ImapSession], object], on_refused: Callable[[LoginRefused], object]
+    ) -> AccountLine:
+        """The connections of one account. `see` looks at each new one, and raises where it is not the right server."""
+        return AccountLine(self, side, target, limit, see, on_refused, self.stop)
+
+    def rest(self, seconds: float) -> None:
+        """Waits, or leaves with Stopped where the work ends meanwhile."""
+        stop = self.stop
+        self.pause(seconds, stop)
+        if stop.is_set():
+            raise Stopped
+
+    def end(self) -> None:
+        """Ends the work that is under way: whoever waits for a server, an answer or a slot leaves with Stopped."""
+        self.stop.set()
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.drop()
+
+    def opened(self, session: ImapSession, give_back: Callable[[], None]) -> None:
+        with self._lock:
+            self._sessions[session] = give_back
+        session.on_end = functools.partial(self._ended, session)
+
+    def _ended(self, session: ImapSession) -> None:
+        with self._lock:
+            give_back = self._sessions.pop(session, None)
+        if give_back is not None:
+            give_back()
+
+
+@dataclass(slots=True)
+class AccountLine:
+    """The connections of one account to one server: `main` for the one that it cannot do without, `spare` for one more."""
+
+    logins: MailLogins
+    side: str
+    target: ImapTarget
+    limit: int
+    see: Callable[[ImapSession], object]
+    on_refused: Callable[[LoginRefused], object]
+    stop: threading.Event
+    _no_more: bool = False  # spare connections were refused
+
+    @property
+    def server(self) -> Server:
+        return self.target.host, self.target.port
+
+    def main(self) -> ImapSession:
+        """Logs in, as soon as the server has a connection to give. Raises ConnectionFailed, WrongMachine or Stopped.
+
+        A server that takes no more connections is given time; one that cannot be reached is looked for twice, and then, by whoever comes next,
+        not at once again. A refused login is never tried again.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._try()
+            except ServerBusy as error:
+                if tries >= _BUSY_TRIES:
+                    raise
+                self.logins.note(f"{self.side}.imap {self.target.user}: {error.reason}; waiting")
+                told = wait_told(error.reason.encode())
+                self.logins.pause(0.5 * 2**tries if told is None else min(told, _LONGEST), self.stop)
+            except (Unreachable, NameNotResolved):
+                if tries >= 2:
+                    raise
+                self.logins.pause(0.5, self.stop)
+
+    def _try(self) -> ImapSession:
+        key, user = (self.side, self.target.host, self.target.user), self.target.user
+        if key in self.logins._refused:
+            raise self.logins._refused[key]
+        slots = named = self.logins.slots(self.server, self.limit)
+        named.check()
+        try:
+            slots, addresses = self._slots()
+            slots.check()
+            slots.main(user, self.stop.is_set)
+            return self._log_in(slots, addresses, functools.partial(slots.give_back, user))
+        except LoginRefused as error:
+            slots.reached()
+            self.logins._refused[key] = error
+            self.on_refused(error)
+            raise
+        except ConnectionFailed as error:
+            slots.missed(user, error)
+            raise
+
+    def spare(self) -> ImapSession | None:
+        """One more connection, where the server has one that nobody else wants; None where it has not."""
+        if self._no_more or self.logins.queued[self.server]:
+            return None
+        try:
+            slots, addresses = self._slots()
+            if not slots.spare(self.target.user):
+                return None
+            return self._log_in(slots, addresses, functools.partial(slots.give_back, self.target.user, spare=True))
+        except ConnectionFailed as error:
+            self._no_more = True
+            self.logins.note(f"{self.side}.imap {self.target.user}: no second connection: {error.reason}")
+            return None
+
+    def _slots(self) -> tuple[Slots, tuple[str, ...]]:
+        """Those of the machine, by its address: two names may lead to one. A tunnel leads wherever it leads. Raises NameNotResolved."""
+        if self.target.tunnel:
+            return self.logins.slots(self.server, self.limit), ()
+        addresses = self.logins.resolve(*self.server, self.target.addresses)
+        return self.logins.slots((addresses[0], self.target.port), self.limit), addresses
+
+    def _log_in(self, slots: Slots, addresses: tuple[str, ...], give_back: Callable[[], None]) -> ImapSession:
+        """A session that holds its slot until it ends; where there is none the slot is given back."""
+        from hostbackup.protocols.imap import session
+
+        try:
+            self._leave_if_stopped()
+            made = session.connect(replace(self.target, addresses=addresses))
+        except BaseException as error:
+            if isinstance(error, ServerBusy):
+                slots.lower()
+            give_back()
+            raise
+        self.logins.opened(made, give_back)
+        try:
+            self._leave_if_stopped()  # those who end the work may have looked for open sessions a moment ago
+            self.see(made)
+        except BaseException:
+            made.drop()
+            raise
+        slots.reached()
+        return made
+
+    def _leave_if_stopped(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
