@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, Unreachable
+from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, ServerBusy
 from hostbackup.protocols.imap.session import ImapSession, ImapTarget, Namespace, Namespaces, connect
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.imap_script import FakeImap, Talk
@@ -145,7 +145,13 @@ def test_login_without_sasl_quotes_what_it_sends() -> None:
 
 @pytest.mark.parametrize(
     ("said", "error"),
-    [(b"NO [AUTHENTICATIONFAILED] no", LoginRefused), (b"NO [UNAVAILABLE] database down", Unreachable), (b"NO bad user", LoginRefused)],
+    [
+        (b"NO [AUTHENTICATIONFAILED] no", LoginRefused),
+        (b"NO [UNAVAILABLE] database down", ServerBusy),
+        (b"NO bad user", LoginRefused),
+        (b"NO Too many simultaneous connections. (Failure)", ServerBusy),
+        (b"NO too many failed logins", LoginRefused),
+    ],
 )
 def test_a_refusal_for_now_is_not_taken_for_a_wrong_password(said: bytes, error: type[HostbackupError]) -> None:
     def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
@@ -161,16 +167,19 @@ def test_a_refusal_for_now_is_not_taken_for_a_wrong_password(said: bytes, error:
         assert sum(command.startswith((b"LOGIN", b"AUTHENTICATE")) for command in fake.commands) == 1
 
 
-def test_a_session_that_ends_during_the_login_is_no_wrong_password() -> None:
+@pytest.mark.parametrize(
+    ("said", "error"), [(b"shutting down", LineCut), (b"too many connections", ServerBusy), (b"Maximum connection limit reached", ServerBusy)]
+)
+def test_a_session_that_ends_during_the_login_is_no_wrong_password(said: bytes, error: type[HostbackupError]) -> None:
     def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
         if verb == "AUTHENTICATE":
-            talk.send(b"* BYE too many connections\r\n" + tag + b" NO no\r\n")
+            talk.send(b"* BYE " + said + b"\r\n" + tag + b" NO no\r\n")
             return True
         return False
 
     fake = FakeImap(hook=hook, capabilities=b"IMAP4rev1 AUTH=PLAIN")
     with fake.running():
-        _refused(_target(fake), LineCut)
+        _refused(_target(fake), error)
 
 
 def test_a_password_is_in_no_repr() -> None:
