@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, ServerBusy
+from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, ServerBusy, Unreachable
 from hostbackup.protocols.imap.session import ImapSession, ImapTarget, Namespace, Namespaces, connect
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.imap_script import FakeImap, Talk
