@@ -419,7 +419,9 @@ class Connections:
         shared = side == "old" and self.imap_section(side).shared
         part = Part("mail", part_user)
         line = self.mail_line(side, account)
-        return MailAccount(line.main, side=side, part=part, observer=self.observer, reader=reader, shared=shared, pause=self.logins.rest, spare=line.spare)
+        return MailAccount(
+            line.main, side=side, part=part, observer=self.observer, reader=reader, shared=shared, pause=self.logins.rest, spare=line.spare
+        )
 
     def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
         """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""
