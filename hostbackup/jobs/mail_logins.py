@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from hostbackup.errors import ConnectionFailed, LoginRefused, NameNotResolved, ServerBusy, Unreachable
 from hostbackup.interrupts import Stopped
-from hostbackup.protocols.imap.throttle import wait_told
 from hostbackup.protocols.slots import Slots
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ class AccountLine:
                 if tries >= _BUSY_TRIES:
                     raise
                 self.logins.note(f"{self.side}.imap {self.target.user}: {error.reason}; waiting")
+                from hostbackup.protocols.imap.throttle import wait_told
+
                 told = wait_told(error.reason.encode())
                 self.logins.pause(0.5 * 2**tries if told is None else min(told, _LONGEST), self.stop)
             except (Unreachable, NameNotResolved):
