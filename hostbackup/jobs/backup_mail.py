@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.errors import ConnectionFailed
+from hostbackup.jobs.arrivals import MailArrivals
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import Key, name_key
 from hostbackup.jobs.ledger import Ledger, Record
@@ -240,7 +241,8 @@ class MailBackup:
         if not self.planned["wanted"]:
             return
         try:
-            for read in self.place.read(self.scratch.wanted(), self.vault.objects):
+            sink = MailArrivals(self.vault.objects, self.part.id, checksum=self.checksum)
+            for read in self.place.read(self.scratch.wanted(), sink):
                 if read.failure is not None:
                     self._failed(read.asked, read.failure)
                     self.result.observer.advance(1, read.asked.size)

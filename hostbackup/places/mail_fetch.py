@@ -2,6 +2,7 @@
 
 One `UID FETCH set (UID BODY.PEEK[])` asks for a batch, with flags and date where they are wanted too. What it leaves unanswered is asked for
 again one by one. A cut line is opened again and only the unfinished rest repeated; a message that cuts the line each time is told as failed.
+Very large ones come last, each in pieces (`places.mail_large`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Message, Receiver, Sink
+from hostbackup.places.mail_large import LARGE, PIECE, LargeMessage
 from hostbackup.places.mail_line import Line
 from hostbackup.protocols.imap import sets
 from hostbackup.protocols.imap.channel import mailbox
@@ -105,12 +107,16 @@ def batches(wanted: Iterable[Message], most: int = BATCH_MESSAGES, size: int = B
 
 
 class Fetcher:
-    """Fetches bodies over one line. `run` may be used once. `described`: flags and date are told with them."""
+    """Fetches bodies over one line. `run` may be used once. `described`: flags and date are told with them.
 
-    def __init__(self, line: Line, source: Iterator[Batch], sink: Sink, *, described: bool = False) -> None:
+    Messages of `large` bytes and more are read in pieces of `piece` bytes, unless they are `described`.
+    """
+
+    def __init__(self, line: Line, source: Iterator[Batch], sink: Sink, *, described: bool = False, large: int = LARGE, piece: int = PIECE) -> None:
         self._items = b"(UID FLAGS INTERNALDATE BODY.PEEK[])" if described else b"(UID BODY.PEEK[])"
         self._line = line
-        self._source = source
+        self._source = source if described else self._without_large(source, large, piece)
+        self._large: deque[LargeMessage] = deque()
         self._sink = sink
         self._again: deque[Batch] = deque()  # before anything new from the source
         self._flight: deque[_Examine | _Fetching] = deque()
@@ -132,16 +138,31 @@ class Fetcher:
                     yield from self._recover(error)
         finally:
             self._abort()
-            if self._flight:
+            busy = bool(self._flight or (self._large and self._large[0].busy))
+            while self._large:
+                self._large.popleft().leave()
+            if busy:
                 self._line.drop()
+
+    def _without_large(self, source: Iterator[Batch], large: int, piece: int) -> Iterator[Batch]:
+        """What is to be read in pieces waits until the rest is done."""
+        for batch in source:
+            for item in [item for item in batch.items.values() if item.size >= large]:
+                del batch.items[item.uid]
+                self._large.append(LargeMessage(item, self._sink, piece))
+            if batch.items:
+                yield batch
 
     def _work(self, session: ImapSession) -> Iterator[Got]:
         while True:
             yield from self._fill(session)
             if not self._flight:
-                if not self._leftover:
+                if self._leftover:
+                    yield from self._sort_out(session)
+                elif self._large:
+                    yield from self._read_large(session, self._large[0])
+                else:
                     return
-                yield from self._sort_out(session)
                 continue
             yield from self._receive(session)
 
@@ -271,6 +292,24 @@ class Fetcher:
         if step.batch.last or objection is not None:
             self._line.progress()
 
+    def _read_large(self, session: ImapSession, message: LargeMessage) -> Iterator[Got]:
+        """One message in pieces. Where the server does not do them well it is asked for like any other; so is one that cannot be had."""
+        item, before = message.item, message.came
+        selected, answer = session.open_mailbox(item.folder)
+        self._folder = None
+        if answer.ok and selected.uidvalidity == item.uidvalidity:
+            try:
+                whole = message.read(session)
+            finally:
+                if message.came > before:
+                    self._line.progress()
+            if whole:
+                self._large.popleft()
+                yield Got(item, *message.commit())
+                return
+        self._large.popleft().leave()
+        self._again.append(Batch(item.folder, item.uidvalidity, {item.uid: item}, single=True))
+
     # -- what went wrong ----------------------------------------------------------------------------------------------------------------
 
     def _sort_out(self, session: ImapSession) -> Iterator[Got]:
@@ -305,6 +344,12 @@ class Fetcher:
         outcomes: list[Got] = []
         flight, self._flight, self._folder = list(self._flight), deque(), None
         told = ("line-cut", f"the line was cut each time it was asked for: {error.reason}")
+        if not flight and self._large and self._large[0].busy:
+            self._large[0].cuts += 1
+            if self._large[0].cuts > _SINGLE_CUTS:
+                lost = self._large.popleft()
+                lost.leave()
+                outcomes.append(Got(lost.item, code=told[0], reason=told[1]))
         again = [step.batch for step in flight if isinstance(step, _Fetching) and step.batch.items]
         if flight and isinstance(flight[0], _Examine):
             folder = flight[0].folder

@@ -219,7 +219,11 @@ class FakeImap:
                 continue
             body = talk.box.messages[uid]
             flags, date = talk.box.told.get(uid, (b"(\\Seen)", b'" 1-Jul-2026 02:44:25 +0900"'))
-            if b"BODY" in items:
+            if (part := re.search(rb"BODY\.PEEK\[\]<(\d+)\.(\d+)>", items)) is not None:
+                piece = body[int(part[1]) : int(part[1]) + int(part[2])]
+                made = b"* %d FETCH (UID %d BODY[]<%d> {%d}\r\n%s)\r\n" % (sequence, uid, int(part[1]), len(piece), piece)
+                talk.send(made if self.fetched is None else self.fetched(talk, uid, made))
+            elif b"BODY" in items:
                 told = b"FLAGS %s INTERNALDATE %s " % (flags, date) if b"FLAGS" in items else b""
                 made = b"* %d FETCH (UID %d %sBODY[] {%d}\r\n%s)\r\n" % (sequence, uid, told, len(body), body)
                 talk.send(made if self.fetched is None else self.fetched(talk, uid, made))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from hostbackup.errors import ProtocolBroken
@@ -73,11 +73,15 @@ class Continue:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A message's bytes as they came: `writer` is what the taker gave, None where it declined. `nil`: the server has none."""
+    """A message's bytes as they came: `writer` is what the taker gave, None where it declined. `nil`: the server has none.
+
+    `origin`: where in the message they begin, as the server says of a part of it.
+    """
 
     size: int
     writer: Writer | None
     nil: bool = False
+    origin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +266,8 @@ def _fetch(sequence: int, rest: list[Value], taken: list[Body], taker: Taker | N
             if body is not None:
                 raise ValueError("two bodies in one response")
             body = _body(value, taken, taker)
+            if len(name) > len(b"BODY[]"):
+                body = replace(body, origin=int(name[len(b"BODY[]<") : -1]))
     return Fetch(sequence, uid, flags, internaldate, size, body)
 
 
