@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused
-from hostbackup.model import Message, Part, Read, Write, Written
+from hostbackup.model import Message, Observer, Part, Read, Write, Written
 from hostbackup.places.mail import HashingSink, MailAccount
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_scan import Scanner
@@ -538,3 +538,115 @@ def test_a_target_that_is_lost_for_good_tells_what_was_under_way_first() -> None
             outcomes.append(outcome)
     assert set(_write_codes(outcomes)) == {"in-doubt"}
     assert fake.connections == 4
+
+
+# -- waits, shared folders, odd servers ----------------------------------------------------------------------------------------------------
+
+_BUSY = b"NO [UNAVAILABLE] Request is throttled. Suggested Backoff Time: 92415 milliseconds\r\n"
+
+
+class _Listening(Observer):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("refused", ["EXAMINE", "UID FETCH"])
+def test_a_wait_that_the_server_prints_is_kept_and_told(refused: str) -> None:
+    left = {"EXAMINE": 2, "UID FETCH": 2}
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == refused and left[verb]:
+            left[verb] -= 1
+            talk.send(tag + b" " + _BUSY)
+            return True
+        if verb == "UID FETCH" and talk.box is None:
+            talk.send(tag + b" BAD nothing selected\r\n")
+            return True
+        return False
+
+    pauses: list[float] = []
+    observer = _Listening()
+    for work in (lambda place: list(place.scan()), lambda place: list(place.read(_items(), HashingSink()))):
+        left[refused] = 1
+        pauses.clear()
+        with (fake := _fake(hook=hook)).running():
+            place = MailAccount(fake.factory, side="old", part=PART, observer=observer, pause=pauses.append)
+            outcomes = work(place)
+            place.close()
+        assert [outcome.failure for outcome in outcomes] == [None] * len(outcomes)
+        assert sum(len(getattr(outcome, "items", [outcome])) for outcome in outcomes) == 7
+        assert pauses == [92.415]
+    assert any("Suggested Backoff Time" in note for note in observer.notes)
+
+
+def test_a_server_that_is_never_ready_is_left_alone_in_the_end() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "UID FETCH":
+            talk.send(tag + b" NO [LIMIT] too fast, retry after 7200 seconds\r\n")
+            return True
+        return False
+
+    pauses: list[float] = []
+    with (fake := _fake(hook=hook)).running():
+        place = MailAccount(fake.factory, side="old", part=PART, pause=pauses.append)
+        (listing,) = place.scan()
+        place.close()
+    assert listing.failure is not None
+    assert pauses == [900.0] * 3, "a quarter of an hour at most, three times"
+
+
+def test_a_goodbye_that_names_a_wait_is_waited_for_before_connecting_again() -> None:
+    def fetched(talk: Talk, uid: int, made: bytes) -> bytes:
+        if uid == 4 and talk.number == 1:
+            talk.send(b"* BYE [THROTTLED] Too much; try again in 2 minutes\r\n")
+            raise Hangup
+        return made
+
+    pauses: list[float] = []
+    with (fake := _fake(fetched)).running():
+        place = MailAccount(fake.factory, side="old", part=PART, pause=pauses.append)
+        outcomes = list(place.read(_items(), HashingSink()))
+        place.close()
+    assert all(outcome.digest for outcome in outcomes)
+    assert pauses == [120.0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_folders_that_others_share_are_listed_and_taken_when_asked(shared: bool) -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "NAMESPACE":
+            talk.send(b'* NAMESPACE (("" "/")) (("user/" "/")) (("shared/" "/"))\r\n' + tag + b" OK done\r\n")
+            return True
+        return False
+
+    fake = _fake(hook=hook, capabilities=b"IMAP4rev1 LITERAL+ NAMESPACE")
+    fake.boxes |= {b"shared/office": _box(), b"user/hanako": _box()}
+    observer = _Listening()
+    with fake.running():
+        place = MailAccount(fake.factory, side="old", part=PART, observer=observer, shared=shared)
+        found = [folder.name for folder in place.folders()]
+        place.close()
+    assert found == ([b"INBOX", b"shared/office", b"user/hanako"] if shared else [b"INBOX"])
+    assert place.foreign == [b"shared/office", b"user/hanako"]
+    assert sum("belongs to somebody else" in note for note in observer.notes) == (0 if shared else 2)
+
+
+def test_a_uidvalidity_that_every_look_changes_is_told() -> None:
+    """Courier's EXAMINE of a folder that nobody ever opened for writing gives it a new one each time."""
+    given: list[int] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb in ("EXAMINE", "STATUS"):
+            given.append(1)
+            fake.boxes[b"INBOX"].uidvalidity = 1000 + len(given)
+        return False
+
+    with (fake := _fake(hook=hook)).running():
+        (listing,) = _account(fake).scan()
+    assert listing.failure is not None
+    assert (listing.failure.code, listing.failure.reason) == ("changing", "its UIDVALIDITY changed while it was listed")
+    assert listing.folder is not None
+    assert listing.folder.highestmodseq == 0

@@ -62,7 +62,7 @@ class MailAccount:
         self._observer = observer or Observer()
         self._reader = reader
         self._spare = spare
-        self._line = Line(session_factory, pause)
+        self._line = Line(session_factory, pause, lambda text: self._observer.note(f"{part}: {text}"))
         self._pause = pause
 
     # -- folders ------------------------------------------------------------------------------------------------------------------------

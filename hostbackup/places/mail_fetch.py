@@ -62,6 +62,7 @@ class _Examine:
     folder: bytes
     selected: Selected
     refused: Answer | None = None
+    rested: bool = False  # refused for now: it is to be opened again
     done: bool = False
     looked: bytes = b""  # tag of the LIST that tells a folder that is gone from one that cannot be opened
     there: bool = False
@@ -276,6 +277,12 @@ class Fetcher:
         if isinstance(step, _Examine):
             step.done = True
             step.refused = None if tagged.ok else tagged.answer
+            step.rested = not tagged.ok and self._line.rest(tagged.answer.text)
+            if step.rested and self._folder is step:
+                self._folder = None
+            return
+        if step.opened.rested or (not tagged.ok and step.batch.items and step.opened.refused is None and self._line.rest(tagged.answer.text)):
+            self._again.append(step.batch)
             return
         objection = step.opened.objection(step.batch.uidvalidity)
         for item in step.batch.items.values():

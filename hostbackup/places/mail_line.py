@@ -8,8 +8,11 @@ from typing import Generic, Protocol, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, Unreachable
 from hostbackup.protocols.imap.session import ImapSession
+from hostbackup.protocols.imap.throttle import wait_told
+from hostbackup.protocols.imap.wire import plain
 
-BUDGET = 3  # cuts in a row without any progress between them
+LONGEST_REST = 900.0  # seconds: a wait that a server asks for is kept up to here
+BUDGET = 3  # cuts, and waits, in a row without any progress between them
 
 
 class _Session(Protocol):
@@ -24,17 +27,26 @@ Session = TypeVar("Session", bound=_Session)
 class AnyLine(Generic[Session]):
     """One connection at a time, made by `factory`. Only cuts are tried again; a refused login or certificate is raised at once."""
 
-    def __init__(self, factory: Callable[[], Session], pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Session],
+        pause: Callable[[float], None] = time.sleep,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self._factory = factory
         self._pause = pause
+        self._tell = tell
         self._session: Session | None = None
         self._cuts = 0
+        self._wait = 0.0  # seconds that the server asked for when it ended the last session
+        self._rests = 0
 
     def session(self) -> Session:
         """The open session, or a new one. Raises ConnectionFailed."""
         while self._session is None:
             if self._cuts:
-                self._pause(0.5 * 2**self._cuts)
+                self._pause(max(0.5 * 2**self._cuts, self._wait))
+                self._wait = 0.0
             try:
                 self._session = self._factory()
             except (LineCut, Unreachable) as error:
@@ -46,6 +58,21 @@ class AnyLine(Generic[Session]):
     def progress(self) -> None:
         """Something came through: the next cut is a new one."""
         self._cuts = 0
+        self._rests = 0
+
+    def rest(self, text: bytes) -> bool:
+        """Waits where a refusal asks for that, up to a quarter of an hour and a few times: whether what was refused can be tried again."""
+        told = wait_told(text)
+        if told is None or self._rests >= BUDGET:
+            return False
+        self._rests += 1
+        self._pause(self._bounded(told, text))
+        return True
+
+    def _bounded(self, told: float, text: bytes) -> float:
+        seconds = min(told, LONGEST_REST)
+        self._tell(f"the server asks to be left alone: {plain(text)}; going on in {seconds:.0f} s")
+        return seconds
 
     def cut(self, error: ConnectionFailed) -> None:
         """Drops the session; raises `error` where the budget is spent."""
@@ -53,6 +80,9 @@ class AnyLine(Generic[Session]):
         self._cuts += 1
         if self._cuts > BUDGET:
             raise error
+        said = error.reason.encode("utf-8", "replace")
+        told = wait_told(said)
+        self._wait = 0.0 if told is None else self._bounded(told, said)
 
     def drop(self) -> None:
         """Closes without a word: the line's state is unknown."""

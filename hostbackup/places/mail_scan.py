@@ -170,12 +170,20 @@ class Scanner:
             trouble = ("changing", "its UIDVALIDITY changed while it was listed")
         if again:
             trouble = ("uidvalidity", "its UIDVALIDITY changed while it was listed")
-        elif trouble is not None and trouble[0] == "changing" and not scan.given and scan.tries + 1 < _TRIES:
-            scan.tries += 1
+        elif trouble is not None and not scan.given and self._may_do_better(scan, trouble, examined if not examined.ok else fetched):
             waiting.appendleft(scan)
             return
         self._line.progress()
         yield from self._conclude(scan, self._counted(scan, selected, whole=trouble is None), trouble)
+
+    def _may_do_better(self, scan: _FolderScan, trouble: tuple[str, str], answer: Tagged) -> bool:
+        """Whether the folder is worth being listed again from the start; waits first where the server asks for that."""
+        if not answer.ok and self._line.rest(answer.answer.text):
+            return True
+        if trouble[0] != "changing" or scan.tries + 1 >= _TRIES:
+            return False
+        scan.tries += 1
+        return True
 
     def _changed(self, scan: _FolderScan, difference: Difference, selected: Selected, fetched: Tagged) -> Listing[Message] | None:
         """The difference where it adds up; else None, and the folder is to be asked more thoroughly."""
