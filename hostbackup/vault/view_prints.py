@@ -8,11 +8,10 @@ Where files are links, the same holds for the objects behind them: an object tha
 from __future__ import annotations
 
 import hashlib
-import marshal
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hostbackup.errors import VaultError
 from hostbackup.model import Folder, Part
@@ -26,6 +25,8 @@ from hostbackup.vault.sums import NAME as SUMS
 
 FOLDER = "latest"
 STATE = "view"
+_PACKED = struct.Struct(">6Q")
+_MASK = (1 << 64) - 1
 _LAYOUT = b"1"  # of folders and names: with another, no print of before is worth anything
 
 
@@ -116,11 +117,13 @@ def _standing(latest: Path, part: Part, maildir: bytes) -> str | None:
     try:
         with SafeFolder.open(latest) as base, base.below([*part_path(part), *([maildir] if maildir else [])]) as inner:
             table = inner.stat(KEYWORDS_FILE)
-            seen.update(marshal.dumps(table and _facts(table), 2))
+            seen.update(_facts(table) if table else b"none")
             for name in MAILDIR:
                 found = inner.stat(name)
+                seen.update(b"%s %o " % (name, found.st_mode if found else 0))
                 with inner.below([name]) as place:
-                    seen.update(marshal.dumps([found and found.st_mode, *_rows(place)], 2))
+                    for row in _rows(place):
+                        seen.update(b"%d:" % len(row) + row)
     except OSError:
         return None
     return seen.hexdigest()
@@ -134,13 +137,15 @@ def set_aside(damaged: Path) -> int:
         return -1
 
 
-def _rows(place: SafeFolder) -> list[tuple[Any, ...]]:
+def _rows(place: SafeFolder) -> list[bytes]:
+    """Every entry with its facts, sorted. Packed, because a folder may hold hundreds of thousands."""
     with os.scandir(place.fd if place.fd is not None else place.path) as found:
-        return sorted((entry.name, *_facts(entry.stat(follow_symlinks=False))) for entry in found)
+        return sorted(os.fsencode(entry.name) + b"\0" + _facts(entry.stat(follow_symlinks=False)) for entry in found)
 
 
-def _facts(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink, found.st_mode
+def _facts(found: os.stat_result) -> bytes:
+    mtime, ctime = found.st_mtime_ns & _MASK, found.st_ctime_ns & _MASK  # times before 1970 are below 0
+    return _PACKED.pack(found.st_ino & _MASK, found.st_size, mtime, ctime, found.st_nlink, found.st_mode)
 
 
 def _text(maildir: bytes) -> str:
