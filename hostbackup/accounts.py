@@ -77,6 +77,32 @@ def parse_accounts(data: bytes, name: str = "accounts.csv") -> list[Account]:
     return accounts
 
 
+def read_mailboxes(path: Path) -> list[str]:
+    """A provider's list of mailboxes: one a line, each once, in the file's order; encodings as in a CSV. What follows a # at the start is a comment.
+
+    Raises AccountsError, with the line, for what is no mailbox's name.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AccountsError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    found: dict[str, str] = {}
+    for number, line in enumerate(_decode(data, str(path)).splitlines(), 1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        if not name.isprintable() or any(mark in name for mark in ' ,;"<>'):
+            raise AccountsError("expected one mailbox, such as taro@example.jp, and nothing else", where=f"{path}:{number}")
+        found.setdefault(mailbox_key(name), name)
+    return list(found.values())
+
+
+def mailbox_key(name: str) -> str:
+    """What two spellings of one mailbox have in common: the domain counts in any case (RFC 5321 §2.3.11)."""
+    local, at, domain = name.rpartition("@")
+    return f"{local}@{domain.casefold()}" if at else name
+
+
 def addresses(values: list[str]) -> tuple[str, ...]:
     """IPv4 or IPv6 literals. Raises ValueError with a sentence for the first that is none."""
     for value in values:

@@ -110,6 +110,7 @@ class Session:
             self.profile = load(self.profile_name, files=bool(reaches))
             if reaches:
                 self.profile.old_accounts()
+                self.profile.expected_mailboxes()
             problems = [problem for problem in self.profile.check_secrets() if problem.where.startswith(reaches)]
             if len(problems) == 1:
                 raise problems[0]

@@ -26,6 +26,7 @@ from hostbackup.errors import (
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
+from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
 from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.result import Result
@@ -83,6 +84,8 @@ class Backup:
             )
         for web in webs:
             self._part(Part("web", web.name), self._web)
+        if "mail" in self.only:
+            tell_coverage(job.profile, self.result)
         if accounts:
             self._mailboxes(accounts)
             for part in filter_parts(job):
@@ -289,6 +292,7 @@ class Backup:
             for part in self._finished
         ]
         lines += [{"type": "not-covered", **row, "time": self.job.now} for row in self.result.details.get("not_covered", [])]
+        lines += coverage_evidence(self.result, self.job.now)
         lines += [{"type": "shrink-accepted", "part": part, "time": self.job.now} for part in self.accept_shrink]
         return lines + self.job.connections.weaker_settings()
 

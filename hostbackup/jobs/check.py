@@ -19,6 +19,7 @@ from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, NotOffe
 from hostbackup.jobs import pop3
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.connect import Connections
+from hostbackup.jobs.coverage import tell_coverage
 from hostbackup.jobs.result import Result
 from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
 from hostbackup.places.base import Place
@@ -58,6 +59,7 @@ class Check:
         for side, section in (("old", old.ssh), ("new", new.ssh)):
             if section is not None:
                 self._try(side, f"{side}.ssh", partial(self._ssh, side, section))
+        tell_coverage(self.profile, self.result)
         for side, imap in (("old", old.imap), ("new", new.imap)):
             if imap is not None:
                 self._accounts(side)

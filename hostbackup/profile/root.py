@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from hostbackup import secrets
-from hostbackup.accounts import Account, read_accounts
+from hostbackup.accounts import Account, read_accounts, read_mailboxes
 from hostbackup.errors import ProfileError, SecretError
 from hostbackup.profile.describe import describe
 from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
@@ -107,6 +107,14 @@ class Profile(Section):
                 )
             )
         return accounts
+
+    def expected_mailboxes(self) -> list[str] | None:
+        """The provider's list, None where the profile names none. Raises AccountsError."""
+        return self._expected
+
+    @cached_property
+    def _expected(self) -> list[str] | None:
+        return read_mailboxes(self.mail.expected) if self.mail.expected else None
 
     def new_account_for(self, account: Account) -> Account:
         """How an old account logs in at the new server.

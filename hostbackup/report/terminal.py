@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hostbackup.errors import Exit
@@ -55,6 +55,16 @@ def name_of(row: Mapping[str, Any], key: str = "name") -> str:
 # -- one function a command ---------------------------------------------------------------------------------------------------------------
 
 
+def _few(rows: list[list[str]], part: int, fine: Callable[[list[str]], bool]) -> list[str]:
+    """Of hundreds of mailboxes a person wants to see those that are not as they should be; how many more there are, in one line."""
+    mail = [row for row in rows if row[part].startswith("mail/")]
+    if len(mail) <= _SHOWN:
+        return []
+    good = [row for row in mail if fine(row)]
+    rows[:] = [row for row in rows if row not in good]
+    return [f"and {plural(len(good), 'mailbox', 'mailboxes')} of {number(len(mail))}, all as they should be (see --json)"] if good else []
+
+
 def backup(details: Mapping[str, Any], result: Any) -> list[str]:
     if "planned" in details:
         return _plan(details)
@@ -63,9 +73,11 @@ def backup(details: Mapping[str, Any], result: Any) -> list[str]:
     for name, part in details.get("parts", {}).items():
         notes = [part["state"]] if part["state"] != "complete" else ["complete"]
         notes += [f"{number(part[key])} {key}" for key in ("failed", "stale", "vanished") if part[key]]
-        rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes)])
+        why = f": {one_line(part['reason'])}" if part["state"] == "carried" else ""
+        rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes) + why])
+    others = _few(rows, 0, lambda row: row[3] == "complete")
     lines = [f"a new vault was begun at {one_line(details['new_vault'])}"] if "new_vault" in details else []
-    lines += table(rows, ["part", "entries", "bytes", "state"]) if rows else []
+    lines += [*(table(rows, ["part", "entries", "bytes", "state"]) if rows else []), *others]
     if "snapshot" in details:
         new = f"{number(counts['new'])} new, {number(counts['changed'])} changed, {number(counts['vanished'])} vanished"
         lines.append(f"snapshot {details['snapshot']}: {new}; read {plural(counts['read'], 'entry', 'entries')}, {size(counts['read_bytes'])}")
