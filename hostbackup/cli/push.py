@@ -15,7 +15,11 @@ from hostbackup.report import terminal
 @click.option("--dry-run", is_flag=True, help="Show what would be written; write nothing.")
 @click.option("--only", type=click.Choice(["web", "mail"]), multiple=True, help="Only web trees, or only mailboxes.")
 @click.option("--account", metavar="USER", multiple=True, help="Only this mailbox (its name on the old server); may be given several times.")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only messages that arrived on this day or later.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Only messages that arrived on this day (UTC) or later, and those whose date the old server does not tell.",
+)
 @click.option("--snapshot", metavar="ID", default="", help="Push this snapshot instead of the newest.")
 @click.option("--overwrite", metavar="PATTERN", multiple=True, help="Replace conflicting files that match; their bytes are kept in the vault first.")
 def command(
