@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 from hostbackup.errors import Exit
+from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
@@ -57,6 +58,16 @@ class Sent(NamedTuple):
         return Message(*self.spot, self.record.size)
 
 
+class Missed(NamedTuple):
+    """A sent message that is not where it was put. There may be very many: it holds no more than is needed."""
+
+    record: Stored[Message]
+    spot: Spot
+    target: bytes
+    proven: bool
+    size: int  # as the new server told it, by which it may be found elsewhere
+
+
 @dataclass(slots=True)
 class NewSide:
     """Proves what `sent` gives. `fresh`: it was appended in this run, so that flags which are not there were not kept."""
@@ -69,7 +80,7 @@ class NewSide:
     tally: MailTally
     fresh: bool = False
     _waiting: dict[Spot, deque[Sent]] = field(default_factory=lambda: defaultdict(deque))
-    _gone: list[Sent] = field(default_factory=list)
+    _gone: list[Missed] = field(default_factory=list)
     _notes: list[Record] = field(default_factory=list)  # for the journal
     _not_kept: Counter[tuple[bytes, str]] = field(default_factory=Counter)
 
@@ -94,7 +105,7 @@ class NewSide:
             for one in group:
                 self._row(one).pushed += 1
                 if not one.spot[2]:  # the server told no UID
-                    self._gone.append(one)
+                    self._miss(one)
                     continue
                 self._waiting[one.spot].append(one)
                 yield Claim(one.message(), one.record.digest, one.record.size)
@@ -119,7 +130,7 @@ class NewSide:
         if proof.status is Status.VERIFIED:
             self._verified(one, proof)
         elif proof.status in (Status.MISSING, Status.CHANGED):
-            self._gone.append(one)
+            self._miss(one)
         else:
             self._failed(one, proof)
 
@@ -172,8 +183,9 @@ class NewSide:
         notes, self._notes = self._notes, []
         self.ledger.put(*notes)
 
-    def _failure(self, one: Sent, code: str, reason: str, hint: str = "") -> Failure:
-        return Failure(self.tally.side, self.tally.part, one.message().label if one.spot[2] else one.record.item.label, code, reason, hint)
+    def _failure(self, one: Sent | Missed, code: str, reason: str, hint: str = "") -> Failure:
+        label = Message(*one.spot).label if one.spot[2] else one.record.item.label
+        return Failure(self.tally.side, self.tally.part, label, code, reason, hint)
 
     def _tell_not_kept(self) -> None:
         for (folder, what), count in sorted(self._not_kept.items()):
@@ -185,21 +197,33 @@ class NewSide:
 
     # -- what is not where it was put ---------------------------------------------------------------------------------------------------
 
+    def _miss(self, one: Sent) -> None:
+        self._gone.append(Missed(one.record, one.spot, one.target, one.proven, one.known.get("size", one.record.size)))
+
+    def _sent(self, missed: Missed) -> Sent:
+        known = self.ledger.get(message_key(missed.record.item))
+        assert known is not None, "it was given as sent"
+        return Sent(missed.record, known)
+
     def _sort_out(self) -> None:
-        by_folder: dict[bytes, list[Sent]] = defaultdict(list)
-        for one in self._gone:
-            by_folder[one.spot[0]].append(one)
+        by_folder: dict[bytes, list[Missed]] = defaultdict(list)
+        for missed in self._gone:
+            by_folder[missed.spot[0]].append(missed)
+        self._gone.clear()
         counters = self.place.counters(sorted(by_folder))
         taken = self._taken()
-        left: list[Sent] = []
+        left: list[Missed] = []
         for folder, many in by_folder.items():
             now = counters[folder]
-            numbered_anew = [one for one in many if now is not None and now.uidvalidity != one.spot[1]]
-            left += [one for one in many if now is None or now.uidvalidity == one.spot[1]]
+            numbered_anew: list[Missed] = []
+            for missed in many:
+                anew = now is not None and now.uidvalidity != missed.spot[1]
+                (numbered_anew if anew else left).append(missed)
             if numbered_anew:
                 left += self._match_in(folder, numbered_anew, taken)
-        for one in self._elsewhere(left, taken):
-            self._settle_gone(one, counters[one.spot[0]])
+        by_folder.clear()
+        for missed in self._elsewhere(left, taken):
+            self._settle_gone(missed, counters[missed.spot[0]])
 
     def _taken(self) -> dict[tuple[bytes, int], set[int]]:
         """Of each folder and UIDVALIDITY at the new server the UIDs that the journal gives to messages."""
@@ -210,17 +234,16 @@ class NewSide:
                 taken[key_name(known["folder"]), known["uidvalidity"]].add(known["uid"])
         return taken
 
-    def _match_in(self, folder: bytes, wanted: Sequence[Sent], taken: dict[tuple[bytes, int], set[int]]) -> list[Sent]:
+    def _match_in(self, folder: bytes, wanted: Sequence[Missed], taken: dict[tuple[bytes, int], set[int]]) -> list[Missed]:
         """In a folder that was numbered anew, or whose server told no UIDs, messages are known by their bytes. Gives those that are not there."""
         free: list[tuple[int, int, int]] = []
         for listing in self.place.look([folder]):
             free += [(item.uidvalidity, item.uid, item.size) for item in listing.items if item.uid not in taken[folder, item.uidvalidity]]
-        matcher = Matcher(((one, one.record.digest) for one in wanted), self.reader)
+        matcher = Matcher(((missed, missed.record.digest) for missed in wanted), self.reader)
         for message, came in self.place.fingerprints(Message(folder, *numbers) for numbers in free):
             found = matcher.take(came)
             if found is not None:
-                one, verdict = found
-                self._verified_at(one, message, verdict)
+                self._verified_at(self._sent(found[0]), message, found[1])
                 taken[folder, message.uidvalidity].add(message.uid)
         return matcher.rest()
 
@@ -231,11 +254,11 @@ class NewSide:
             self._row(one).changed["renumbered"] += 1
         self._verified(one, proof, {"uidvalidity": message.uidvalidity, "uid": message.uid})
 
-    def _elsewhere(self, wanted: Sequence[Sent], taken: dict[tuple[bytes, int], set[int]]) -> list[Sent]:
+    def _elsewhere(self, wanted: Sequence[Missed], taken: dict[tuple[bytes, int], set[int]]) -> list[Missed]:
         """Looks in every folder for what users moved, as long as few messages have the right sizes. Gives what is not found."""
         if not wanted:
             return []
-        sizes = {one.known.get("size", one.record.size) for one in wanted}
+        sizes = {missed.size for missed in wanted}
         alike: list[Message] = []
         weight = 0
         for listing in self.place.look([folder.name for folder in self.place.folders()]):
@@ -246,32 +269,32 @@ class NewSide:
         if len(alike) > _ELSEWHERE or weight > _ELSEWHERE_BYTES:
             self.result.observer.note(f"{self.tally.part}: too much at the new server could be what was moved there; it was not searched")
             return list(wanted)
-        matcher = Matcher(((one, one.record.digest) for one in wanted), self.reader)
+        matcher = Matcher(((missed, missed.record.digest) for missed in wanted), self.reader)
         for message, came in self.place.fingerprints(alike):
             found = matcher.take(came)
             if found is not None:
-                self._moved(found[0], message, found[1])
+                self._moved(self._sent(found[0]), message)
         return matcher.rest()
 
-    def _moved(self, one: Sent, message: Message, verdict: Verdict) -> None:
+    def _moved(self, one: Sent, message: Message) -> None:
         """By its owner. If that came before it was proven, it is proven now."""
         row = self._row(one)
         self.tally.changed(row, one.record, "moved", message)
         place = {"folder": name_key(message.folder), "uidvalidity": message.uidvalidity, "uid": message.uid, "appended": name_key(one.target)}
         self._note(one, place)
 
-    def _settle_gone(self, one: Sent, now: Selected | None) -> None:
-        row = self._row(one)
+    def _settle_gone(self, one: Missed, now: Selected | None) -> None:
+        row = self.tally.row(one.record.item.folder, one.target)
         _, uidvalidity, uid = one.spot
         if now is not None and uid and now.uidvalidity == uidvalidity and 0 < now.uidnext <= uid:
             row.missing += 1
             reason = f"the new server lost it: it gave it this number, and now says that the next one is {now.uidnext}"
             failure = self._failure(one, "missing", reason, "ask its provider; `restore` has it out of the vault")
-            self.tally.tell(self.result, self.archive, one.record, failure, Status.MISSING, new=one.message(), exit_code=Exit.DAMAGE)
+            self.tally.tell(self.result, self.archive, one.record, failure, Status.MISSING, new=Message(*one.spot), exit_code=Exit.DAMAGE)
         elif one.proven:
             self.tally.changed(row, one.record, "gone")
         else:
             row.missing += 1
             reason = "the new server took it, but it was altered, moved out of sight or deleted there before it could be proven"
             failure = self._failure(one, "missing", reason, "look for it there; it is not appended again")
-            self.tally.tell(self.result, self.archive, one.record, failure, Status.MISSING, new=one.message() if uid else None)
+            self.tally.tell(self.result, self.archive, one.record, failure, Status.MISSING, new=Message(*one.spot) if uid else None)
