@@ -131,12 +131,22 @@ install_proftpd() {
 }
 
 # An IMAP server of another make. Its package wants something that sends mail: the smallest there is, which is no daemon and sends nothing here.
+# Debian lets only one IMAP server be installed, so the one program that Dovecot's package would have to go for is taken out of its package by hand.
 install_cyrus() {
-  if [ ! -e /usr/lib/cyrus/bin/master ] || ! command -v db5.3_load >/dev/null; then
+  local bin=/usr/lib/cyrus/bin
+  if [ ! -e $bin/master ] || ! command -v db5.3_load >/dev/null; then
     local sender=()
     [ -e /usr/sbin/sendmail ] || sender=(msmtp-mta)
-    apt_install "${sender[@]}" cyrus-imapd db5.3-util
+    apt_install "${sender[@]}" cyrus-common db5.3-util
     keep_from_starting cyrus-imapd.service
+  fi
+  if [ ! -e $bin/imapd ]; then
+    local folder
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download cyrus-imapd && dpkg-deb -x cyrus-imapd_*.deb .) || fail "apt-get could not fetch cyrus-imapd"
+    as_root install -m 755 "$folder$bin/imapd" $bin/imapd
+    rm -rf "$folder"
   fi
 }
 
