@@ -13,6 +13,7 @@ import pytest
 from hostbackup.vault.vault import Vault
 from scripts.benchmarks.relay import counting
 from tests.support.dovecot import PLAIN_SLASH, Dovecot, dovecot
+from tests.support.imap_script import FakeBox, FakeImap
 from tests.support.mail_move import Hands, Move, digest, letter
 
 USERS = {f"u{number}@example.test": "secret" for number in range(20)}
@@ -126,3 +127,18 @@ def test_mail_that_came_and_went_between_two_runs_is_counted_as_unseen(it: Move)
     assert "unseen" not in told(it)["INBOX"]
     with Vault.open(it.vault, "read") as vault:
         assert vault.snapshots.get("latest").exit == 0
+
+
+def test_a_message_below_the_last_uidnext_is_not_missed_where_the_counts_agree_by_chance(it: Move) -> None:
+    box = FakeBox({uid: letter(uid) for uid in range(1, 6)}, next=7)
+    with FakeImap({b"INBOX": box}, b"IMAP4rev1 LITERAL+ CONDSTORE").running() as fake:
+        it.security, it.old_port = "plain", fake.port
+        it.write()
+        it.backup()
+        box.expunge(2)
+        box.messages[6] = letter(6)  # a server of several machines, on which the number was given before the message could be seen
+        box.mark(6, b"")
+        [failure] = it.backup(exit=3).json["failures"]
+        assert failure["code"] == "changing"
+        assert it.backup().json["counts"]["vanished"] == 1
+        assert told(it)["INBOX"]["stored"] == 5

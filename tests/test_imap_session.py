@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from hostbackup.errors import CertificateRefused, HostbackupError, LineCut, LoginRefused, ProtocolBroken, ServerBusy, Unreachable
 from hostbackup.protocols.imap.session import ImapSession, ImapTarget, Namespace, Namespaces, connect
+from hostbackup.protocols.imap.tls import TlsSocket
 from tests.support.dovecot import INBOX_DOT, PLAIN_SLASH, Dovecot, dovecot
 from tests.support.imap_script import FakeImap, Talk
 
@@ -98,6 +100,25 @@ def test_an_expired_certificate_is_refused() -> None:
 def test_a_port_that_speaks_no_tls_is_told(server: Dovecot) -> None:
     target = dataclasses.replace(server.target(security="tls"), port=server.ports["plain"])
     assert "TLS" in _refused(target, ProtocolBroken).reason
+
+
+def test_a_handshake_that_fails_with_the_line_gone_tells_what_was_wrong() -> None:
+    class Gone:
+        sent = 0
+
+        def settimeout(self, seconds: float) -> None: ...
+        def close(self) -> None: ...
+
+        def recv(self, size: int) -> bytes:
+            return b"\x16\x03\x03\x00\x04\x02\x00\x00\x00"
+
+        def sendall(self, data: bytes | memoryview) -> None:
+            self.sent += 1
+            if self.sent > 1:
+                raise BrokenPipeError
+
+    with pytest.raises(ssl.SSLError):
+        TlsSocket(Gone(), ssl.create_default_context(), "mail.example.test")
 
 
 def test_a_server_that_is_not_imap_is_told() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hostbackup.model import Changes, Folder, Listing, Message, Part
 from hostbackup.places.mail import MailAccount
 from tests.support.dovecot import dovecot
-from tests.support.imap_script import FakeBox, FakeImap, Hook, Talk
+from tests.support.imap_script import FakeBox, FakeImap, Hangup, Hook, Talk
 from tests.support.mail_move import Hands, letter
 
 PLAIN = b"IMAP4rev1 LITERAL+ CONDSTORE"
@@ -113,6 +113,24 @@ def test_an_answer_that_does_not_add_up_leads_to_the_full_listing(fake: FakeImap
     assert [item.uid for item in inbox.items] == sorted(box.messages) if hook is not _without_modseq else list(range(1, 8))
     assert inbox.folder is not None
     assert inbox.folder.exists == len(inbox.items)
+
+
+def test_a_difference_that_cuts_the_line_is_not_asked_for_again(fake: FakeImap) -> None:
+    before = known(look(fake))
+    fake.boxes[b"INBOX"].mark(2, b"\\Flagged")
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if b"CHANGEDSINCE" in rest:
+            talk.send(b"* VANISHED (EARLIER) " + b"1,3," * 300_000 + b"5\r\n")
+            raise Hangup
+        return False
+
+    fake.hook = hook
+    inbox = look(fake, before)[b"INBOX"]
+    assert inbox.changes is None
+    assert {item.uid: item.flags for item in inbox.items}[2] == ("\\Flagged",)
+    assert inbox.folder is not None
+    assert inbox.folder.highestmodseq == 2
 
 
 def test_mail_that_comes_while_the_folder_is_listed_is_found_the_next_time(fake: FakeImap) -> None:

@@ -132,3 +132,17 @@ def test_a_later_run_goes_on_where_the_last_one_ended(tmp_path: Path, checksum: 
         assert vault.objects.path(hashlib.sha256(BODY).hexdigest()).read_bytes() == BODY
     assert min(offsets(server)) == (0 if checksum else 3000)
     assert not list((tmp_path / "v" / "incoming").glob("*.partial*"))
+
+
+def test_bytes_that_belong_elsewhere_are_not_gone_on_with_after_a_cut() -> None:
+    def fetched(talk: Talk, uid: int, made: bytes) -> bytes:
+        if b"<3000>" in made and talk.number == 1:
+            talk.send(b"* 2 FETCH (UID 2 BODY[]<2000> {1000}\r\n%s)\r\n" % BODY[2000:3000])
+            raise Hangup
+        if b"<3000>" in made and talk.number == 2:  # as much of the whole as came before the line was cut
+            talk.send(b"* 2 FETCH (UID 2 BODY[]<3000> {%d}\r\n%s" % (len(BODY), BODY[:700]))
+            raise Hangup
+        return made
+
+    with (server := fake(fetched)).running():
+        assert whole(fetch(server, HashingSink()))

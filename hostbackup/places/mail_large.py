@@ -78,18 +78,17 @@ class LargeMessage:
             return False
         self._taking = True
         while True:
-            response = session.channel.next(self._take)
+            response = session.channel.next(lambda size: self if self._taking and size == expected else None)
             if isinstance(response, Fetch) and response.body is not None:
                 fits = response.uid == self.item.uid and response.body.origin == offset and response.body.size == expected
                 good += 1 if fits and not response.body.nil else 2
                 self._taking = False
+                if good > 1:  # at once: with the line cut before the command ends, what was written would be gone on with
+                    self.give_up()
             elif isinstance(response, Tagged):
                 self._taking = False
                 self._asked.popleft()
                 return response.tag == tag and response.ok and good == 1 and self._at == offset + expected
-
-    def _take(self, size: int) -> LargeMessage | None:
-        return self if self._taking else None
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         """What comes of a piece."""

@@ -24,7 +24,6 @@ _FOR_NOW = ("UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG", "CONTACTADMIN", "THROT
 _LATER = "try again later; `connections` in the profile's section says how many at once"
 # What servers without such codes say of too many connections: "Too many simultaneous connections", "Maximum number of connections … exceeded"
 _TOO_MANY = re.compile(r"too many (\w+ ){0,2}(connection|session)s|(maximum|limit)\b.*\bconnections?\b|\bconnections? limit", re.IGNORECASE)
-_CHALLENGES = 2  # of one login: where the first message did not go with the command, and an explanation of a refusal
 
 
 def log_in(wire: Wire, target: ImapTarget) -> tuple[Channel, frozenset[str]]:

@@ -5,6 +5,7 @@ An `ssl.SSLSocket` asks the system twice for each record. Mail servers send reco
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from typing import Protocol
@@ -42,7 +43,8 @@ class TlsSocket:
                 self._send_on()
                 self._take_in()
             except ssl.SSLError:
-                self._send_on()  # the alert that tells the server why
+                with contextlib.suppress(OSError):  # nobody may be there any more: that must not hide what was wrong
+                    self._send_on()  # the alert that tells the server why
                 raise
             else:
                 self._send_on()
