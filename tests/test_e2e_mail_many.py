@@ -57,6 +57,9 @@ def test_forty_mailboxes_come_in_but_for_those_that_cannot(tmp_path: Path, serve
     assert {part["state"] for part in ran.json["parts"].values()} == {"complete"}
     assert set(ran.json["parts"]) == {f"mail/{user}" for user in USERS} - {f"mail/{REFUSED}", f"mail/{WITHOUT}"}
     assert ran.json["counts"]["read"] == COUNT - 2
+    states = {row["part"]: (row["state"], row["messages"], row["new"], row["failed"]) for row in ran.json["accounts"]}
+    assert list(states) == [f"mail/{user}" for user in USERS]
+    assert states == dict.fromkeys(states, ("complete", 1, 1, 0)) | {f"mail/{user}": ("failed", 0, 0, 1) for user in (REFUSED, WITHOUT)}
     server.log_with("auth failed, 1 attempts")
     assert server.log().count("auth failed, 1 attempts") - refused == 1
     [evidence] = (tmp_path / "vault/evidence").glob("*-backup.jsonl")

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.mail_tally import ALIKE, MailTally
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Message, Method, Proof, Status, Stored
 from hostbackup.places.mail_subject import subject_of
-from hostbackup.report import mail_table
+from hostbackup.report import mail_table, terminal
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,64 @@ def test_the_ways_in_which_a_server_alters_mail_are_kept_few() -> None:
     assert len(told["altered"]) == 101
     assert sum(row["messages"] for row in told["altered"]) == 300
     assert told["tiers"] == {"added-headers": 300}
+
+
+def test_a_folder_with_a_failure_is_shown_among_hundreds() -> None:
+    """A message that the new server did not take is no figure of the proof; its folder is not "without exception" for all that."""
+    refused = Failure("new", "mail/user7", b"INBOX.3 UID 2", "refused", "too large")
+    lines = mail_table.folders([account(number, 5) for number in range(400)], failures=[refused])
+    assert lines[3].split()[:2] == ["user7", "INBOX.3"]
+    assert lines[4].startswith("1,999 folders of 400 mailboxes")
+
+
+def test_names_of_mail_folders_are_shown_as_people_read_them() -> None:
+    wire = Failure("old", "mail/taro", b"INBOX.&U9dP4Q- UID 2", "refused", "why")
+    assert terminal.failure_line(wire) == "old: mail/taro/INBOX.受信 UID 2: why"
+    assert wire.as_json()["name"] == "INBOX.&U9dP4Q- UID 2"
+    web = Failure("old", "web/site", b"&U9dP4Q-", "refused", "why")
+    assert terminal.failure_line(web) == "old: web/site/&U9dP4Q-: why"
+
+
+def many_backed_up(result: Result) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    for number in range(300):
+        part = {"state": "complete", "entries": 4, "bytes": 1000, "failed": 0, "stale": 0, "vanished": 0, "reason": ""}
+        parts |= {f"mail/u{number}": part, f"sieve/u{number}": {**part, "entries": 0, "bytes": 0}}
+    known = {key: Figures(4, 1000, 1, "complete") for key in parts}
+    result.fail(Failure("old", "mail/none", b"", "login-refused", "no"))
+    tell_accounts(result, [*(f"mail/u{number}" for number in range(300)), "mail/none"], known)
+    return {"parts": parts, **result.details}
+
+
+def test_a_mailbox_that_was_never_read_stands_in_the_table_of_a_backup() -> None:
+    result = Result()
+    details = many_backed_up(result)
+    assert terminal.backup(details, result) == [
+        "part       entries  bytes  state",
+        "mail/none  -        -      not backed up",
+        "and 300 of 301 mailboxes, all as they should be (--verbose shows each)",
+        "and 300 of 300 sets of filters, all as they should be (--verbose shows each)",
+        "301 mailboxes (300 complete, 1 failed): 1,200 messages, 300 kB, 300 new",
+    ]
+    assert len(terminal.backup(details, result, everything=True)) == 603
+    assert details["accounts"][-1] == {
+        "part": "mail/none",
+        "state": "failed",
+        "messages": 0,
+        "bytes": 0,
+        "new": 0,
+        "failed": 1,
+        "reason": "no",
+    }
+
+
+def test_a_plan_for_hundreds_of_mailboxes_is_a_few_lines() -> None:
+    planned = {f"{kind}/u{number}": {"folders": 1, "write": 2, "write_bytes": 500} for kind in ("mail", "sieve") for number in range(300)}
+    plan = [{"part": f"mail/u{number}", "action": "append", "folder": "&U9dP4Q-", "messages": 2} for number in range(300)]
+    lines = terminal.push({"planned": planned, "plan": plan}, Result())
+    assert lines == [
+        "300 mailboxes: 300 folders to make, 600 to write; 150 kB to move (--verbose shows each)",
+        "300 sets of filters: 300 folders to make, 600 to write; 150 kB to move (--verbose shows each)",
+        "dry run: nothing was changed",
+    ]
+    assert "+ mail/u7/受信: 2 messages" in terminal.push({"planned": planned, "plan": plan}, Result(), everything=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from hostbackup.cli.run import Session
@@ -25,4 +27,4 @@ def command(session: Session, only: tuple[str, ...], checksum: bool, dry_run: bo
     with session.preview() if dry_run else session.job("write", create=True) as job:
         accepted = [job.find_part(text).id for text in accept_shrink]
         result = Backup(job, only or ("web", "mail", "local"), checksum=checksum, dry_run=dry_run, accept_shrink=accepted).run()
-    session.end(result, terminal.backup)
+    session.end(result, partial(terminal.backup, everything=session.output.verbose))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import click
 
@@ -38,4 +39,4 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
         if vault and identity.accepted:
             vault.evidence.write("check", identity.accepted)
             result.details["accepted"] = identity.accepted
-    session.end(result, terminal.check)
+    session.end(result, partial(terminal.check, everything=session.output.verbose))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 
 import click
 
@@ -39,4 +40,4 @@ def command(
     with session.preview() if dry_run else session.job("write") as job:
         day = since.date() if since else None
         result = Push(job, only or ("web", "mail"), account, day, snapshot, overwrite, dry_run).run()
-    session.end(result, terminal.push)
+    session.end(result, partial(terminal.push, everything=session.output.verbose))

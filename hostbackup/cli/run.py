@@ -265,7 +265,7 @@ def command(name: str, short: str, *, profile: bool = True, network: bool = Fals
         decorated = click.option(
             "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Also write what happens, with times, to a file."
         )(decorated)
-        decorated = click.option("-v", "--verbose", is_flag=True, help="Say more: each step, each failure.")(decorated)
+        decorated = click.option("-v", "--verbose", is_flag=True, help="Say more: each step, each failure, each of many mailboxes.")(decorated)
         decorated = click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")(decorated)
         decorated = click.option("--json", is_flag=True, help="One JSON document on stdout (docs/json.md).")(decorated)
         made: click.Command = click.command(name, short_help=short)(decorated)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from hostbackup.cli.run import Session
@@ -19,4 +21,4 @@ def command(session: Session, against: tuple[str, ...], only: tuple[str, ...]) -
     session.load(*against)
     with session.job("write") as job:
         result = Verify(job, against, only or ("web", "mail", "local")).run()
-    session.end(result, terminal.verify)
+    session.end(result, partial(terminal.verify, everything=session.output.verbose))

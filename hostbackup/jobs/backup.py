@@ -23,6 +23,7 @@ from hostbackup.errors import (
     VaultError,
     WrongMachine,
 )
+from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
@@ -64,6 +65,7 @@ class Backup:
     _before: Snapshot | None = field(init=False, default=None)
     _parts: dict[str, PartState] = field(init=False, default_factory=dict)
     _finished: list[Part] = field(init=False, default_factory=list)
+    _new: dict[str, int] = field(init=False, default_factory=dict)  # by mailbox, messages that the last snapshot did not have
     _read: dict[str, PartState] = field(init=False, default_factory=dict)  # by part, what this run made of it; each is put there by one thread
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class Backup:
             self._commit()
         elif self._before is not None:
             self._lay_out(self._before)
+        known = {key: Figures(state.entries, state.bytes, self._new.get(key, 0), state.state) for key, state in self._parts.items()}
+        tell_accounts(self.result, [Part("mail", account.user).id for account in accounts], known)
         return self.result
 
     def _carry_all(self) -> None:
@@ -173,6 +177,7 @@ class Backup:
             work.work = functools.partial(self._mail, account, work)
         pool.run(works)
         for work in works:
+            self._new[work.part.id] = work.result.counts["new"]
             self.result.add(work.result)
             self._settled(work.part, work.error)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, to_adapt
@@ -83,6 +84,7 @@ class Push:
     _snapshot: Snapshot = field(init=False)
     _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
     _finished: list[Part] = field(init=False, default_factory=list)
+    _known: dict[str, Figures] = field(init=False, default_factory=dict)  # by mailbox that could be worked on
 
     def __post_init__(self) -> None:
         self.result = Result(self.job.observer)
@@ -103,6 +105,8 @@ class Push:
         self._mailboxes([account for account in accounts if self._held(Part("mail", account.user)) is not None])
         for part, push in self._saved_filters(accounts):
             self._part(part, push)
+        if not self.dry_run:
+            tell_accounts(self.result, [Part("mail", account.user).id for account in accounts], self._known)
         if self._evidence:
             job.vault.evidence.write("push", self._evidence + job.connections.weaker_settings())
         return self.result
@@ -232,6 +236,8 @@ class Push:
             self.result.add(work.result)
             self._evidence += work.evidence
             if work.error is None:
+                state = self._snapshot.parts[work.part.id]
+                self._known[work.part.id] = Figures(state.entries, state.bytes, work.result.counts["written"])
                 self._finished.append(work.part)
 
     def _mail(self, account: Account, account_work: AccountWork) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.filters import filter_parts, filters_target
@@ -189,15 +190,19 @@ class Verify:
             work.work = functools.partial(_into, tallies, state.part.id, prove) if wrong is None else functools.partial(_refuse, wrong)
             works.append(work)
         pool.run(works)
+        known: dict[str, Figures] = {}
         for (state, _), work in zip(mailboxes, works, strict=True):
             self.result.add(work.result)
             if work.error is None:
                 tally: Tally[Any] = tallies[state.part.id]
-                self.result.details.setdefault("mail", []).append(tallies[state.part.id].as_json())
+                told = tallies[state.part.id].as_json()
+                self.result.details.setdefault("mail", []).append(told)
+                known[state.part.id] = Figures(state.entries, state.bytes, sum(row.get("fresh", 0) for row in told["folders"]))
             else:
                 tally = Tally(side, state.part.id)
                 tally.counts["unverified"] = state.entries
             self._record(tally, state)
+        tell_accounts(self.result, [state.part.id for state, _ in mailboxes], known, side=side)
 
     def _mailbox(self, state: PartState, account: Account, login: Account, work: AccountWork) -> MailTally:
         """Runs in a thread of its own, beside others."""

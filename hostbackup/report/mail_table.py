@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from hostbackup.model import Failure
 from hostbackup.protocols.imap.names import display
 from hostbackup.report.words import number, one_line, plural, table
 
@@ -23,23 +24,25 @@ _SOUND = ("line-endings", "added-headers")  # tiers that count as verified
 Row = Mapping[str, Any]
 
 
-def folders(accounts: Sequence[Row]) -> list[str]:
+def folders(accounts: Sequence[Row], everything: bool = False, failures: Iterable[Failure] = ()) -> list[str]:
     """The tables of `mail` in the document of `verify` or `push`; nothing where there is none."""
     lines: list[str] = []
+    failed = {(failure.part, failure.name.rpartition(b" UID ")[0] or failure.name) for failure in failures}
     for side, title in (("old", "at the old server"), ("new", "at the new server")):
         rows = [(account, row) for account in accounts if account["side"] == side for row in account["folders"]]
         if rows:
-            lines += ["", f"mail {title}, by folder:", *_table(side, rows)]
+            lines += ["", f"mail {title}, by folder:", *_table(side, rows, everything, failed)]
         lines += [line for account in accounts if account["side"] == side for line in _altered(account)]
     return lines
 
 
-def _table(side: str, rows: list[tuple[Row, Row]]) -> list[str]:
-    shown = rows if len(rows) <= _SHOWN else [(account, row) for account, row in rows if _troubled(row)][:_SHOWN]
+def _table(side: str, rows: list[tuple[Row, Row]], everything: bool, failed: Collection[tuple[str, bytes]]) -> list[str]:
+    troubled = [(account, row) for account, row in rows if _troubled(row) or (account["part"], _wire(row, "old")) in failed]
+    shown = rows if everything or len(rows) <= _SHOWN else troubled[:_SHOWN]
     left = len(rows) - len(shown)
     notes = []
     if left:
-        quiet = sum(not _troubled(row) for _, row in rows)
+        quiet = len(rows) - len(troubled)
         mailboxes = plural(len({account["part"] for account, _ in rows}), "mailbox", "mailboxes")
         notes = [f"{plural(quiet, 'folder')} of {mailboxes} have no exception; every one of {number(len(rows))} is in --json and in evidence/"]
     if not shown:
@@ -75,8 +78,11 @@ def _changed(row: Row) -> str:
 
 
 def _folder(row: Row, key: str) -> str:
-    raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "-")).encode()
-    return one_line(display(raw))
+    return one_line(display(_wire(row, key)))
+
+
+def _wire(row: Row, key: str) -> bytes:
+    return base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "-")).encode()
 
 
 def _altered(account: Row) -> list[str]:

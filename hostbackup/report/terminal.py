@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hostbackup.errors import Exit
 from hostbackup.model import Failure
+from hostbackup.protocols.imap.names import display
 from hostbackup.report import mail_table
 from hostbackup.report.words import number, one_line, plural, size, table
 
+_PLANNED = {"folders": "folders to make", "write": "to write"}
+_KINDS = {"mail/": ("mailbox", "mailboxes"), "sieve/": ("set of filters", "sets of filters")}
 _SHOWN = 20  # failures listed before "and so many more"
 
 _CLOSING = {
@@ -31,7 +35,8 @@ def closing(command: str, code: Exit) -> str:
 def failure_line(failure: Failure) -> str:
     where = failure.part
     if failure.name:
-        where = f"{where}/{one_line(failure.name)}" if where else one_line(failure.name)
+        name = _shown(failure.part, failure.name)
+        where = f"{where}/{name}" if where else name
     head = ": ".join(text for text in (failure.side, where) if text)
     hint = f" ({one_line(failure.hint)})" if failure.hint else ""
     return f"{head}: {one_line(failure.reason)}{hint}" if head else f"{one_line(failure.reason)}{hint}"
@@ -47,27 +52,54 @@ def failure_lines(failures: Sequence[Failure], *, everything: bool) -> list[str]
 
 def name_of(row: Mapping[str, Any], key: str = "name") -> str:
     """A name out of a row of JSON."""
-    if f"{key}_b64" in row:
-        return one_line(base64.b64decode(row[f"{key}_b64"]))
-    return one_line(str(row.get(key, "")))
+    raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "")).encode("utf-8", "surrogateescape")
+    return _shown(str(row.get("part", "")), raw)
+
+
+def _shown(part: str, name: bytes) -> str:
+    """A name for people: that of a mail folder is not shown in the modified UTF-7 of the wire."""
+    return one_line(display(name) if part.startswith("mail/") else name)
 
 
 # -- one function a command ---------------------------------------------------------------------------------------------------------------
 
 
-def _few(rows: list[list[str]], part: int, fine: Callable[[list[str]], bool]) -> list[str]:
-    """Of hundreds of mailboxes a person wants to see those that are not as they should be; how many more there are, in one line."""
-    mail = [row for row in rows if row[part].startswith("mail/")]
-    if len(mail) <= _SHOWN:
+def _few(rows: list[list[str]], part: int, result: Any, fine: Callable[[list[str]], bool], everything: bool) -> list[str]:
+    """Of hundreds of mailboxes a person wants to see those that are not as they should be; how many more there are, in one line.
+
+    Takes the others out of `rows`. A part that a failure names is never one of them.
+    """
+    troubled = {one_line(failure.part) for failure in result.failures}
+    lines = []
+    for kind, (one, many) in _KINDS.items():
+        mine = [row for row in rows if row[part].startswith(kind)]
+        good = [row for row in mine if row[part] not in troubled and fine(row)]
+        if everything or len(mine) <= _SHOWN or not good:
+            continue
+        gone = set(map(id, good))
+        rows[:] = [row for row in rows if id(row) not in gone]
+        lines.append(f"and {number(len(good))} of {plural(len(mine), one, many)}, all as they should be (--verbose shows each)")
+    return lines
+
+
+def _mail_total(details: Mapping[str, Any], new: str) -> list[str]:
+    """One line for all mailboxes of a run, where there are too many to add up by eye."""
+    rows = details.get("accounts", [])
+    if len(rows) <= _SHOWN:
         return []
-    good = [row for row in mail if fine(row)]
-    rows[:] = [row for row in rows if row not in good]
-    return [f"and {plural(len(good), 'mailbox', 'mailboxes')} of {number(len(mail))}, all as they should be (see --json)"] if good else []
+    lines = []
+    for side in dict.fromkeys(row.get("side", "") for row in rows):
+        mine = [row for row in rows if row.get("side", "") == side]
+        states = ", ".join(f"{number(count)} {state}" for state, count in Counter(row["state"] for row in mine).items())
+        messages, came = sum(row["messages"] for row in mine), sum(row["new"] for row in mine)
+        total = f"{plural(messages, 'message')}, {size(sum(row['bytes'] for row in mine))}" + (f", {number(came)} {new}" if came or not side else "")
+        lines.append(f"{side + ': ' if side else ''}{plural(len(mine), 'mailbox', 'mailboxes')} ({states}): {total}")
+    return lines
 
 
-def backup(details: Mapping[str, Any], result: Any) -> list[str]:
+def backup(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
     if "planned" in details:
-        return _plan(details)
+        return _plan(details, everything)
     counts = result.counts
     rows = []
     for name, part in details.get("parts", {}).items():
@@ -75,7 +107,9 @@ def backup(details: Mapping[str, Any], result: Any) -> list[str]:
         notes += [f"{number(part[key])} {key}" for key in ("failed", "stale", "vanished") if part[key]]
         why = f": {one_line(part['reason'])}" if part["state"] == "carried" else ""
         rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes) + why])
-    others = _few(rows, 0, lambda row: row[3] == "complete")
+    lost = [row for row in details.get("accounts", []) if row["state"] == "failed"]
+    rows += [[one_line(row["part"]), "-", "-", "not backed up"] for row in lost]
+    others = [*_few(rows, 0, result, lambda row: row[3] == "complete", everything), *_mail_total(details, "new")]
     lines = [f"a new vault was begun at {one_line(details['new_vault'])}"] if "new_vault" in details else []
     lines += [*(table(rows, ["part", "entries", "bytes", "state"]) if rows else []), *others]
     if "snapshot" in details:
@@ -100,38 +134,60 @@ def _not_covered(details: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _plan(details: Mapping[str, Any]) -> list[str]:
+def _plan(details: Mapping[str, Any], everything: bool = False) -> list[str]:
     signs = {"new": "+", "changed": "~", "vanished": "-", "create": "+", "update": "~", "overwrite": "!", "append": "+"}
     lines = []
+    many = {kind for kind in ("mail/", "sieve/") if not everything and sum(part.startswith(kind) for part in details["planned"]) > _SHOWN}
     for row in details.get("plan", []):
-        what = name_of(row) if "messages" not in row else f"{name_of(row, 'folder')}: {plural(row['messages'], 'message')}"
-        lines.append(f"{signs.get(row['action'], '?')} {row['part']}/{what}")
+        if not row["part"].startswith(tuple(many)):
+            what = name_of(row) if "messages" not in row else f"{name_of(row, 'folder')}: {plural(row['messages'], 'message')}"
+            lines.append(f"{signs.get(row['action'], '?')} {one_line(row['part'])}/{what}")
+    sums: dict[str, Counter[str]] = {}
     for part, planned in details["planned"].items():
-        told = ", ".join(f"{number(value)} {key.replace('_', ' ')}" for key, value in planned.items() if value and not key.endswith("bytes"))
-        lines.append(f"{part}: {told or 'nothing to do'}; {size(planned.get('wanted_bytes', planned.get('write_bytes', 0)))} to move")
+        kind = next((kind for kind in many if part.startswith(kind)), "")
+        if kind:
+            sums.setdefault(kind, Counter()).update({"parts": 1, **planned})
+        else:
+            lines.append(f"{one_line(part)}: {_planned(planned)}")
+    for kind, total in sums.items():
+        parts = plural(total.pop("parts"), *_KINDS[kind])
+        lines.append(f"{parts}: {_planned(total)} (--verbose shows each)")
     lines.append("dry run: nothing was changed")
     return lines
 
 
-def verify(details: Mapping[str, Any], result: Any) -> list[str]:
+def _planned(planned: Mapping[str, int]) -> str:
+    told = ", ".join(
+        f"{number(value)} {_PLANNED.get(key, key.replace('_', ' '))}" for key, value in planned.items() if value and not key.endswith("bytes")
+    )
+    return f"{told or 'nothing to do'}; {size(planned.get('wanted_bytes', planned.get('write_bytes', 0)))} to move"
+
+
+def verify(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
     rows = []
     for line in details.get("proven", []):
         counts = dict(line["counts"])
         verified = counts.pop("verified", 0)
         others = ", ".join(f"{number(value)} {key}" for key, value in counts.items() if value) or "-"
         rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
-    lines = table(rows, ["side", "part", "verified", "bytes", "method", "others"]) if rows else []
-    lines += mail_table.folders(details.get("mail", []))
+    notes = []
+    shown: list[list[str]] = []
+    for side in dict.fromkeys(row[0] for row in rows):
+        mine = [row for row in rows if row[0] == side]
+        notes += [f"{one_line(side)}: {line}" for line in _few(mine, 1, result, lambda row: row[5] == "-", everything)]
+        shown += mine
+    lines = [*(table(shown, ["side", "part", "verified", "bytes", "method", "others"]) if shown else []), *notes]
+    lines += [*_mail_total(details, "new there"), *mail_table.folders(details.get("mail", []), everything, result.failures)]
     lines.append(f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}")
     return [*lines, *_not_covered(details)]
 
 
-def push(details: Mapping[str, Any], result: Any) -> list[str]:
+def push(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
     if "planned" not in details:
         return []
     lines = _left_alone(details)
     if not result.counts["written"] and "proven" not in details and "plan" in details:
-        return [*_plan(details), *lines]
+        return [*_plan(details, everything), *lines]
     rows = []
     for part, planned in details["planned"].items():
         proven = details.get("proven", {}).get(part)
@@ -143,10 +199,14 @@ def push(details: Mapping[str, Any], result: Any) -> list[str]:
         rows.append([one_line(part), number(planned.get("write", 0)), verified, method, number(settled), number(left), number(conflicts)])
     header = ["part", "to write", "proven", "method", "there already", "left alone", "conflicts"]
     if proven_nowhere(details):
-        return [*_plan(details), *lines]
+        return [*_plan(details, everything), *lines]
+    rows += [
+        [one_line(row["part"]), "-", "-", "not pushed", "-", "-", "-"] for row in details.get("accounts", []) if row["part"] not in details["planned"]
+    ]
+    notes = [*_few(rows, 0, result, lambda row: row[2] != "-" and row[6] == "0", everything), *_mail_total(details, "written")]
     dressed = result.counts["attributes_written"]
-    mail = mail_table.folders(details.get("mail", []))
-    return [*table(rows, header), *([f"{number(dressed)} more got a new mode or time"] if dressed else []), *lines, *mail]
+    mail = mail_table.folders(details.get("mail", []), everything, result.failures)
+    return [*(table(rows, header) if rows else []), *notes, *([f"{number(dressed)} more got a new mode or time"] if dressed else []), *lines, *mail]
 
 
 def proven_nowhere(details: Mapping[str, Any]) -> bool:
@@ -230,7 +290,31 @@ def prune(details: Mapping[str, Any], result: Any) -> list[str]:
     return lines if details["applied"] else [*lines, "nothing was changed; --apply does it"]
 
 
-def check(details: Mapping[str, Any], result: Any) -> list[str]:
+def _mailboxes(details: Mapping[str, Any], everything: bool) -> list[str]:
+    """What `check` found at each login, by section."""
+    lines = []
+    found = details.get("mailboxes", [])
+    for section in dict.fromkeys(row["section"] for row in found):
+        rows = [row for row in found if row["section"] == section]
+        shown = rows if everything or len(rows) <= _SHOWN else [row for row in rows if row.get("shared")][:_SHOWN]
+        columns = [key for key in ("folders", "messages", "bytes", "filters") if any(key in row for row in rows)]
+        body = [
+            [section, one_line(row["user"]), *("-" if key not in row else size(row[key]) if key == "bytes" else number(row[key]) for key in columns)]
+            for row in shown
+        ]
+        lines += table(body, ["section", "mailbox", *columns]) if body else []
+        lines += [
+            f"  shared with {one_line(row['user'])} by somebody else: {one_line(name)}" for row in shown for name in row.get("shared", [])[:_SHOWN]
+        ]
+        if len(rows) > len(shown):
+            sums = ", ".join(
+                f"{size(total) if key == 'bytes' else number(total)} {key}" for key in columns for total in [sum(row.get(key, 0) for row in rows)]
+            )
+            lines.append(f"{section}: {plural(len(rows), 'mailbox', 'mailboxes')} opened: {sums} (--verbose shows each)")
+    return lines
+
+
+def check(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
     lines = []
     for row in details["servers"]:
         lines.append(f"{row['section']}  {one_line(row['host'])} port {row['port']}  host key {row.get('host_key', '?')}")
@@ -245,12 +329,7 @@ def check(details: Mapping[str, Any], result: Any) -> list[str]:
         other = f", {plural(row['other'], 'special file')} (not backed up)" if row["other"] else ""
         told = f"{plural(row['files'], 'file')}, {plural(row['folders'], 'folder')}, {plural(row['links'], 'symlink')}, {size(row['bytes'])}{other}"
         lines.append(f"{one_line(row['part'])}: {told}")
-    for row in details.get("mailboxes", []):
-        more = f", {size(row['bytes'])}" if "bytes" in row else ""
-        more += f", {plural(row['filters'], 'filter')}" if "filters" in row else ""
-        lines.append(f"{row['section']} {one_line(row['user'])}: {plural(row['folders'], 'folder')}, {plural(row['messages'], 'message')}{more}")
-        lines += [f"         shared by somebody else: {one_line(name)}" for name in row.get("shared", [])[:_SHOWN]]
-    lines += _not_covered(details)
+    lines += [*_mailboxes(details, everything), *_not_covered(details)]
     for row in details.get("copies", []):
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
