@@ -654,3 +654,16 @@ def test_a_uidvalidity_that_every_look_changes_is_told() -> None:
     assert (listing.failure.code, listing.failure.reason) == ("changing", "its UIDVALIDITY changed while it was listed")
     assert listing.folder is not None
     assert listing.folder.highestmodseq == 0
+
+
+def test_a_folder_listed_from_a_uid_on_is_so_after_a_cut_too() -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "UID FETCH" and talk.number == 1:
+            raise Hangup
+        return False
+
+    with FakeImap({b"INBOX": FakeBox(dict.fromkeys(range(1, 7), b"message"))}, hook=hook).running() as fake:
+        line = Line(fake.factory, lambda seconds: None)
+        listings = list(Scanner(line, "old", PART.id).run(_account(fake).folders(), 5))
+        line.close()
+    assert [item.uid for listing in listings for item in listing.items] == [5, 6]

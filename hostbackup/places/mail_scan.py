@@ -277,7 +277,8 @@ class Scanner:
         self._line.cut(error)
         if waiting:
             waiting[0].cuts += 1
-            waiting[0].list_all()  # what changed may be more than a line holds, and would be the next time, too
+            if waiting[0].difference is not None:
+                waiting[0].list_all()  # what changed may be more than a line holds, and would be the next time, too
             if waiting[0].cuts >= 2:
                 scan = waiting.popleft()
                 scan.restart()
