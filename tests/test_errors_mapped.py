@@ -179,7 +179,7 @@ class Silent:
     def sendall(self, data: bytes) -> None:
         raise self.error
 
-    def wrap_socket(self, *arguments: object, **more: object) -> None:
+    def wrap_bio(self, *arguments: object, **more: object) -> None:
         raise self.error
 
 

@@ -41,6 +41,7 @@ class Channel:
         self._out = bytearray()
         self._packing: Packing | None = None
         self._early: deque[Response] = deque()  # what came untagged while packing was agreed on
+        self.in_mailbox = False  # whether a mailbox was opened, and may still be
 
     def pack(self, packing: Packing) -> None:
         """Lets `packing` decide when this connection is packed. The server must offer COMPRESS=DEFLATE."""
@@ -74,6 +75,8 @@ class Channel:
         """As `start`, but a space stands where the command would end: more of it follows by `literal_head` and `put`."""
         if self._packing is not None and self._packing.on and not self._open:
             self._compress()
+        if arguments[0] in (b"SELECT", b"EXAMINE"):
+            self.in_mailbox = True
         self._count += 1
         tag = b"h%d" % self._count
         self._open.add(tag)

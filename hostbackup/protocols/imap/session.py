@@ -280,6 +280,8 @@ class ImapSession:
             if counters is not None and self.offers("LIST-STATUS"):
                 wanted += [b"STATUS", self.status_items]
             command += [b"RETURN", b"(" + b" ".join(wanted) + b")"]
+        if counters is not None:
+            self._look_around()
         tag = channel.start(*command)
         others = [channel.start(b"LSUB", b'""', b'"*"')]
         if self._namespaces is None and self.offers("NAMESPACE"):
@@ -316,16 +318,24 @@ class ImapSession:
     def status(self, name: bytes) -> Selected | None:
         """Counters of a mailbox that is not selected, None where the server says NO."""
         selected = Selected()
+        self._look_around()
         answer = self.channel.run(b"STATUS", mailbox(name), STATUS_ITEMS, on=selected.take)
         return selected if answer.ok else None
 
     def counters(self, names: Iterable[bytes]) -> dict[bytes, Selected]:
         """Those of many mailboxes in one round trip, as far as the server tells them."""
         found: dict[bytes, Selected] = {}
+        self._look_around()
         tags = [self.channel.start(b"STATUS", mailbox(name), self.status_items) for name in names if self.channel.at_once(mailbox(name))]
         for tag in tags:
             self.channel.finish(tag, functools.partial(_take_status, found))
         return found
+
+    def _look_around(self) -> None:
+        """Has the server look for what others did to the mailbox that is open: else its counters are told as this session last saw them (RFC 3501
+        §6.3.10 warns of it, Dovecot does it). Waited for, since Dovecot answers what is sent behind it first."""
+        if self.channel.in_mailbox:
+            self.channel.run(b"NOOP")
 
     def open_mailbox(self, name: bytes, *, writable: bool = False) -> tuple[Selected, Tagged]:
         """EXAMINE, or SELECT where `writable`."""
