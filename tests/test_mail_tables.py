@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostbackup.jobs.account_rows import Figures, tell_accounts
-from hostbackup.jobs.mail_tally import ALIKE, MailTally
+from hostbackup.jobs.mail_tally import ALIKE, MailTally, described
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Message, Method, Proof, Status, Stored
 from hostbackup.places.mail_subject import subject_of
@@ -173,3 +173,10 @@ def test_a_plan_for_hundreds_of_mailboxes_is_a_few_lines() -> None:
         "dry run: nothing was changed",
     ]
     assert "+ mail/u7/受信: 2 messages" in terminal.push({"planned": planned, "plan": plan}, Result(), everything=True)
+
+
+def test_a_failure_names_subject_and_file_where_there_are_any() -> None:
+    plain = Failure("new", "mail/taro", b"INBOX UID 2", "too-big", "too large", "split it")
+    told = described(plain, "見積書", b"latest/mail/taro/cur/1")
+    assert (told.reason, told.hint) == ("too large; subject: 見積書", "split it; in the vault: latest/mail/taro/cur/1")
+    assert described(plain, "", b"") == plain

@@ -101,10 +101,7 @@ class MailTally(Tally[Message]):
         told |= {"subject": subject} if subject else {}
         told |= name_json(path, "path") if path else {}
         self.exceptions.append(told)
-        reason = f"{failure.reason}; subject: {subject}" if subject else failure.reason
-        hints = [failure.hint, "in the vault: " + path.decode("utf-8", "backslashreplace") if path else ""]
-        hint = "; ".join(hint for hint in hints if hint)
-        result.fail(Failure(failure.side, failure.part, failure.name, failure.code, reason, hint), exit_code or EXIT_OF[status])
+        result.fail(described(failure, subject, path), exit_code or EXIT_OF[status])
 
     def tell_alike(self, result: Result, archive: Archive, record: Stored[Message], failure: Failure, status: Status) -> None:
         """As `tell`, for a reason that whole folders may have: after many of them one line stands for the rest."""
@@ -143,3 +140,10 @@ class MailTally(Tally[Message]):
         """One account of `--json`."""
         told = {"side": self.side, "part": self.part, "tiers": self.tiers(), "folders": self._folders()}
         return told | {"altered": self._altered(), "changed": self.changes, "exceptions": self.exceptions}
+
+
+def described(failure: Failure, subject: str, path: bytes) -> Failure:
+    """With the message's subject, and its file in the vault, as far as there are any."""
+    reason = f"{failure.reason}; subject: {subject}" if subject else failure.reason
+    hints = [failure.hint, "in the vault: " + path.decode("utf-8", "backslashreplace") if path else ""]
+    return Failure(failure.side, failure.part, failure.name, failure.code, reason, "; ".join(hint for hint in hints if hint))

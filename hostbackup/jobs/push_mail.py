@@ -22,7 +22,7 @@ from hostbackup.jobs.keys import name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
-from hostbackup.jobs.mail_tally import MailTally
+from hostbackup.jobs.mail_tally import MailTally, described
 from hostbackup.jobs.push_room import Room
 from hostbackup.jobs.push_search import TargetSearch
 from hostbackup.jobs.push_witness import Witnessed
@@ -35,6 +35,7 @@ from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
+_DESCRIBED = 1000  # refused messages of a mailbox that are told with subject and file
 _GROUP = 400  # intents made durable at a time, before the first of them is appended
 _SETTLED_AT_ONCE = 100  # outcomes that go to the journal in one write
 _ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
@@ -296,6 +297,7 @@ class MailPush:
     def _append(self, rows: Iterable[Row], doubtful: list[tuple[Row, Failure]]) -> Iterator[Sent]:
         in_flight: dict[int, Stored[Message]] = {}
         taken: list[tuple[Stored[Message], Message]] = []
+        archive: Archive | None = None
         try:
             for written in self.target.write(self._writes(rows, in_flight)):
                 record, folder = in_flight.pop(id(written.asked)), written.asked.item.folder
@@ -304,7 +306,11 @@ class MailPush:
                     continue
                 self.result.observer.advance(entries=1, size=record.size)
                 if written.failure is not None:
-                    self.result.fail(dataclasses.replace(written.failure, name=record.item.label))
+                    failure = dataclasses.replace(written.failure, name=record.item.label)
+                    if len(self.result.failures) < _DESCRIBED:
+                        archive = archive or Archive(self.vault, self.source, self.part)
+                        failure = described(failure, archive.subject(record), archive.path(record))
+                    self.result.fail(failure)
                     self._search.refused(record, folder, written.failure.reason)
                     continue
                 taken.append((record, written.item))
