@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused
-from hostbackup.model import Message, Observer, Part, Read, Write, Written
+from hostbackup.model import Folder, Message, Observer, Part, Read, Write, Written
 from hostbackup.places.mail import HashingSink, MailAccount
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_scan import Scanner
@@ -664,6 +664,7 @@ def test_a_folder_listed_from_a_uid_on_is_so_after_a_cut_too() -> None:
 
     with FakeImap({b"INBOX": FakeBox(dict.fromkeys(range(1, 7), b"message"))}, hook=hook).running() as fake:
         line = Line(fake.factory, lambda seconds: None)
-        listings = list(Scanner(line, "old", PART.id).run(_account(fake).folders(), 5))
+        listings = list(Scanner(line, "old", PART.id).run([Folder(b"INBOX")], 5))
         line.close()
+    assert fake.connections == 2
     assert [item.uid for listing in listings for item in listing.items] == [5, 6]
