@@ -29,10 +29,6 @@ class Sums:
         self._lines: list[tuple[bytes, str]] = []
         self._spilled: list[Path] = []
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._lines and not self._spilled
-
     def add(self, digest: str, path: bytes) -> None:
         self._lines.append((path, digest))
         if len(self._lines) >= self._held:
