@@ -154,3 +154,15 @@ def test_many_messages_with_one_body_are_told_apart_without_reading_all_for_each
         assert found is not None
         assert (found[0], found[1].tier) == (number, Tier.ADDED_HEADERS)
     assert len(store.read) == 400, "each once to know it, and once to compare it"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_copy_that_was_received_and_the_one_that_was_sent_are_not_taken_for_each_other(turned: bool) -> None:
+    sent = b"Message-ID: <1@example.test>\r\nSubject: s\r\n\r\nbody\r\n"
+    received = b"Received: from somewhere\r\n" + sent
+    matcher = Matcher([(body, hashlib.sha256(body).hexdigest()) for body in (sent, received)], Store(sent, received))
+    for body in (received, sent) if turned else (sent, received):
+        match = matcher.take(of(b"X-New: yes\r\n" + body))
+        assert match is not None
+        assert match[0] == body
+    assert matcher.rest() == []

@@ -38,13 +38,16 @@ class Matcher(Generic[T]):
         self._index()
         for digest in self._still(self._lines.get(found.lines)):
             return self._pop(digest), Verdict(Tier.LINE_ENDINGS, "the server changed line endings")
+        nearest: tuple[int, str, Verdict] | None = None  # of two that differ in headers alone, the one that needs fewer to have been added
         for mark in _marks(found):
             for digest in self._still(self._marks.get(mark)):
                 stored = self._stored(digest)
                 verdict = compare(stored, found) if stored is not None else None
-                if verdict is not None and verdict.tier is Tier.ADDED_HEADERS:
-                    return self._pop(digest), verdict
-        return None
+                if stored is None or verdict is None or verdict.tier is not Tier.ADDED_HEADERS:
+                    continue
+                if nearest is None or stored.size > nearest[0]:
+                    nearest = stored.size, digest, verdict
+        return None if nearest is None else (self._pop(nearest[1]), nearest[2])
 
     def rest(self) -> list[T]:
         """Those that were not found."""
