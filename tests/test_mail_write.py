@@ -330,3 +330,58 @@ def test_a_server_that_tells_nothing_or_nonsense_has_told_nothing() -> None:
     plain = FakeImap(capabilities=MULTI)
     assert limits(plain, b"INBOX") == mail_room.Limits()
     assert not any(command.startswith((b"STATUS", b"GETQUOTAROOT")) for command in plain.commands)
+
+
+# -- put off, full, and half done -------------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_was_put_off_together_costs_one_wait() -> None:
+    said: list[bytes] = []
+
+    def refuse(options: bytes, body: bytes) -> bytes | None:
+        said.append(body)
+        return b"NO [THROTTLED] try again in 1 second" if len(said) <= 64 else None
+
+    fake, asked = FakeImap(capabilities=b"IMAP4rev1 LITERAL+ UIDPLUS UNSELECT", refuse=refuse), bodies(200)
+    assert codes(written(fake, [write_of(data) for data in asked])) == [""] * 200
+    assert PAUSES == [1.0]
+    assert sorted(standing(fake)) == sorted(asked)
+
+
+def test_one_that_is_always_put_off_keeps_no_other_out() -> None:
+    asked = bodies(100)
+    fake = FakeImap(capabilities=MULTI, refuse=lambda options, body: b"NO [UNAVAILABLE] internal error" if body == asked[30] else None)
+    assert codes(written(fake, [write_of(data) for data in asked])) == ["for-now" if number == 30 else "" for number in range(100)]
+    assert len(PAUSES) <= 6
+
+
+def test_a_server_that_takes_nothing_for_now_is_soon_left_alone() -> None:
+    fake = FakeImap(capabilities=MULTI, refuse=lambda options, body: b"NO [UNAVAILABLE] internal error")
+    assert codes(written(fake, [write_of(data) for data in bodies(2000)])) == ["for-now"] * 2000
+    assert len(PAUSES) == 5
+    assert len(appends(fake)) < 60
+
+
+def test_what_is_small_enough_for_the_room_that_is_left_is_taken() -> None:
+    asked: list[bytes] = []
+    for number in range(5):
+        asked += [b"Subject: large\r\n\r\n%d" % number + b"x" * 5000, *bodies(20)]
+    fake = FakeImap(capabilities=MULTI, refuse=lambda options, body: b"NO [OVERQUOTA] full" if len(body) > 4000 else None)
+    assert codes(written(fake, [write_of(data) for data in asked])) == ["over-quota" if len(data) > 4000 else "" for data in asked]
+
+
+@pytest.mark.parametrize("said", [b"NO cannot", b"NO [UNAVAILABLE] internal error"])
+def test_what_a_server_refused_and_took_in_part_is_in_doubt_and_not_sent_again(said: bytes) -> None:
+    fake, asked = FakeImap(capabilities=MULTI), bodies(60)
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "APPEND" or b"message 30\r" not in rest:
+            return False
+        box = fake.boxes[b"INBOX"]
+        box.messages[box.uidnext] = asked[25]
+        talk.send(tag + b" " + said + b"\r\n")
+        return True
+
+    fake.hook = hook
+    assert codes(written(fake, [write_of(data) for data in asked])) == [""] * 25 + ["in-part"] * 35
+    assert len(standing(fake)) == len(set(standing(fake))) == 26

@@ -163,7 +163,8 @@ class MailAccount:
     def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         """Appends each once; `item.folder` is the name on this server. Failures: "in-doubt", "cut-short", "too-big", "over-quota", "refused", …
 
-        "in-doubt": the line was cut after all of it was sent; "cut-short": before, so that no server that keeps to RFC 3501 has it.
+        "in-doubt": the line was cut after all of it was sent; "cut-short": before, so that no server that keeps to RFC 3501 has it; "in-part":
+        refused together with others, some of which the server may have taken all the same.
 
         Items are pulled one by one, at most 900 ahead of their outcomes (65 where the server takes one message a command). An outcome's item
         has the UID that the server told (0 where it does not) and the flags and date as they were sent.

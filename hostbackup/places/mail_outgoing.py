@@ -26,11 +26,18 @@ class Unfit(Exception):
 
 @dataclass(slots=True, eq=False)
 class TargetFolder:
-    """A target folder as prepared: the flags it keeps (None: all), or why nothing can be written to it."""
+    """A target folder as prepared: the flags it keeps (None: all), or why nothing can be written to it. `taken`: messages since it had `uidnext`."""
 
     flags: frozenset[str] | None = None
     trouble: tuple[str, str] | None = None
+    uidvalidity: int = 0
+    uidnext: int = 0  # 0: not told
+    taken: int = 0
     _kept: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+
+    def has_grown(self, uidvalidity: int, uidnext: int) -> bool:
+        """Whether more stands there than what was taken, by the counters it has now. False where that cannot be told."""
+        return uidvalidity == self.uidvalidity and bool(self.uidnext) and uidnext > self.uidnext + self.taken
 
     def keeps(self, flag: str) -> bool:
         low = flag.lower()
@@ -56,6 +63,7 @@ class Wanted:
     date: str = ""
     dated: Dated = Dated.ORIGINAL
     alone: bool = False
+    waited: bool = False  # it was put off as often as anybody waits for
 
     @classmethod
     def of(cls, write: Write[Message]) -> Wanted:

@@ -60,4 +60,5 @@ def open_for_writing(session: ImapSession, name: bytes) -> TargetFolder:
     else:
         session.open_mailbox(name)
     flags = selected.permanent_flags
-    return TargetFolder(None if flags is None else frozenset(flag.lower() for flag in flags))
+    kept = None if flags is None else frozenset(flag.lower() for flag in flags)
+    return TargetFolder(kept, uidvalidity=selected.uidvalidity, uidnext=selected.uidnext)

@@ -23,6 +23,7 @@ HINTS = {
     "over-quota": "give the mailbox more room there, then run `push` again",
     "in-doubt": "run `push` again: it looks for the message before it appends it",
     "cut-short": "run `push` again: it looks for the message before it appends it",
+    "in-part": "run `push` again: it looks for the message before it appends it",
     "folder-missing": "run `push` again: it makes the folder",
     "permission": "let this user write to the folder there, or map it to another one by [mail] folders",
     "for-now": "run `push` again later",

@@ -2,7 +2,8 @@
 asking (LITERAL+, RFC 7888); one by one where it does not. Bytes go as they are.
 
 Nothing on the target is ever deleted. A message whose answer never came is told as in doubt and not repeated here. A command that is refused
-appended none of its messages: it is sent again in pieces until the one that the server means is alone.
+appended none of its messages: it is sent again in pieces until the one that the server means is alone. That it appended none is seen by the
+folder's UIDNEXT.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ BATCH_MESSAGES = 400
 BATCH_BYTES = 8 * 1024 * 1024
 FIRST_BATCH = 25  # messages; each command may hold twice as many as the one before, so that a server that takes none costs little
 _PIECES = 8  # a refused command is sent again in so many
-_FULL = 3  # messages refused one by one for want of room, after which nothing more is sent
-_WAITS = 5  # times in a row that the server may put off the same messages
+_FULL = 3  # messages in a row refused one by one for want of room, or put off for good, after which nothing more is sent
+_WAITS = 5  # times in a row that the server may put off what is sent to it
 _CHUNK = 256 * 1024
 _LATE = 1.0  # seconds to look for answers on a line that was cut
 FailureFor = Callable[[bytes, str, str, str], Failure]  # label, code, reason, hint
@@ -55,6 +56,8 @@ class _Command:
     sent: list[_Sent] = field(default_factory=list)
     size: int = 0
     ended: bool = False
+    pauses: int = 0  # that had been made when it was begun
+    put_off: bool = False  # it may be sent again as it was
 
 
 class Appender:
@@ -75,8 +78,13 @@ class Appender:
         self._proven = False  # whether it took several at once
         self._tight = False  # room is getting scarce: one command at a time
         self._no_room = 0
-        self._full = ""  # the server's words once it has no room
+        self._full = ""  # the server's words once it has no room, for messages of this many bytes
+        self._full_from = 0
         self._waits = 0
+        self._pauses = 0
+        self._put_off = 0
+        self._closed = ""  # the server's words once it takes nothing for now
+        self._suspects: list[_Command] = []  # refused, and to be looked into before anything more is sent
 
     def run(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         """One outcome an item, as they come. Raises ConnectionFailed where the line is lost for good."""
@@ -96,6 +104,10 @@ class Appender:
 
     def _work(self, session: ImapSession, source: Iterator[Write[Message]]) -> Iterator[Written[Message]]:
         while True:
+            if self._suspects:
+                # What else is under way must have been answered, so that the folder's counter can be understood.
+                yield from self._receive(session) if self._window else self._look_into(session)
+                continue
             if self._is_full():
                 # Half of a full window is taken in before it is filled again: fewer and larger packets both ways.
                 for _ in range(max(1, len(self._window) // 2)):
@@ -136,7 +148,7 @@ class Appender:
         while True:
             yield from self._make_way(session, wanted)
             prepared = self._folders[wanted.write.item.folder]
-            trouble = ("over-quota", self._full) if self._full else prepared.trouble
+            trouble = self._no_use(wanted.write) or prepared.trouble
             if trouble is not None:
                 yield self._failed(wanted.write, *trouble)
             else:
@@ -171,6 +183,14 @@ class Appender:
             command.ended = True
             session.channel.put(b"\r\n")
 
+    def _no_use(self, write: Write[Message]) -> tuple[str, str] | None:
+        """Why the server would refuse a message for certain: code and reason. Where a message found no room, a smaller one may."""
+        if self._closed:
+            return "for-now", self._closed
+        if self._full and (self._no_room >= _FULL or write.size >= self._full_from):
+            return "over-quota", self._full
+        return None
+
     def _make_way(self, session: ImapSession, wanted: Wanted) -> Iterator[Written[Message]]:
         """Takes in all answers first where this message cannot be sent beside others: its folder is not prepared, it is large, or the server
         wants to be asked."""
@@ -198,7 +218,7 @@ class Appender:
         folder = wanted.write.item.folder
         several = self._multi and not wanted.alone and session.offers("MULTIAPPEND") and self._at_once(session, wanted.write)
         # From the first byte on it is in flight: whatever happens now, its messages have outcomes of their own.
-        command = _Command(b"", folder, self._most if several else 1)
+        command = _Command(b"", folder, self._most if several else 1, pauses=self._pauses)
         self._window.append(command)
         if several:
             self._most = min(2 * self._most, BATCH_MESSAGES)
@@ -273,36 +293,79 @@ class Appender:
         """The outcomes that a tagged response gives; what is to be sent once more has none yet."""
         self._line.progress()
         if tagged.ok:
-            self._waits = 0
+            self._waits = self._no_room = self._put_off = 0
             self._proven = self._proven or len(command.sent) > 1
+            if command.folder in self._folders:
+                self._folders[command.folder].taken += len(command.sent)
             uidvalidity, uids = appended_uids(tagged.answer, len(command.sent))
             for sent, uid in zip(command.sent, uids, strict=True):
                 yield self._taken(sent, uidvalidity, uid)
             return
         code = code_of(tagged.answer)
         about = reach(code)
-        if about is Reach.MOMENT and self._waits < _WAITS:
-            self._waits += 1
-            told = wait_told(tagged.answer.text)
-            self._pause(min(told, SECONDS_AT_MOST) if told is not None else 0.5 * 2**self._waits)
-            self._again.append(deque(sent.wanted for sent in command.sent))
-        elif len(command.sent) > 1 and about in (Reach.MESSAGE, Reach.ACCOUNT):
+        if about is Reach.MOMENT and self._may_wait(command, tagged.answer):
+            if len(command.sent) > 1:
+                command.put_off = True
+                self._suspects.append(command)
+            else:
+                self._again.append(deque(sent.wanted for sent in command.sent))
+        elif len(command.sent) > 1 and about is not Reach.FOLDER:
             self._multi = self._proven or tagged.answer.status != "BAD"
-            self._tight = self._tight or about is Reach.ACCOUNT
-            self._again.extendleft(reversed([*_pieces([sent.wanted for sent in command.sent])]))
+            self._tight = self._tight or about is not Reach.MESSAGE
+            self._suspects.append(command)
         else:
             yield from self._refused(command, code, tagged.answer)
+
+    def _may_wait(self, command: _Command, answer: Answer) -> bool:
+        """Whether what was put off is to be sent again, after a pause where one is due: all that was in flight together needs but one."""
+        if command.pauses < self._pauses and not any(sent.wanted.waited for sent in command.sent):
+            return True
+        if self._waits >= _WAITS or any(sent.wanted.waited for sent in command.sent):
+            for sent in command.sent:
+                sent.wanted.waited = True
+            return False
+        self._waits += 1
+        self._pauses += 1
+        told = wait_told(answer.text)
+        self._pause(min(told, SECONDS_AT_MOST) if told is not None else 0.5 * 2**self._waits)
+        return True
+
+    def _look_into(self, session: ImapSession) -> Iterator[Written[Message]]:
+        """A refused command has appended none of its messages (RFC 3502 §3), and they can be sent again in pieces. Where the folder has grown by
+        more than what was taken, the server may not keep to that: then they are in doubt."""
+        told = {name: session.status(name) for name in {one.folder for one in self._suspects} if name in self._folders}
+        suspects, self._suspects = self._suspects, []
+        grown = {name for name, now in told.items() if now is not None and self._folders[name].has_grown(now.uidvalidity, now.uidnext)}
+        for command in reversed(suspects):
+            if command.folder not in grown:
+                wanted = [sent.wanted for sent in command.sent]
+                self._again.extendleft([deque(wanted)] if command.put_off else reversed([*_pieces(wanted)]))
+        self._multi = self._multi and not grown
+        for name in grown:
+            self._folders.pop(name)  # it is opened anew, and counted from there
+        for command in suspects:
+            if command.folder in grown:
+                yield from self._in_part(command, "its folder grew all the same")
+
+    def _in_part(self, command: _Command, why: str) -> Iterator[Written[Message]]:
+        for sent in command.sent:
+            yield self._failed(sent.wanted.write, "in-part", f"the server refused it together with others, and {why}")
 
     def _refused(self, command: _Command, code: str, answer: Answer) -> Iterator[Written[Message]]:
         reason, about = reason_of(answer), reach(code)
         if code == "folder-missing":
             self._folders.pop(command.folder, None)
         elif about is Reach.FOLDER:
-            self._folders[command.folder].trouble = code, reason
+            if command.folder in self._folders:
+                self._folders[command.folder].trouble = code, reason
         elif about is Reach.ACCOUNT:
             self._no_room += 1
-            if self._no_room >= _FULL:
-                self._full = reason
+            self._full_from = min(command.size, self._full_from) if self._full else command.size
+            self._full = reason
+        elif about is Reach.MOMENT:
+            self._put_off += 1
+            if self._put_off >= _FULL:
+                self._closed = reason
         for sent in command.sent:
             other = sent.wanted.with_another_date() if code == "refused" else None
             if other is not None:
@@ -331,6 +394,9 @@ class Appender:
             if command is not None and command.ended and isinstance(response, Tagged):
                 self._window.remove(command)
                 yield from self._answered(command, response)
+        suspects, self._suspects = self._suspects, []
+        for command in suspects:
+            yield from self._in_part(command, "the line was cut before anybody could look")
         window, self._window = list(self._window), deque()
         for command in window:
             code = "in-doubt" if command.ended else "cut-short"
