@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,21 +10,24 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hostbackup.errors import ConnectionFailed
+from hostbackup.errors import ConnectionFailed, Exit
 from hostbackup.jobs import push_mail
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_search import TargetSearch
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import MailScratch
-from hostbackup.model import Folder
+from hostbackup.jobs.verify_mail import NewMail
+from hostbackup.model import Folder, Message, Stored
 from hostbackup.places import mail_write
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
 from hostbackup.protocols.imap.session import ImapSession
-from hostbackup.vault.mailbox import MailRoot
+from hostbackup.vault.layout import mail_meta
+from hostbackup.vault.mailbox import MailRoot, MailWriter
+from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.vault import Vault
-from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk
+from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk, appended
 from tests.support.sample_vault import MAIL, Mail, write_mail
 
 BODIES = [b"Subject: message %d\r\nDate: Wed, 1 Jul 2026 02:44:25 +0900\r\n\r\n" % number + b"x" * number for number in range(9)]
@@ -272,3 +276,156 @@ def test_an_append_in_doubt_of_an_earlier_day_costs_no_waiting(rig: Rig, monkeyp
         assert rig.push() is not None
     assert rig.naps == []
     assert rig.standing() == WHOLE
+
+
+def mailbox_of(vault: tuple[Vault, str], mails: list[Mail], folder: bytes = b"INBOX") -> str:
+    totals = write_mail(vault[0], MAIL, [(Folder(folder, b"/"), mails)])
+    vault[0].objects.flush()
+    vault[0].manifests.flush()
+    return totals.root
+
+
+def test_a_server_that_is_long_at_work_on_what_was_cut_off_gets_nothing_twice(rig: Rig) -> None:
+    late: list[tuple[bytes, bytes]] = []
+
+    class Naps(list[float]):
+        def append(self, seconds: float) -> None:
+            super().append(seconds)
+            if sum(self) >= 8 and late:
+                rig.fake.append(*late.pop())
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "APPEND" and not rig.naps and not late:
+            late.append((tag, rest))
+            raise Hangup
+        return False
+
+    rig.naps, rig.fake.hook = Naps(), hook
+    with rig.fake.running():
+        result = rig.push()
+        for tag, rest in late:  # nobody had waited for it
+            rig.fake.append(tag, rest)
+    assert result is not None
+    assert result.failures == []
+    assert rig.standing() == WHOLE
+
+
+def test_a_server_that_refuses_a_command_and_takes_some_of_it_gets_nothing_twice(rig: Rig) -> None:
+    seen: list[bytes] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "APPEND" or seen:
+            return False
+        given = list(appended(rest))
+        assert len(given) > 1
+        seen.append(tag)
+        box = rig.fake.boxes[b"INBOX"]
+        box.messages[box.uidnext] = given[0][1]
+        talk.send(tag + b" NO cannot\r\n")
+        return True
+
+    rig.fake.hook = hook
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert rig.standing() == WHOLE
+
+
+def test_of_twins_whose_numbers_are_not_told_the_one_that_was_cut_off_is_appended(rig: Rig, vault: tuple[Vault, str]) -> None:
+    twin, seen = b"Subject: twin\r\n\r\nx", list[int]()
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "APPEND":
+            seen.append(1)
+            if len(seen) == 2:
+                raise Hangup
+        return False
+
+    rig.root = mailbox_of(vault, [Mail(1, twin), Mail(2, twin)])
+    rig.fake = FakeImap({b"INBOX": FakeBox()}, b"IMAP4rev1 LITERAL+", hook, told_uids=lambda box, uids: b"")
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert rig.standing() == {b"INBOX": Counter({twin: 2})}
+
+
+def test_what_was_cut_off_is_looked_for_where_it_was_sent(rig: Rig, vault: tuple[Vault, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    between, named = FolderMap.between, {"Old": "A"}
+    monkeypatch.setattr(FolderMap, "between", lambda *old_and_new, **facts: between(*old_and_new, **{**facts, "named": dict(named)}))
+    rig.root = mailbox_of(vault, [Mail(uid, data) for uid, data in enumerate(BODIES[:3], 1)], b"Old")
+    rig.fake.hook = cutting(rig.fake, 1, "after")
+    monkeypatch.setattr(push_mail, "_ROUNDS", 1)
+    with rig.fake.running():
+        assert rig.push() is not None
+        named["Old"] = "B"
+        assert rig.push() is not None
+    assert sum(len(box.messages) for box in rig.fake.boxes.values()) == 3
+
+
+def test_a_message_that_never_came_whole_is_told_by_push_too(rig: Rig) -> None:
+    made, date = rig.vault, " 1-Jul-2026 02:44:25 +0900"
+    writer = MailWriter(made.manifests, MAIL, mail_meta(MAIL.name, b"", b"/"))
+    writer.folder(Folder(b"INBOX", b"/"))
+    writer.add([Stored(Message(b"INBOX", 7, 1, 99, date), failed="the server does not hand it out")])
+    rig.root = writer.finish().root
+    made.manifests.flush()
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert [(failure.name, failure.code) for failure in result.failures] == [(b"INBOX UID 1", "failed")]
+    assert result.exit == Exit.INCOMPLETE
+
+
+def test_a_message_that_is_damaged_in_the_vault_is_damage(rig: Rig, vault: tuple[Vault, str]) -> None:
+    data = b"Subject: spoilt\r\n\r\nx"
+    rig.root = mailbox_of(vault, [Mail(1, data)])
+    digest = hashlib.sha256(data).hexdigest()
+    path = rig.vault.root / "objects" / digest[:2] / digest
+    path.chmod(0o600)
+    path.write_bytes(b"Subject: spoiled\r\n\r\n")
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert ([failure.code for failure in result.failures], result.exit) == (["damaged"], Exit.DAMAGE)
+
+
+def test_what_the_second_connection_found_before_it_was_cut_is_told_once(rig: Rig, vault: tuple[Vault, str]) -> None:
+    """More messages than one question is about, so that the cut comes after some were answered."""
+    seen: list[int] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "UID FETCH" and talk.number == 2:
+            seen.append(1)
+            if len(seen) == 2:
+                raise Hangup
+        return False
+
+    rig.root = mailbox_of(vault, [Mail(uid, b"Subject: %d\r\n\r\nx" % uid) for uid in range(1, 701)])
+    rig.fake.hook, rig.fake.kept = hook, lambda body: b"something else"
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert len(seen) >= 2
+    assert len(result.failures) == len({failure.name for failure in result.failures}) == 700
+
+
+def test_a_folder_that_was_numbered_anew_and_cannot_be_read_is_not_taken_for_emptied_by_its_owner(rig: Rig) -> None:
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "UID FETCH" or b"BODY" not in rest or talk.box is not rig.fake.boxes[b"INBOX"]:
+            return False
+        talk.send(tag + b" NO not now\r\n")
+        return True
+
+    with rig.fake.running():
+        assert rig.push() is not None
+        rig.fake.boxes[b"INBOX"].uidvalidity += 1
+        rig.fake.hook = hook
+        result, root = Result(), MailRoot.open(rig.vault.manifests, rig.root)
+        place = MailAccount(rig.fake.factory, side="new", part=MAIL, pause=rig.pauses.append, reader=rig.vault.objects.read)
+        with Ledger(rig.vault.state.journal("push-test"), rig.vault.incoming) as ledger:
+            state = PartState(MAIL, rig.root, 0, 0)
+            tally = NewMail(state, root, rig.vault, result, ledger, {b"INBOX": b"INBOX", b"Sent": b"Sent"}).run(place)
+    assert tally.counts == {"verified": len(SENT), "unverified": len(INBOX)}
+    assert result.exit == Exit.INCOMPLETE

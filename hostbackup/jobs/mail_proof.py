@@ -79,10 +79,12 @@ class NewSide:
     result: Result
     tally: MailTally
     fresh: bool = False
+    told: set[tuple[bytes, int, int]] = field(default_factory=set)  # messages of the snapshot that were told as exceptions
     _waiting: dict[Spot, deque[Sent]] = field(default_factory=lambda: defaultdict(deque))
     _gone: list[Missed] = field(default_factory=list)
     _notes: list[Record] = field(default_factory=list)  # for the journal
     _not_kept: Counter[tuple[bytes, str]] = field(default_factory=Counter)
+    _unseen: set[bytes] = field(default_factory=set)  # folders numbered anew, in which not all could be looked at
 
     def run(self, sent: Iterable[Sent]) -> None:
         """Fills the tally, and notes in the journal what is proven. Raises ConnectionFailed."""
@@ -97,6 +99,13 @@ class NewSide:
             row.there = counters.exists if counters else None
         self._tell_not_kept()
         self.ledger.sync()
+
+    def forget_unanswered(self) -> None:
+        """What was claimed and got no proof will be claimed again."""
+        for many in self._waiting.values():
+            for one in many:
+                self._row(one).pushed -= 1
+        self._waiting.clear()
 
     def _claims(self, sent: Iterable[Sent]) -> Iterator[Claim[Message]]:
         rows = iter(sent)
@@ -154,6 +163,7 @@ class NewSide:
             row.unproven += 1
         self.tally.alteration(proof)
         failure = proof.failure or self._failure(one, proof.status.value, proof.status.value)
+        self._told(one.record)
         self.tally.tell(self.result, self.archive, one.record, failure, proof.status, new=proof.claim.item)
 
     def _described(self, one: Sent, found: Message) -> dict[str, Any]:
@@ -182,6 +192,9 @@ class NewSide:
     def _write_notes(self) -> None:
         notes, self._notes = self._notes, []
         self.ledger.put(*notes)
+
+    def _told(self, record: Stored[Message]) -> None:
+        self.told.add((record.item.folder, record.item.uidvalidity, record.item.uid))
 
     def _failure(self, one: Sent | Missed, code: str, reason: str, hint: str = "") -> Failure:
         label = Message(*one.spot).label if one.spot[2] else one.record.item.label
@@ -238,13 +251,19 @@ class NewSide:
         """In a folder that was numbered anew, or whose server told no UIDs, messages are known by their bytes. Gives those that are not there."""
         free: list[tuple[int, int, int]] = []
         for listing in self.place.look([folder]):
+            if listing.failure is not None:
+                self._unseen.add(folder)
             free += [(item.uidvalidity, item.uid, item.size) for item in listing.items if item.uid not in taken[folder, item.uidvalidity]]
         matcher = Matcher(((missed, missed.record.digest) for missed in wanted), self.reader)
+        came_back = 0
         for message, came in self.place.fingerprints(Message(folder, *numbers) for numbers in free):
+            came_back += 1
             found = matcher.take(came)
             if found is not None:
                 self._verified_at(self._sent(found[0]), message, found[1])
                 taken[folder, message.uidvalidity].add(message.uid)
+        if came_back < len(free):
+            self._unseen.add(folder)
         return matcher.rest()
 
     def _verified_at(self, one: Sent, message: Message, verdict: Verdict) -> None:
@@ -287,13 +306,20 @@ class NewSide:
         row = self.tally.row(one.record.item.folder, one.target)
         _, uidvalidity, uid = one.spot
         if now is not None and uid and now.uidvalidity == uidvalidity and 0 < now.uidnext <= uid:
+            self._told(one.record)
             row.missing += 1
             reason = f"the new server lost it: it gave it this number, and now says that the next one is {now.uidnext}"
             failure = self._failure(one, "missing", reason, "ask its provider; `restore` has it out of the vault")
             self.tally.tell(self.result, self.archive, one.record, failure, Status.MISSING, new=Message(*one.spot), exit_code=Exit.DAMAGE)
+        elif one.proven and one.spot[0] in self._unseen:
+            row.unproven += 1
+            reason = "its folder was numbered anew (UIDVALIDITY), and not every message in it could be looked at"
+            failure = self._failure(one, "unverified", reason, "run `verify` again")
+            self.tally.tell(self.result, self.archive, one.record, failure, Status.UNVERIFIED)
         elif one.proven:
             self.tally.changed(row, one.record, "gone")
         else:
+            self._told(one.record)
             row.missing += 1
             reason = "the new server took it, but it was altered, moved out of sight or deleted there before it could be proven"
             failure = self._failure(one, "missing", reason, "look for it there; it is not appended again")

@@ -14,11 +14,12 @@ import functools
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from hostbackup.errors import Exit
 from hostbackup.jobs.backup_mail import GONE, message_key
-from hostbackup.jobs.keys import name_key
+from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
@@ -39,7 +40,7 @@ _DESCRIBED = 1000  # refused messages of a mailbox that are told with subject an
 _GROUP = 400  # intents made durable at a time, before the first of them is appended
 _SETTLED_AT_ONCE = 100  # outcomes that go to the journal in one write
 _ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
-_CUT = ("in-doubt", "cut-short")
+_CUT = ("in-doubt", "cut-short", "in-part")
 Row = tuple[bytes, Stored[Message]]  # a folder of the target, and a message of the snapshot that goes there
 
 
@@ -113,9 +114,14 @@ class MailPush:
     def _candidates(self, name: bytes, records: Iterable[Stored[Message]], left: dict[str, list[Record]]) -> Iterator[Stored[Message]]:
         """Live messages that are to be appended, searched for, or only proven."""
         for record in records:
-            if record.vanished or not record.digest:
+            if record.vanished:
                 continue
             known = self.ledger.get(message_key(record.item))
+            if not record.digest:
+                if known is None or known["state"] not in SETTLED:
+                    reason = f"it never came whole from the old server: {record.failed or 'no reason on record'}"
+                    self.result.fail(Failure("vault", self.part.id, record.item.label, "failed", reason, "run `backup` again, then `push`"))
+                continue
             if known is not None and known["state"] in SETTLED:
                 self.planned["settled"] += 1
                 if known["state"] == "done":
@@ -158,7 +164,7 @@ class MailPush:
             if id_of(record) in doubtful or self._state(record) == "done":
                 continue
             if spots.get(record.digest):
-                self._search.take(record, name, spots[record.digest].popleft())
+                self._search.take(record, name, spots[record.digest].pop())
                 self.planned["there"] += 1
                 self._is_there(name, record)
             elif troubles:
@@ -167,7 +173,11 @@ class MailPush:
 
     def _settle_doubt(self, name: bytes) -> None:
         records = self._doubtful[name]
-        there, rest = self._search.search(name, records, at_work=self._search.perhaps_at_work(records))
+        there, rest = list[Record](), list[Stored[Message]]()
+        for folder, some in self._where_sent(name, records).items():
+            found_there, not_there = self._search.search(folder, some, at_work=self._search.perhaps_at_work(some))
+            there += found_there
+            rest += not_there
         found, missing = {str(one["key"]) for one in there}, {id_of(record) for record in rest}
         self.planned["there"] += len(records) - len(rest) if self.dry_run else len(there)
         for record in records:
@@ -175,6 +185,14 @@ class MailPush:
                 self._is_there(name, record, wanted=True)
             elif id_of(record) not in missing:
                 self._is_there(name, record)
+
+    def _where_sent(self, name: bytes, records: Iterable[Stored[Message]]) -> dict[bytes, list[Stored[Message]]]:
+        """By the folder that the journal says they were sent to: the profile may have named another one since."""
+        sent: dict[bytes, list[Stored[Message]]] = defaultdict(list)
+        for record in records:
+            known = self.ledger.get(message_key(record.item))
+            sent[name if known is None else key_name(known["folder"])].append(record)
+        return sent
 
     def _state(self, record: Stored[Message]) -> str:
         known = self.ledger.get(message_key(record.item))
@@ -226,8 +244,12 @@ class MailPush:
                     pass
             else:
                 self._witness = Witnessed(self.target, witness)
-                self._new_side(self._witness).run(self._sent())
-            if witness is None or self._witness_lost:
+                beside = self._new_side(self._witness)
+                beside.run(self._sent())
+                if self._witness_lost:
+                    beside.forget_unanswered()
+                    self._new_side(self.target).run(self._unproven(beside.told))
+            if witness is None:
                 self._new_side(self.target).run(self._unproven())
         finally:
             if self._witness is not None:
@@ -243,13 +265,11 @@ class MailPush:
     def _witness_lost(self) -> bool:
         return self._witness is not None and self._witness.lost
 
-    def _unproven(self) -> Iterator[Sent]:
-        """What was appended, in this run or before, and is not proven."""
-        for name, record in self._rows():
+    def _unproven(self, told: Collection[tuple[bytes, int, int]] = ()) -> Iterator[Sent]:
+        """What was appended, in this run or before, and is neither proven nor `told` as an exception."""
+        for _, record in self._rows():
             known = self.ledger.get(message_key(record.item))
-            if known is not None and known["state"] == "done":
-                if self._witness is not None:
-                    self._tally.row(record.item.folder, name).pushed -= 1  # it was counted when it was first claimed
+            if known is not None and known["state"] == "done" and id_of(record) not in told:
                 yield Sent(record, known)
 
     def prove(self) -> MailTally:
@@ -265,7 +285,7 @@ class MailPush:
         doubtful: list[tuple[Row, Failure]] = []
         try:
             if len(self.ledger) and self._witness is not None:
-                yield from self._unproven_before()
+                yield from self._unproven()
             yield from self._append(self._rows(), doubtful)
             for _ in range(_ROUNDS - 1):
                 if not doubtful:
@@ -276,12 +296,6 @@ class MailPush:
             for (_, record), failure in doubtful:
                 if self._state(record) in ("", "intent"):
                     self.result.fail(dataclasses.replace(failure, name=record.item.label))
-
-    def _unproven_before(self) -> Iterator[Sent]:
-        for _, record in self._rows():
-            known = self.ledger.get(message_key(record.item))
-            if known is not None and known["state"] == "done":
-                yield Sent(record, known)
 
     def _rows(self) -> Iterator[Row]:
         for name, folders in self._folders.items():
@@ -310,7 +324,7 @@ class MailPush:
                     if len(self.result.failures) < _DESCRIBED:
                         archive = archive or Archive(self.vault, self.source, self.part)
                         failure = described(failure, archive.subject(record), archive.path(record))
-                    self.result.fail(failure)
+                    self.result.fail(failure, Exit.DAMAGE if failure.code == "damaged" else Exit.INCOMPLETE)
                     self._search.refused(record, folder, written.failure.reason)
                     continue
                 taken.append((record, written.item))

@@ -7,7 +7,7 @@ that was cut off is looked for in weaker tiers too, since a server that rewrites
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,8 +22,9 @@ from hostbackup.places.mail_match import Matcher
 from hostbackup.protocols.imap.session import Selected
 from hostbackup.vault.vault import Vault
 
-Spots = dict[str, deque[tuple[int, int]]]  # by digest: UIDVALIDITY and UID of messages that are nobody's yet
-_QUIET = 2.0  # seconds in which nothing more arrives before an append that was cut off is believed to be lost
+Spots = dict[str, list[tuple[int, int]]]  # by digest: UIDVALIDITY and UID of messages that are nobody's yet, the first ones last
+_QUIET = 2.0  # seconds between looks; an append that was cut off is believed to be lost once nothing more arrives between two of them
+_PATIENCE = 14.0  # seconds, but not before so many: what came in one command appears all at once, when the server is done with all of it
 _OVER = 60.0  # seconds after which no server is still at work on what it was sent
 _LOOKS = 15  # how often a folder in which mail keeps arriving is looked at again
 
@@ -43,6 +44,7 @@ class TargetSearch:
     found: Counts = field(default_factory=Counts)  # what stood there and was settled
     _seen: dict[bytes, Selected | None] = field(default_factory=dict)
     _taken: dict[bytes, set[tuple[int, int]]] | None = None
+    _unnamed: set[bytes] = field(default_factory=set)  # folders with messages of earlier runs that the server told no number of
 
     # -- journal ------------------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +88,14 @@ class TargetSearch:
             for record in self.ledger:
                 if record["state"] in SETTLED and record["uid"]:
                     self._taken[key_name(record["folder"])].add((record["uidvalidity"], record["uid"]))
+                elif record["state"] in SETTLED:
+                    self._unnamed.add(key_name(record["folder"]))
         return self._taken[folder]
+
+    def _nameless(self, folder: bytes) -> Counter[str]:
+        """How many messages of each digest stand in a folder under numbers that nobody knows, since the server told none."""
+        here = name_key(folder)
+        return Counter(one["digest"] for one in self.ledger if one["state"] in SETTLED and not one["uid"] and one["folder"] == here)
 
     # -- target -------------------------------------------------------------------------------------------------------------------------
 
@@ -101,14 +110,20 @@ class TargetSearch:
     def standing(self, folder: bytes, sizes: set[int], troubles: list[Failure]) -> Spots:
         """What of these sizes stands in a folder and belongs to no source message yet, by its digest. Raises ConnectionFailed."""
         taken = self._in(folder)
-        spots: Spots = defaultdict(deque)
+        spots: Spots = defaultdict(list)
+        nameless = self._nameless(folder) if folder in self._unnamed else Counter[str]()
 
         def maybe(message: Message) -> bool:
             return (message.uidvalidity, message.uid) not in taken and (message.size in sizes or not message.size)
 
         # What cannot be fetched is somebody else's trouble; a folder that cannot be looked through may hold anything.
         for message, digest in self.target.find(folder, 1, maybe, lambda failure: troubles.append(failure) if failure.name == folder else None):
-            spots[digest].append((message.uidvalidity, message.uid))
+            if nameless[digest] > 0:
+                nameless[digest] -= 1
+            else:
+                spots[digest].append((message.uidvalidity, message.uid))
+        for many in spots.values():
+            many.reverse()
         return spots
 
     def search(self, folder: bytes, doubtful: Sequence[Stored[Message]], *, at_work: bool) -> tuple[list[Record], list[Stored[Message]]]:
@@ -119,11 +134,12 @@ class TargetSearch:
         """
         found: list[Record] = []
         rest, last = list(doubtful), None
+        waited = 0.0
         for look in range(_LOOKS):
             now = self.target.status(folder) if rest else None
-            if not rest or (look and (now is None or (now.uidvalidity, now.uidnext) == last)):
+            if not rest or (look and waited >= _PATIENCE and (now is None or (now.uidvalidity, now.uidnext) == last)):
                 break
-            if now is not None:
+            if now is not None and (now.uidvalidity, now.uidnext) != last:
                 more, left = self._match(folder, rest, self._since(folder, rest, now))
                 found += more
                 if left is None:
@@ -133,6 +149,7 @@ class TargetSearch:
                 break
             if rest:
                 self.pause(_QUIET)
+                waited += _QUIET
         return found, rest
 
     def perhaps_at_work(self, records: Sequence[Stored[Message]]) -> bool:
@@ -156,17 +173,21 @@ class TargetSearch:
         taken = self._in(folder)
         troubles: list[Failure] = []
         free = self.target.listed(folder, since, lambda message: (message.uidvalidity, message.uid) not in taken, troubles.append)
-        matcher = Matcher(((record, record.digest) for record in records), self.vault.objects.read)
+        nameless = self._nameless(folder)
+        digests = {record.digest for record in records}
+        # Who was taken for certain comes first: of twins, one that is found is the one that the server confirmed.
+        certain = [(None, digest) for digest in digests for _ in range(nameless[digest])]
+        matcher: Matcher[Stored[Message] | None] = Matcher([*((record, record.digest) for record in records), *certain], self.vault.objects.read)
         outcomes: list[tuple[Stored[Message], Message]] = []
         unread = {(message.uidvalidity, message.uid) for message in free}
         for message, came in self.target.fingerprints(free):
             unread.discard((message.uidvalidity, message.uid))
             match = matcher.take(came)
-            if match is not None:
+            if match is not None and match[0] is not None:
                 outcomes.append((match[0], message))
                 taken.add((message.uidvalidity, message.uid))
         made = [] if self.dry_run else self.done(outcomes)
-        rest = matcher.rest()
+        rest = [one for one in matcher.rest() if one is not None]
         if rest and (troubles or unread):
             reason = troubles[0].reason if troubles else f"{len(unread)} of its messages could not be fetched"
             self.hold_back(rest, reason)
