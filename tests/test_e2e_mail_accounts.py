@@ -118,6 +118,29 @@ def test_a_single_account_with_a_wrong_password_fails(tmp_path: Path, server: Do
     run(tmp_path, "check", exit=1)
 
 
+def test_a_folder_that_could_not_be_opened_is_told_by_all_that_works_from_that_snapshot(tmp_path: Path, server: Dovecot) -> None:
+    hands = Hands(server, INFO)
+    hands.make(("Locked",))
+    hands.deliver(("Locked",), letter(500))
+    folder = next(path for path in server.maildir(INFO).iterdir() if path.name.endswith("Locked"))
+    mode = folder.stat().st_mode
+    profile(tmp_path, server, user=INFO)
+    try:
+        folder.chmod(0)
+        [failure] = run(tmp_path, "backup", exit=3).json["failures"]
+    finally:
+        folder.chmod(mode)
+    assert "Locked" in failure["name"]
+    for words in (("verify",), ("restore", "--to", "all"), ("restore", f"mail/{INFO}", "--to", "one")):
+        ran = run(tmp_path, *words, exit=3)
+        assert [(row["part"], row["name"], row["code"]) for row in ran.json["failures"]] == [(f"mail/{INFO}", failure["name"], "not-stored")]
+        assert one_line(ran) == f"it could not be listed whole when it was backed up: {failure['reason']}"
+    run(tmp_path, "restore", f"mail/{INFO}/INBOX", "--to", "inbox", exit=0)
+    run(tmp_path, "backup", exit=0)
+    run(tmp_path, "verify", exit=0)
+    hands.drop(("Locked",))
+
+
 def test_accounts_map_to_other_names_at_the_new_server(tmp_path: Path, server: Dovecot) -> None:
     new_users = {"t.yamada@new.test": "neu", TARO: USERS[TARO]}
     with dovecot(PLAIN_SLASH, users=new_users) as new:

@@ -65,10 +65,42 @@ def test_forty_mailboxes_come_in_but_for_those_that_cannot(tmp_path: Path, serve
     [evidence] = (tmp_path / "vault/evidence").glob("*-backup.jsonl")
     [line] = [row for row in map(json.loads, evidence.read_text().splitlines()) if row["type"] == "mailboxes"]
     assert line["missing"] == ran.json["expected"]["missing"]
+    never_backed_up_is_told(tmp_path)
     # With all passwords the two join the others, of which nothing is read again.
     profile(tmp_path, server, USERS)
     again = hostbackup("backup", "move.toml", "--json", cwd=tmp_path)
     assert (again.exit, again.json["counts"]["read"], len(again.json["parts"])) == (0, 2, COUNT)
+
+
+def never_backed_up_is_told(folder: Path) -> None:
+    """By every command that works from the snapshot: what it does not hold looks like nothing at all."""
+    ran = hostbackup("verify", "move.toml", "--json", cwd=folder)
+    told = [(row["side"], row["part"], row["code"]) for row in ran.json["failures"]]
+    lost = [("vault", f"mail/{user}", "not-covered") for user in (REFUSED, WITHOUT)]
+    assert (ran.exit, sorted(told)) == (
+        3,
+        sorted([("old", f"mail/{name}", "not-covered") for name in ("Info@EXAMPLE.test", "USER01@example.test")] + lost),
+    )
+    assert "refused the login" in ran.reasons
+    assert "no password is known" in ran.reasons
+    states = {row["part"]: (row["side"], row["state"], row["messages"]) for row in ran.json["accounts"]}
+    assert states == {f"mail/{user}": ("vault", "failed", 0) if user in (REFUSED, WITHOUT) else ("vault", "complete", 1) for user in USERS}
+    evidence = max((folder / "vault/evidence").glob("*-verify.jsonl"))
+    lines = [json.loads(line) for line in evidence.read_text().splitlines()]
+    assert [row["part"] for row in lines if row["type"] == "never-saved"] == [f"mail/{user}" for user in (REFUSED, WITHOUT)]
+    text = hostbackup("verify", "move.toml", cwd=folder)
+    assert f"vault  mail/{REFUSED}  -         -      -             never backed up" in text.out
+    assert "vault: 40 mailboxes (38 complete, 2 failed): 38 messages" in text.out
+    restored = hostbackup("restore", "move.toml", "--to", "all", "--json", cwd=folder)
+    lost_names = {REFUSED, WITHOUT, "Info@EXAMPLE.test", "USER01@example.test"}
+    assert {(row["part"], row["code"]) for row in restored.json["failures"]} == {(f"mail/{user}", "not-stored") for user in lost_names}
+    assert (restored.exit, restored.json["counts"]["files"]) == (3, COUNT - 2)
+    assert hostbackup("restore", "move.toml", "mail/user01@example.test", "--to", "one", cwd=folder).exit == 0
+    (folder / "accounts.csv").rename(folder / "away.csv")  # the vault is still looked at, and so much is said
+    blind = hostbackup("verify", "move.toml", "--json", cwd=folder)
+    assert (blind.exit, [row["code"] for row in blind.json["failures"]]) == (3, ["accounts"])
+    assert hostbackup("restore", "move.toml", "--to", "all", "--json", cwd=folder).json["counts"]["existing"] == COUNT - 2
+    (folder / "away.csv").rename(folder / "accounts.csv")
 
 
 def test_a_list_that_is_none_is_wrong_usage(tmp_path: Path, server: Dovecot) -> None:

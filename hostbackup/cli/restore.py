@@ -9,6 +9,8 @@ import click
 
 from hostbackup.cli.run import Session
 from hostbackup.cli.run import command as made
+from hostbackup.errors import UsageError
+from hostbackup.model import Part
 from hostbackup.report import terminal
 
 if TYPE_CHECKING:
@@ -45,7 +47,19 @@ def command(
 
     result = Result(session.observer)
     with opened(session, words, source, endpoint) as (found, paths):
-        done = restore(found, result, to=to, snapshot=snapshot, selection=paths, format=form, vanished=vanished)
+        expected = _expected(session) if snapshot == "latest" else []
+        done = restore(found, result, to=to, snapshot=snapshot, selection=paths, format=form, vanished=vanished, expected=expected)
     result.counts.update(files=done.files, bytes=done.bytes, folders=done.folders, links=done.links, existing=done.existing)
     result.details.update(to=str(to), snapshot=done.snapshot, format=form, renamed=done.mapped)
     session.end(result, terminal.restore)
+
+
+def _expected(session: Session) -> list[Part]:
+    """What the profile names, where there is one. Its list of accounts may be long gone when somebody restores."""
+    from hostbackup.jobs.coverage import parts_of
+
+    try:
+        return parts_of(session.profile) if session.profile is not None else []
+    except UsageError as error:
+        session.observer.note(f"the profile's accounts are not known: {error}")
+        return []

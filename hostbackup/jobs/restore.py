@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from hostbackup.errors import Damaged, UsageError
 from hostbackup.jobs.copy_source import CopySource, Source
+from hostbackup.jobs.coverage import lost_parts, never_saved, unlisted
 from hostbackup.jobs.restore_export import EmlRestore, MboxRestore
 from hostbackup.jobs.restore_mail import MaildirRestore
 from hostbackup.jobs.restore_names import Names
@@ -16,8 +19,9 @@ from hostbackup.jobs.restore_select import Choice, select
 from hostbackup.jobs.restore_tree import TreeRestore
 from hostbackup.jobs.restore_write import Target
 from hostbackup.jobs.result import Result
-from hostbackup.model import name_json
+from hostbackup.model import Part, name_json
 from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.snapshots import Snapshot
 from hostbackup.vault.vault import Vault
 
 Format = Literal["tree", "mbox", "eml"]
@@ -36,12 +40,14 @@ def restore(
     format: Format = "tree",
     vanished: bool = False,
     names: Names | None = None,
+    expected: Sequence[Part] = (),
 ) -> Restored:
     """Writes files below `to`, which is made where it is not there. Nothing that stands there is changed: equal files stay, others are told.
 
     `selection`: parts, paths or mail folders, see `restore_select`; everything without. `format` concerns mail; trees are trees. `vanished`: with
-    what had vanished from the source. `names`: what the file system takes, found out where it is None. Entries that fail are in `result`, and
-    in its details `without_setuid` the files that lost setuid or setgid.
+    what had vanished from the source. `names`: what the file system takes, found out where it is None. `expected`: parts that the snapshot should
+    hold. What it lacks of them, and of what the run wanted that wrote it, is told as well as entries that fail: in `result`, and in its details
+    `without_setuid` the files that lost setuid or setgid.
     Raises UsageError for a selection that is not there, VaultError, Damaged where the snapshot is, DiskFull, Locked, and what ends a store.
     """
     to = to.expanduser()
@@ -54,14 +60,28 @@ def restore(
         try:
             for choice in choices:
                 _part(run, choice, format)
-            for state in () if selection else chosen.parts.values():
-                if not state.root:
-                    run.lacking(state.part.id, b"", state.reason or "this part was never read")
+                _tell_unlisted(run, choice, chosen)
+            _tell_never_saved(result, chosen, selection, expected)
         finally:
             target.write_names()
             done.mapped = target.mapped
             _tell_without_setuid(result, sorted(target.without_setuid))
     return done
+
+
+def _tell_unlisted(run: Run, choice: Choice, snapshot: Snapshot) -> None:
+    """Of a whole part, the folders of which the snapshot may lack something: whoever restores it must not take it for all there was."""
+    if choice.whole:
+        with contextlib.suppress(Damaged):  # told by the part itself
+            for failure in unlisted(run.source.snapshots, run.source.manifests, snapshot, choice.state):
+                run.result.fail(failure)
+
+
+def _tell_never_saved(result: Result, snapshot: Snapshot, selection: Sequence[str], expected: Sequence[Part]) -> None:
+    parts = dict.fromkeys([*(state.part for state in snapshot.parts.values()), *lost_parts(snapshot), *expected])
+    kinds = {text.strip("/") for text in selection}
+    for failure in never_saved(snapshot, (part for part in parts if not selection or part.kind in kinds)):
+        result.fail(dataclasses.replace(failure, code="not-stored"))
 
 
 def _tell_without_setuid(result: Result, paths: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, Secret
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.coverage import never_saved_evidence, tell_never_saved
 from hostbackup.jobs.filters import filter_parts, filters_target
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
@@ -51,6 +52,9 @@ class Verify:
         self._snapshot = newest_readable(job.vault, Result()) or job.vault.snapshots.get("latest")
         self.result.details["snapshot"] = self._snapshot.id
         self._evidence += VaultCheck(job, self._snapshot, self.result).run()
+        tell_never_saved(job.profile, self._snapshot, self.result)
+        self._evidence += never_saved_evidence(self.result, job.now)
+        self._account_rows()
         self.result.done += 1
         for side in SIDES:
             if side in self.against:
@@ -60,6 +64,12 @@ class Verify:
             {key: line[key] for key in ("side", "part", "method", "counts", "bytes")} for line in self._evidence if line["type"] == "proof"
         ]
         return self.result
+
+    def _account_rows(self) -> None:
+        """What the vault holds of each mailbox, of the profile's and of those that it no longer names."""
+        held = {key: Figures(state.entries, state.bytes) for key, state in self._snapshot.parts.items() if state.part.kind == "mail" and state.root}
+        missing = [row["part"] for row in self.result.details.get("never_saved", []) if row["part"].startswith("mail/")]
+        tell_accounts(self.result, sorted({*held, *missing}), held, side="vault")
 
     def _refuse_what_cannot_be(self) -> None:
         profile = self.job.profile

@@ -8,7 +8,8 @@ from typing import Any
 
 from hostbackup.errors import Damaged, Exit, VaultError
 from hostbackup.jobs.context import Job
-from hostbackup.jobs.proofs import Tally
+from hostbackup.jobs.coverage import unlisted
+from hostbackup.jobs.proofs import Tally, settle_missed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Method, Status
 from hostbackup.vault.mailbox import MailRoot
@@ -88,6 +89,8 @@ class VaultCheck:
                     self._lost(tally, state, name, Status.MISSING, f"its bytes ({digest[:12]}…) are not in the vault")
                 else:
                     self._lost(tally, state, name, Status.FAILED, failed or "never came whole")
+            for failure in unlisted(self.job.vault.snapshots, self.job.vault.manifests, self.snapshot, state):
+                settle_missed(self.result, tally, failure, Status.FAILED)
         except Damaged as error:
             self._lost(tally, state, b"", Status.MISSING, str(error))
         self.result.counts["vault_verified"] += tally.counts["verified"]

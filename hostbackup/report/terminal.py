@@ -170,6 +170,8 @@ def verify(details: Mapping[str, Any], result: Any, everything: bool = False) ->
         verified = counts.pop("verified", 0)
         others = ", ".join(f"{number(value)} {key}" for key, value in counts.items() if value) or "-"
         rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
+    rows += [["vault", one_line(row["part"]), "-", "-", "-", "never backed up"] for row in details.get("never_saved", [])]
+    rows.sort(key=lambda row: row[0] != "vault")
     notes = []
     shown: list[list[str]] = []
     for side in dict.fromkeys(row[0] for row in rows):
