@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.jobs.filters import named_folders
+from hostbackup.jobs.filters import named_folders, names_from
 from hostbackup.protocols.imap.session import ImapTarget
 from hostbackup.protocols.sieve import SieveSession, connect
+from hostbackup.vault.tree import TreeRoot
+from hostbackup.vault.vault import Vault
 from tests.support.dovecot import HOST, Dovecot, dovecot, free_ports, managesieve
 from tests.support.mail_move import Hands, Move, letter
+from tests.support.sieve_script import Shelf, scripted
 
 TARO = "taro@example.test"
 SORT = 'require ["fileinto"];\r\n# fileinto "Sent";\r\nif header :contains "subject" "見積" { fileinto "見積"; }\r\n'.encode()
@@ -146,6 +149,32 @@ def test_a_refused_password_is_not_tried_again_for_the_filters(tmp_path: Path, s
     ran = move.backup(exit=1)
     assert [(row["part"], row["code"]) for row in ran.json["failures"]] == [(f"mail/{TARO}", "login-refused")]
     assert old.log().count("managesieve-login: Info: Disconnected: Connection closed (auth failed") == refused
+
+
+def test_odd_names_are_kept_and_one_that_is_not_handed_out_is_no_others_trouble(tmp_path: Path, servers: tuple[Dovecot, Dovecot]) -> None:
+    old, new = servers
+    long = "振り分け".encode() * 100
+    names = [b"..", b"a\0b", b"a/b", b"a%2Fb", b"\xff\xfe", b"active", long, long + b"2", b"%"]
+    there, taken = Shelf({b"": None, **{name: b"# %d" % number for number, name in enumerate(names)}}, active=long), Shelf()
+    with scripted(there) as old_filters, scripted(taken) as new_filters:
+        move = a_move(tmp_path, old, new, old_sieve=f"sieve_port = {old_filters.port}", new_sieve=f"sieve_port = {new_filters.port}")
+        move.security = "plain"
+        move.write()
+        ran = move.backup(exit=3)
+        assert [(row["part"], row["name"], row["code"]) for row in ran.json["failures"]] == [(f"sieve/{TARO}", "%.sieve", "refused")]
+        assert ("it cannot be read" in ran.reasons, "save this filter by hand" in ran.reasons) == (True, True)
+        assert {key: part["state"] for key, part in ran.json["parts"].items()} == {f"mail/{TARO}": "complete", f"sieve/{TARO}": "incomplete"}
+        shown = {path.name: path.read_bytes() for path in (move.vault / "latest" / "sieve" / TARO).iterdir()}
+        assert sorted(shown.values()) == sorted([*(b"# %d" % number for number in range(len(names))), b"# 6"])
+        move.push(exit=3)
+        assert (taken.scripts, taken.active) == ({name: b"# %d" % number for number, name in enumerate(names)}, long)
+        move.run("verify", "--against", "old", "--against", "new", exit=3)
+        del there.scripts[long + b"2"]  # what is gone keeps its name
+        there.scripts[b""] = b"keep;"
+        assert move.backup().json["counts"]["vanished"] == 1
+    with Vault.open(move.vault, "read") as vault:
+        root = TreeRoot.open(vault.manifests, vault.snapshots.get("latest").parts[f"sieve/{TARO}"].root)
+        assert sorted(names_from(root.meta).values()) == [long, long + b"2"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ def pool_of(listener: Observer) -> AccountsPool:
 
 
 def works(pool: AccountsPool, count: int, do: Callable[[int, Result], None], limit: int = 4) -> list[AccountWork]:
-    made = [AccountWork(Part("mail", f"user{n:02}"), "old", (f"mail{n % 2}.test", 993), limit, Result(pool.observer)) for n in range(count)]
+    made = [
+        AccountWork(Part("mail", f"user{n:02}"), "old", Result(pool.observer), server=(f"mail{n % 2}.test", 993), limit=limit) for n in range(count)
+    ]
     for number, work in enumerate(made):
         work.work = lambda number=number, work=work: do(number, work.result)  # type: ignore[misc]
     return made

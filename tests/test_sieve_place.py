@@ -28,6 +28,7 @@ class Server:
         self.scripts = dict(scripts or {})
         self.active = active
         self.logins = 0
+        self.listed: list[Script] = []  # what is listed instead
         self.before: Callable[[str, bytes], None] = lambda verb, name: None  # may raise, or change something
         self.stored: Callable[[bytes], bytes] = lambda data: data  # what becomes of a script that is put there
 
@@ -45,7 +46,7 @@ class _Session(SieveSession):
 
     def scripts(self) -> list[Script]:
         self._server.before("scripts", b"")
-        return [Script(name, name == self._server.active) for name in self._server.scripts]
+        return self._server.listed or [Script(name, name == self._server.active) for name in self._server.scripts]
 
     def get(self, name: bytes) -> bytes | None:
         self._server.before("get", name)
@@ -113,15 +114,37 @@ def scan(place: SieveTree) -> Listing[Entry]:
     return listing
 
 
-@given(st.binary(min_size=1, max_size=60))
+@given(st.binary(max_size=400))
+@example(b"")
+@example(b"%")
 @example(b"..")
 @example(b"%2E%")
 @example(b"a/../b\0")
+@example(b"\x80" * 400)
+@example("振り分け".encode() * 100)
 def test_a_scripts_file_is_one_harmless_component_and_tells_its_name(name: bytes) -> None:
-    path = file_name(name)
-    assert script_name(path) == name
+    server = Server({name: SORT}, active=b"another")
+    place = server.place()
+    [entry] = scan(place).items
+    path = entry.path
+    assert (path, script_name(path, place.names), len(place.names)) == (file_name(name), name, b"%~" in path)
     assert b"/" not in path and not path.startswith(b".") and min(path) >= 0x20
-    assert path != ACTIVE
+    assert (path != ACTIVE, len(path) <= 255) == (True, True)
+
+
+def test_long_names_that_begin_alike_are_two_files() -> None:
+    one, other = (b"x" * 1000 + end for end in (b"1", b"2"))
+    assert file_name(one) != file_name(other)
+    with pytest.raises(ValueError, match="not the file of a Sieve script"):
+        script_name(file_name(one))
+
+
+def test_a_script_that_is_listed_twice_and_a_second_active_one_are_no_second_file() -> None:
+    server = Server({b"away": AWAY, b"sort": SORT})
+    place = server.place()
+    listed = [Script(b"away", True), Script(b"away"), Script(b"sort", True)]
+    server.listed = listed
+    assert [(entry.path, entry.target) for entry in scan(place).items] == [(b"active", b"away.sieve"), (b"away.sieve", b""), (b"sort.sieve", b"")]
 
 
 @pytest.mark.parametrize("path", [b"active", b".sieve", b"x", b"%41.sieve", b"a/b.sieve", b"%2e.sieve", b".x.sieve"])
@@ -147,6 +170,15 @@ def test_scripts_are_files_and_a_link_leads_to_the_active_one() -> None:
         (hashlib.sha256(SORT).hexdigest(), len(sort), None),
     ]
     assert server.logins == 1
+
+
+def test_a_name_that_was_cut_goes_to_the_new_server_whole() -> None:
+    name = b"x" * 1000
+    server = Server()
+    place = server.place(names={file_name(name): name})
+    assert write(place, script(name, SORT), active(name)) == {file_name(name): "", b"active": ""}
+    assert (server.scripts, server.active) == ({name: SORT}, name)
+    assert write(server.place(), script(b"y" * 1000, SORT)) == {file_name(b"y" * 1000): "name-refused"}
 
 
 def test_a_script_that_is_not_given_is_told_when_it_is_read() -> None:

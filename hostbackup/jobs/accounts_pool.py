@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from hostbackup.errors import HostbackupError, VaultError
 from hostbackup.interrupts import Stopped, later
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.mail_logins import MailLogins, Server
-from hostbackup.jobs.result import Result
-from hostbackup.model import Failure, Observer, Part
+from hostbackup.jobs.part_work import PartWork
+from hostbackup.model import Failure, Observer
 from hostbackup.report.words import number
 
 AT_ONCE = 12  # accounts, whatever their servers bear: each has its files open and its messages in memory
@@ -28,43 +25,19 @@ _LOOK = 0.5  # seconds between looks at whether all is done
 _LEAVE = 10.0  # seconds that threads have to end after an interrupt
 
 
-class Unexpected(HostbackupError):
-    """What nobody thought of."""
-
-    code = "unexpected"
-
-
 @dataclass(slots=True, eq=False)
-class AccountWork:
-    """One account's part of a job. `work` puts what it has to tell into `result`, and raises where the account cannot be worked on."""
+class AccountWork(PartWork):
+    """One account's part of a job, and `then`, where there is one, what follows it in the same thread, whatever became of it."""
 
-    part: Part
-    side: str
-    server: Server
-    limit: int  # connections at once to that server
-    result: Result
-    work: Callable[[], None] = lambda: None
-    error: HostbackupError | None = None  # why it could not be worked on
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    server: Server = ("", 0)
+    limit: int = 1  # connections at once to that server
+    then: PartWork | None = None
 
     def run(self) -> None:
-        """Raises VaultError, which ends all, and Stopped; everything else is this account's own failure."""
-        try:
-            self.work()
-        except VaultError:
-            raise
-        except HostbackupError as error:
-            self._failed(error)
-        except Exception as error:  # one account's trouble is never another's, not even where it is this program's fault
-            self.result.observer.note(f"{self.part}: {traceback.format_exc()}")
-            hint = "please report it; --verbose or --log-file tell where it happened"
-            self._failed(Unexpected(f"something unexpected happened: {type(error).__name__}: {error}", hint=hint))
-        else:
-            self.result.done += 1
-
-    def _failed(self, error: HostbackupError) -> None:
-        self.error = error
-        self.result.fail_part(error, side=self.side, part=self.part.id)
+        """As each of the two: raises VaultError, which ends all, and Stopped."""
+        PartWork.run(self)
+        if self.then is not None:
+            self.then.run()
 
 
 @dataclass(slots=True)

@@ -12,24 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import (
-    ConnectionFailed,
-    Damaged,
-    HostbackupError,
-    NotOffered,
-    PlaceMissing,
-    ProfileError,
-    SecretError,
-    VaultError,
-    WrongMachine,
-)
+from hostbackup.errors import Damaged, HostbackupError, ProfileError
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
-from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen
+from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen, names_from, names_meta
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
+from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.shrink import shrunk
@@ -48,6 +39,8 @@ if TYPE_CHECKING:
     from hostbackup.jobs.backup_mail import MailBackup
     from hostbackup.places.base import MailSource
     from hostbackup.vault.mailbox import MailRoot
+
+_NONE = Excludes()
 
 
 @dataclass(slots=True)
@@ -111,19 +104,9 @@ class Backup:
             self._parts[key] = dataclasses.replace(state, state="carried", carried_from=carried_from, reason="not part of this run")
 
     def _part(self, part: Part, back_up: Callable[[Part], None]) -> None:
-        try:
-            back_up(part)
-        except VaultError:
-            raise
-        except (ConnectionFailed, PlaceMissing, WrongMachine, SecretError) as error:
-            if isinstance(error, NotOffered) and part.id not in self._parts:
-                self.result.not_covered(error, side="old", part=part.id)
-                return
-            self.result.fail_part(error, side="old", part=part.id)
-            self._settled(part, error)
-        else:
-            self.result.done += 1
-            self._settled(part, None)
+        work = PartWork(part, "old", self.result, functools.partial(back_up, part), optional=part.id not in self._parts)
+        work.run()
+        self._settled(part, work.error)
 
     def _settled(self, part: Part, error: HostbackupError | None) -> None:
         """The part has been worked on, or has failed: it stands in the new snapshot as it was read, or as it stood in the last."""
@@ -139,33 +122,41 @@ class Backup:
         web = next(web for web in self.job.profile.old.web if web.name == part.name)
         # What is proven here decides no more than what is fetched again.
         tree = self.job.connections.old_tree(web, self.job.vault.objects.read, weak=True)
-        self._tree(part, tree, {"path": web.path, "exclude": list(web.exclude)}, Excludes(web.volatile))
+        self._tree(part, tree, self.result, lambda: {"path": web.path, "exclude": list(web.exclude)}, volatile=Excludes(web.volatile))
 
     def _local(self, part: Part) -> None:
         local = next(local for local in self.job.profile.local if local.name == part.name)
-        self._tree(part, self.job.connections.local_tree(local.name, local.path), {"path": str(local.path)}, Excludes())
+        self._tree(part, self.job.connections.local_tree(local.name, local.path), self.result, lambda: {"path": str(local.path)})
 
     def _filters(self, part: Part) -> None:
         after_mailbox(self._finished, part)
         account = next(account for account in self.job.profile.old_accounts() if account.user == part.name)
         place = self.job.connections.filters("old", account, part.name)
 
-        def date(previous: TreeRoot | None) -> None:
+        def ready(previous: TreeRoot | None) -> None:
             place.dated = first_seen(previous, self.job.started)
+            place.names |= names_from(previous.meta) if previous else {}
 
-        self._tree(part, place, {"user": part.name}, Excludes(), date)
+        self._tree(part, place, self.result, lambda: {"user": part.name, **names_meta(place.names)}, ready=ready)
 
     def _tree(
-        self, part: Part, place: TreePlace, meta: dict[str, Any], volatile: Excludes, ready: Callable[[TreeRoot | None], object] = lambda _: None
+        self,
+        part: Part,
+        place: TreePlace,
+        result: Result,
+        meta: Callable[[], dict[str, Any]],
+        *,
+        volatile: Excludes = _NONE,
+        ready: Callable[[TreeRoot | None], object] = lambda _: None,
     ) -> None:
         def since(previous: TreeRoot | None) -> None:
             job = self.job
             ready(previous)
             with job.ledger(resume_journal(part)) as resume, Scratch(job.scratch) as scratch:
-                work = TreeBackup(part, place, job.vault, scratch, self.result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
-                self._carry_out(part, work, self.result, lambda: work.finish({**meta, **tree_meta(place.root_entry)}))
+                work = TreeBackup(part, place, job.vault, scratch, result, job.now, previous, resume, volatile, self.checksum, self.dry_run)
+                self._carry_out(part, work, result, lambda: work.finish({**meta(), **tree_meta(place.root_entry)}))
 
-        self._on_what_there_is(part, place, self.result, TreeRoot.open, since)
+        self._on_what_there_is(part, place, result, TreeRoot.open, since)
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 

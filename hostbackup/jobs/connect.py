@@ -410,7 +410,7 @@ class Connections:
         over_pop3 = account.protocol == "pop3" and side == "old"
         section = pop3.section(self) if over_pop3 else self.imap_section(side)
         server = login_at(section, account)[0], section.port
-        return AccountWork(Part("mail", part_user), side, server, section.connections, Result(pool.observer))
+        return AccountWork(Part("mail", part_user), side, Result(pool.observer), server=server, limit=section.connections)
 
     def mailbox(self, side: str, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailAccount:
         """`part_user` is the old server's name of the account: parts are called by it on both sides. `reader` opens stored messages, for proofs."""
@@ -423,13 +423,15 @@ class Connections:
             line.main, side=side, part=part, observer=self.observer, reader=reader, shared=shared, pause=self.logins.rest, spare=line.spare
         )
 
-    def filters(self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None) -> SieveTree:
-        """The Sieve scripts of an account; `part_user` as for its mailbox, `good` as in `SieveTree`. Goes where its mailbox was met in this run."""
+    def filters(
+        self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None, names: Mapping[bytes, bytes] | None = None
+    ) -> SieveTree:
+        """The Sieve scripts of an account; `part_user` as for its mailbox, the rest as in `SieveTree`. Goes where its mailbox was met in this run."""
         from hostbackup.places.sieve import SieveTree
 
         imap = self.imap_target(side, account)  # which tells where the section is unencrypted: that goes for filters too
         log_in = self._filters.factory(imap, self.imap_section(side).sieve_port, self._imap_addresses.get((side, imap.host), ""))
-        return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good)
+        return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good, names=names)
 
     def old_mailbox(self, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailSource:
         """The account at the old server, by the protocol that it has there."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
 from hostbackup.jobs.context import Job
-from hostbackup.model import Entry, Kind, Part, Stored, name_from_json
+from hostbackup.model import Entry, Kind, Part, Stored, name_from_json, name_json
 from hostbackup.places.digests import Reader
 from hostbackup.vault.tree import TreeRoot
 
@@ -66,6 +66,16 @@ def filters_target(job: Job, account: Account) -> str:
     return f"{section.host}:{section.sieve_port}:{job.profile.new_account_for(account).user}"
 
 
+def names_from(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """What the scripts are called whose files have a cut name, by path, out of a manifest's `meta`."""
+    return {name_from_json(row): name_from_json(row, "script") for row in meta.get("names", ())}
+
+
+def names_meta(names: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The same for a manifest's `meta`."""
+    return {"names": [{**name_json(path), **name_json(names[path], "script")} for path in sorted(names)]} if names else {}
+
+
 def contents(source: TreeRoot) -> dict[bytes, str]:
     """The digest of every script, by path."""
     return {record.item.path: record.digest for record in source.walk() if record.digest}
@@ -86,10 +96,11 @@ def to_adapt(source: TreeRoot, reader: Reader, folders: Iterable[dict[str, Any]]
             renamed[old] = new
     if not renamed:
         return
+    names = names_from(source.meta)
     for record in source.walk():
         for folder in named_folders(_text(record, reader)):
             if folder in renamed:
-                script = script_name(record.item.path).decode("utf-8", "backslashreplace")
+                script = script_name(record.item.path, names).decode("utf-8", "backslashreplace")
                 yield {"part": source.part.id, "script": script, "folder": folder, "becomes": renamed[folder]}
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import PlaceMissing, UsageError
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
-from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, to_adapt
+from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, names_from, to_adapt
+from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_tree import TreePush
@@ -145,14 +146,9 @@ class Push:
         state = self._held(part)
         if state is None:
             return
-        try:
-            push(state)
-        except NotOffered as error:
-            self.result.not_covered(error, side="new", part=part.id)
-        except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
-            self.result.fail_part(error, side="new", part=part.id)
-        else:
-            self.result.done += 1
+        work = PartWork(part, "new", self.result, functools.partial(push, state), optional=True)
+        work.run()
+        if work.error is None:
             self._finished.append(part)
 
     # -- web ----------------------------------------------------------------------------------------------------------------------------
@@ -273,7 +269,7 @@ class Push:
         after_mailbox(self._finished, part)
         source = TreeRoot.open(job.vault.manifests, state.root)
         login = job.profile.new_account_for(account)
-        target, witness = (job.connections.filters("new", login, part.name, contents(source)) for _ in range(2))
+        target, witness = (job.connections.filters("new", login, part.name, contents(source), names_from(source.meta)) for _ in range(2))
         with self._tree(state, target, witness, push_journal(part, filters_target(job, account)), Excludes()) as work:
             if planned := self._plan(work, state):
                 self._apply(work, state, planned)

@@ -13,7 +13,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.coverage import never_saved_evidence, tell_never_saved
-from hostbackup.jobs.filters import filter_parts, filters_target
+from hostbackup.jobs.filters import filter_parts, filters_target, names_from
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.proofs import Tally
@@ -128,8 +128,9 @@ class Verify:
             account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
             if account is None or part not in filter_parts(job):
                 return self._absent(state)
-            filters = job.connections.filters("old", account, part.name)
-            return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result).run(filters)
+            root = TreeRoot.open(job.vault.manifests, state.root)
+            filters = job.connections.filters("old", account, part.name, names=names_from(root.meta))
+            return OldTree(state, root, self.result).run(filters)
         volatile = Excludes()
         if part.kind == "web":
             web = next((web for web in job.profile.old.web if web.name == part.name), None)
@@ -175,9 +176,10 @@ class Verify:
         job.connections.check_new_endpoints(web=False)
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
-            filters = job.connections.filters("new", job.profile.new_account_for(account), part.name)
+            root = TreeRoot.open(job.vault.manifests, state.root)
+            filters = job.connections.filters("new", job.profile.new_account_for(account), part.name, names=names_from(root.meta))
             filters.reach()  # what could not be pushed anywhere is not covered, rather than unproven
-            return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger).run(filters)
+            return NewTree(state, root, self.result, ledger).run(filters)
 
     # -- mail, on both sides ------------------------------------------------------------------------------------------------------------
 

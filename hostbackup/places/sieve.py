@@ -18,26 +18,51 @@ from hostbackup.protocols.sieve import Refused, Script, SieveSession
 
 ACTIVE = b"active"
 ENDING = b".sieve"
+_NAMELESS = b"%"  # stands alone in no other file's name
+_LONGEST = 255  # bytes of a file's name
+_CUT = 200  # bytes of a longer one that are kept
 _MODE = 0o600
 _HELD = 32 * 1024 * 1024  # bytes of scripts that a scan keeps for the reading after it
 _ESCAPED = re.compile(rb"[%/\x00-\x1f\x7f]|\A\.")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
+
+_HINTS = {
+    "over-quota": "make room there, or ask the provider to",
+    "new": "adapt the script by hand",
+    "old": "save this filter by hand, from the provider's webmail, or ask the provider for it",
+}
 
 Dated = Callable[[bytes, str], int]  # path and digest, of a link that of its target, to nanoseconds since the epoch
 Told = TypeVar("Told")
 
 
 def file_name(script: bytes) -> bytes:
-    """The file of a script: its name with `.sieve`; `%`, `/`, control bytes and a leading dot as `%XX`."""
-    return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], script) + ENDING
+    """The file of a script: its name with `.sieve`; `%`, `/`, control bytes and a leading dot as `%XX`, no name at all as `%`.
+
+    A name that is too long for a file is cut, with `%~` and a digest of the name behind it.
+    """
+    name = _escaped(script)
+    if len(name) + len(ENDING) <= _LONGEST:
+        return name + ENDING
+    end = _CUT
+    while name[end] & 0xC0 == 0x80 and end > _CUT - 4:  # not within a character
+        end -= 1
+    return name[:end] + b"%~" + hashlib.sha256(script).hexdigest()[:16].encode() + ENDING
 
 
-def script_name(path: bytes) -> bytes:
-    """The inverse of `file_name`. Raises ValueError where `path` is the file of no script."""
-    name = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), path.removesuffix(ENDING))
-    if not path.endswith(ENDING) or not name or file_name(name) != path:
+def script_name(path: bytes, names: Mapping[bytes, bytes] | None = None) -> bytes:
+    """The inverse of `file_name`. `names`: of files whose names were cut. Raises ValueError where `path` is the file of no script."""
+    if names and path in names:
+        return names[path]
+    stem = path.removesuffix(ENDING)
+    name = b"" if stem == _NAMELESS else _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), stem)
+    if not path.endswith(ENDING) or _escaped(name) + ENDING != path:
         raise ValueError("not the file of a Sieve script")
     return name
+
+
+def _escaped(script: bytes) -> bytes:
+    return _ESCAPED.sub(lambda found: b"%%%02X" % found[0][0], script) or _NAMELESS
 
 
 def of_link(target: bytes) -> str:
@@ -53,11 +78,19 @@ def by_contents(path: bytes, digest: str) -> int:
 class SieveTree:
     """The scripts of one account. `connect` logs in, whenever a line was cut; what it raises ends the place.
 
-    `good`: contents by path; where given, a script is made the active one only if the server has these bytes of it.
+    `good`: contents by path; where given, a script is made the active one only if the server has these bytes of it. `names`: of files whose names
+    were cut, what the scripts are called; a scan adds those that it meets.
     """
 
     def __init__(
-        self, connect: Callable[[], SieveSession], *, side: str, part: Part, dated: Dated = by_contents, good: Mapping[bytes, str] | None = None
+        self,
+        connect: Callable[[], SieveSession],
+        *,
+        side: str,
+        part: Part,
+        dated: Dated = by_contents,
+        good: Mapping[bytes, str] | None = None,
+        names: Mapping[bytes, bytes] | None = None,
     ) -> None:
         self.side = side
         self.part = part
@@ -65,6 +98,7 @@ class SieveTree:
         self.root_entry = Entry(b"", Kind.DIR)
         self._connect = connect
         self._good = good
+        self.names = dict(names or {})
         self._session: SieveSession | None = None
         self._seen: dict[bytes, bytes] = {}  # by path, since the last scan
 
@@ -105,13 +139,20 @@ class SieveTree:
         except Refused as refused:
             yield Listing(b"", (), self._failure(b"", refused))
             return
-        entries = []
+        entries: dict[bytes, Entry] = {}  # by path: a server may list a script twice
         for script in scripts:
-            path = file_name(script.name)
-            entries.append(self._fetch(path, script))
-            if script.active:
-                entries.append(Entry(ACTIVE, Kind.LINK, 0, self.dated(ACTIVE, of_link(path)), target=path))
-        yield Listing(b"", sorted(entries, key=lambda entry: entry.path))
+            path = self._path(script.name)
+            if path not in entries:
+                entries[path] = self._fetch(path, script)
+            if script.active and ACTIVE not in entries:
+                entries[ACTIVE] = Entry(ACTIVE, Kind.LINK, 0, self.dated(ACTIVE, of_link(path)), target=path)
+        yield Listing(b"", [entries[path] for path in sorted(entries)])
+
+    def _path(self, name: bytes) -> bytes:
+        path = file_name(name)
+        if b"%~" in path:
+            self.names[path] = name
+        return path
 
     def _fetch(self, path: bytes, script: Script) -> Entry:
         try:
@@ -149,7 +190,7 @@ class SieveTree:
             yield Read(entry, self._entry(entry.path, data), *receiver.commit())
 
     def _get(self, path: bytes) -> bytes | None:
-        name = script_name(path)
+        name = script_name(path, self.names)
         return self._ask(lambda session: session.get(name))
 
     # -- write --------------------------------------------------------------------------------------------------------------------------
@@ -179,7 +220,7 @@ class SieveTree:
 
     def _put(self, item: Write[Entry]) -> Written[Entry]:
         path = item.item.path
-        name = script_name(path)
+        name = script_name(path, self.names)
         there = self._get(path)
         found = None if there is None else self._entry(path, there)
         if item.open is None:  # its time alone, which the server does not keep
@@ -202,7 +243,7 @@ class SieveTree:
 
     def _activate(self, item: Write[Entry]) -> Written[Entry]:
         target = item.item.target
-        name = script_name(target)
+        name = script_name(target, self.names)
         now = self._active()
         if now == target:
             return Written(item, item.item)
@@ -220,7 +261,7 @@ class SieveTree:
 
     def _active(self) -> bytes:
         scripts = self._ask(lambda session: session.scripts())
-        return next((file_name(script.name) for script in scripts if script.active), b"")
+        return next((self._path(script.name) for script in scripts if script.active), b"")
 
     # -- prove --------------------------------------------------------------------------------------------------------------------------
 
@@ -258,7 +299,7 @@ class SieveTree:
 
     def _failure(self, path: bytes, refused: Refused) -> Failure:
         code = "over-quota" if refused.code.startswith("QUOTA") else "refused"
-        hint = "make room there, or ask the provider to" if code == "over-quota" else "adapt the script by hand" if self.side == "new" else ""
+        hint = _HINTS[code] if code in _HINTS else _HINTS[self.side]
         return self._told(path, code, f"the server refused it: {refused.text}", hint)
 
     def _told(self, path: bytes, code: str, reason: str, hint: str = "") -> Failure:
