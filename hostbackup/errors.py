@@ -10,6 +10,7 @@
     │   ├── NameNotResolved
     │   ├── Unreachable                           closed port, no route, time-out while connecting
     │   │   ├── ServerBusy                        it is there, and takes no more logins for now
+    │   │   │   └── MailboxInUse                  of one mailbox, which somebody else holds
     │   │   └── NotOffered                        of a service that a server need not have: told, and no failure
     │   ├── HostKeyUnknown
     │   ├── HostKeyChanged
@@ -128,6 +129,12 @@ class ServerBusy(Unreachable):
     """The server is there and takes no more logins for now: too many connections, or a trouble of its own. Says nothing about the password."""
 
     code = "busy"
+
+
+class MailboxInUse(ServerBusy):
+    """Somebody else holds this one mailbox, or had it a moment ago. Says nothing about how many connections the server bears."""
+
+    code = "in-use"
 
 
 class HostKeyUnknown(ConnectionFailed):

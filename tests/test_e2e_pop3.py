@@ -246,10 +246,9 @@ def test_a_server_that_would_delete_is_left_alone(move: Make) -> None:
         assert server.count(b"DELE") == server.count(b"QUIT") == 0
 
 
-@pytest.mark.parametrize(("refusal", "words"), [(b"-ERR [AUTH] no\r\n", "check the user name"), (b"-ERR [IN-USE] x\r\n", "try again later")])
-def test_a_refused_login_is_told_in_words_and_tried_once(move: Make, refusal: bytes, words: str) -> None:
-    with FakePop3(refusal=refusal).running() as server:
+def test_a_refused_login_is_told_in_words_and_tried_once(move: Make) -> None:
+    with FakePop3().running() as server:
         it = move(port=server.port, password="wrong", host="localhost")
         ran = it.backup(exit=1)
-        assert words in ran.reasons
+        assert "check the user name" in ran.reasons
         assert server.count(b"PASS") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from hostbackup import profile
 from hostbackup.errors import LoginRefused, ProfileError, SecretError, WrongMachine
+from hostbackup.interrupts import Stopped
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.identity import Identity
 from hostbackup.model import Folder, Message, Part, Stored
 from hostbackup.places.pop3 import Pop3Account
 from tests.support.cli import write_profile
-from tests.support.pop3_script import FakePop3
+from tests.support.pop3_script import FakePop3, Talk
+from tests.support.sink import HashSink
 
 
 def connections(folder: Path, text: str, *, accept: bool = False, identity: Identity | None = None) -> Connections:
@@ -91,6 +94,48 @@ def test_a_refused_password_is_tried_once_whoever_asks(tmp_path: Path, server: F
         with pytest.raises(LoginRefused):
             inbox(made).totals()
     assert server.count(b"PASS") == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "limit"),
+    [
+        (b"-ERR Too many connections from your address\r\n", 1),  # the server bears fewer than were open
+        (b"-ERR [IN-USE] another session has it\r\n", 6),  # says nothing of how many it bears
+    ],
+)
+def test_a_server_that_takes_nobody_for_now_is_given_time(tmp_path: Path, server: FakePop3, refusal: bytes, limit: int) -> None:
+    waited: list[float] = []
+    made = connections(tmp_path, section(server))
+    made.logins.pause = lambda seconds, stop: waited.append(seconds)
+    server.hook = lambda talk, verb, rest: verb == b"PASS" and talk.number <= 3 and (talk.send(refusal) or True)
+    place = inbox(made)
+    assert place.totals() == (0, 0)
+    assert server.count(b"PASS") == 4
+    assert len(waited) == 3
+    assert waited == sorted(waited)
+    assert made.logins.slots(("127.0.0.1", server.port), 6).limit == limit
+    place.close()
+
+
+def test_whoever_waits_for_an_answer_leaves_when_the_run_ends(tmp_path: Path, server: FakePop3) -> None:
+    made = connections(tmp_path, section(server))
+    server.put(b"a\r\n")
+    asked = threading.Event()
+
+    def silent(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb == b"RETR":
+            asked.set()
+            talk.file.read()
+        return verb == b"RETR"
+
+    server.hook = silent
+    place = inbox(made)
+    wanted = [item for listing in place.scan() for item in listing.items]
+    ending = threading.Thread(target=lambda: asked.wait(30) and made.logins.end())
+    ending.start()
+    with pytest.raises(Stopped):
+        list(place.read(wanted, HashSink()))
+    ending.join()
 
 
 def test_an_account_without_a_password_is_told_by_its_section(tmp_path: Path, server: FakePop3) -> None:

@@ -87,7 +87,6 @@ class Connections:
     _lock: threading.Lock = field(default_factory=threading.Lock)  # what is warned of
     _no_secret: dict[str, SecretError] = field(default_factory=dict)
     _filters: FilterLogins = field(default_factory=FilterLogins)
-    pop3_refused: dict[tuple[str, str], LoginRefused] = field(default_factory=dict)  # by host and user
     _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def __post_init__(self) -> None:
@@ -379,7 +378,7 @@ class Connections:
             )
         return password
 
-    def mail_line(self, side: str, account: Account) -> AccountLine:
+    def mail_line(self, side: str, account: Account) -> AccountLine[ImapSession]:
         """The account's connections, none of which is open yet. Raises SecretError, as `imap_target`."""
         target = self.imap_target(side, account)
         refused = functools.partial(self._filters.refused, target.host, target.user)

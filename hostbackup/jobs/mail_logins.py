@@ -6,20 +6,49 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-from hostbackup.errors import ConnectionFailed, LoginRefused, NameNotResolved, ServerBusy, Unreachable
+from hostbackup.errors import ConnectionFailed, LoginRefused, MailboxInUse, NameNotResolved, ServerBusy, Unreachable
 from hostbackup.interrupts import Stopped
 from hostbackup.protocols.slots import Slots
-
-if TYPE_CHECKING:
-    from hostbackup.protocols.imap.session import ImapSession, ImapTarget
 
 Server = tuple[str, int]  # host as the profile calls it, and port
 
 _BUSY_TRIES = 5  # logins, before an account that a busy server turns away gives up
 _LONGEST = 60.0  # seconds that are waited because a server asks for it
+
+
+class Session(Protocol):
+    """A logged-in connection, whatever is spoken over it."""
+
+    on_end: Callable[[], object]
+
+    def drop(self) -> None: ...
+
+
+Made = TypeVar("Made", bound=Session)
+Made_co = TypeVar("Made_co", bound=Session, covariant=True)
+
+
+class Target(Protocol[Made_co]):
+    """One mailbox at one server, and how to get into it."""
+
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
+    @property
+    def tunnel(self) -> tuple[str, ...]: ...
+
+    def connect(self, addresses: tuple[str, ...], /) -> Made_co:
+        """Logs in at one of `addresses`. Raises ConnectionFailed."""
 
 
 @dataclass(slots=True)
@@ -32,8 +61,8 @@ class MailLogins:
     stop: threading.Event = field(default_factory=threading.Event)  # of the work that is under way
     queued: Counter[Server] = field(default_factory=Counter)  # accounts that have not begun: they come before anybody's spare connection
     _slots: dict[Server, Slots] = field(default_factory=dict)
-    _refused: dict[tuple[str, str, str], LoginRefused] = field(default_factory=dict)  # by side, host and user
-    _sessions: dict[ImapSession, Callable[[], None]] = field(default_factory=dict)  # that are open, and how each gives its slot back
+    _refused: dict[tuple[str, str, str], LoginRefused] = field(default_factory=dict)  # by section, host and user
+    _sessions: dict[Session, Callable[[], None]] = field(default_factory=dict)  # that are open, and how each gives its slot back
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def slots(self, server: Server, limit: int) -> Slots:
@@ -43,8 +72,13 @@ class MailLogins:
             return self._slots[server]
 
     def line(
-        self, side: str, target: ImapTarget, limit: int, see: Callable[[ImapSession], object], on_refused: Callable[[LoginRefused], object]
-    ) -> AccountLine:
+        self,
+        side: str,
+        target: Target[Made],
+        limit: int,
+        see: Callable[[Made], object],
+        on_refused: Callable[[LoginRefused], object] = lambda _: None,
+    ) -> AccountLine[Made]:
         """The connections of one account. `see` looks at each new one, and raises where it is not the right server."""
         return AccountLine(self, side, target, limit, see, on_refused, self.stop)
 
@@ -63,12 +97,12 @@ class MailLogins:
         for session in sessions:
             session.drop()
 
-    def opened(self, session: ImapSession, give_back: Callable[[], None]) -> None:
+    def opened(self, session: Session, give_back: Callable[[], None]) -> None:
         with self._lock:
             self._sessions[session] = give_back
         session.on_end = functools.partial(self._ended, session)
 
-    def _ended(self, session: ImapSession) -> None:
+    def _ended(self, session: Session) -> None:
         with self._lock:
             give_back = self._sessions.pop(session, None)
         if give_back is not None:
@@ -76,23 +110,27 @@ class MailLogins:
 
 
 @dataclass(slots=True)
-class AccountLine:
+class AccountLine(Generic[Made]):
     """The connections of one account to one server: `main` for the one that it cannot do without, `spare` for one more."""
 
     logins: MailLogins
     side: str
-    target: ImapTarget
+    target: Target[Made]
     limit: int
-    see: Callable[[ImapSession], object]
+    see: Callable[[Made], object]
     on_refused: Callable[[LoginRefused], object]
     stop: threading.Event
     _no_more: bool = False  # spare connections were refused
 
     @property
+    def section(self) -> str:
+        return f"{self.side}.{self.target.protocol}"
+
+    @property
     def server(self) -> Server:
         return self.target.host, self.target.port
 
-    def main(self) -> ImapSession:
+    def main(self) -> Made:
         """Logs in, as soon as the server has a connection to give. Raises ConnectionFailed, WrongMachine or Stopped.
 
         A server that takes no more connections is given time; one that cannot be reached is looked for twice, and then, by whoever comes next,
@@ -106,7 +144,7 @@ class AccountLine:
             except ServerBusy as error:
                 if tries >= _BUSY_TRIES:
                     raise
-                self.logins.note(f"{self.side}.imap {self.target.user}: {error.reason}; waiting")
+                self.logins.note(f"{self.section} {self.target.user}: {error.reason}; waiting")
                 from hostbackup.protocols.imap.throttle import wait_told
 
                 told = wait_told(error.reason.encode())
@@ -116,8 +154,8 @@ class AccountLine:
                     raise
                 self.logins.pause(0.5, self.stop)
 
-    def _try(self) -> ImapSession:
-        key, user = (self.side, self.target.host, self.target.user), self.target.user
+    def _try(self) -> Made:
+        key, user = (self.section, self.target.host, self.target.user), self.target.user
         if key in self.logins._refused:
             raise self.logins._refused[key]
         slots = named = self.logins.slots(self.server, self.limit)
@@ -136,7 +174,7 @@ class AccountLine:
             slots.missed(user, error)
             raise
 
-    def spare(self) -> ImapSession | None:
+    def spare(self) -> Made | None:
         """One more connection, where the server has one that nobody else wants; None where it has not."""
         if self._no_more or self.logins.queued[self.server]:
             return None
@@ -147,7 +185,7 @@ class AccountLine:
             return self._log_in(slots, addresses, functools.partial(slots.give_back, self.target.user, spare=True))
         except ConnectionFailed as error:
             self._no_more = True
-            self.logins.note(f"{self.side}.imap {self.target.user}: no second connection: {error.reason}")
+            self.logins.note(f"{self.section} {self.target.user}: no second connection: {error.reason}")
             return None
 
     def _slots(self) -> tuple[Slots, tuple[str, ...]]:
@@ -157,15 +195,13 @@ class AccountLine:
         addresses = self.logins.resolve(*self.server, self.target.addresses)
         return self.logins.slots((addresses[0], self.target.port), self.limit), addresses
 
-    def _log_in(self, slots: Slots, addresses: tuple[str, ...], give_back: Callable[[], None]) -> ImapSession:
+    def _log_in(self, slots: Slots, addresses: tuple[str, ...], give_back: Callable[[], None]) -> Made:
         """A session that holds its slot until it ends; where there is none the slot is given back."""
-        from hostbackup.protocols.imap import session
-
         try:
             self._leave_if_stopped()
-            made = session.connect(replace(self.target, addresses=addresses))
+            made = self.target.connect(addresses)
         except BaseException as error:
-            if isinstance(error, ServerBusy):
+            if isinstance(error, ServerBusy) and not isinstance(error, MailboxInUse):
                 slots.lower()
             give_back()
             raise

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hostbackup.accounts import Account
-from hostbackup.errors import LoginRefused, NameNotResolved, ProfileError, WrongMachine
+from hostbackup.errors import NameNotResolved, ProfileError
 from hostbackup.model import Part
 from hostbackup.profile import Pop3
 from hostbackup.profile.root import login_at
@@ -57,42 +57,39 @@ def target(connections: Connections, account: Account) -> Pop3Target:
 def mailbox(connections: Connections, account: Account, part_user: str) -> Pop3Account:
     from hostbackup.places.pop3 import Pop3Account
 
-    log_in = functools.partial(_log_in, connections, target(connections, account))
+    told = section(connections)
+    where = target(connections, account)
+    line = connections.logins.line("old", where, told.connections, functools.partial(_see, connections))
+
+    def log_in() -> Pop3Session:
+        _tell_weaker(connections, told, where.host)
+        return line.main()
+
     return Pop3Account(
         log_in,
         side="old",
         part=Part("mail", part_user),
         observer=connections.observer,
-        allow_expire_0=section(connections).allow_expire_0,
+        allow_expire_0=told.allow_expire_0,
+        pause=connections.logins.rest,
     )
 
 
-def _log_in(connections: Connections, where: Pop3Target) -> Pop3Session:
-    """A new session with the right server. A refused password is never tried twice, whoever asks."""
+def _tell_weaker(connections: Connections, told: Pop3, host: str) -> None:
     from hostbackup.jobs.connect import weaker_mail
-    from hostbackup.protocols.pop3 import session
 
-    refused = connections.pop3_refused
-    if (where.host, where.user) in refused:
-        raise refused[where.host, where.user]
-    name = f"{SECTION} {where.host}"
+    name = f"{SECTION} {host}"
     connections.weaker(name, "POP3", WEAKER)
-    for setting, meaning in weaker_mail(section(connections)):
+    for setting, meaning in weaker_mail(told):
         connections.weaker(name, setting, meaning)
-    if section(connections).allow_expire_0:
+    if told.allow_expire_0:
         connections.weaker(name, "allow_expire_0 = true", "a server that deletes what was retrieved is read all the same")
-    try:
-        made = session.connect(where)
-    except LoginRefused as error:
-        refused[where.host, where.user] = error
-        raise
-    try:  # an account may have a host of its own, which the section's check did not cover
-        see_endpoint(connections, where.host, [made.address])
-    except WrongMachine:
-        made.close()
-        raise
+
+
+def _see(connections: Connections, made: Pop3Session) -> None:
+    """Raises WrongMachine. An account may have a host of its own, which the section's check did not cover."""
+    see_endpoint(connections, made.host, [made.address])
     connections.identity.see_address(SECTION, made.address)
-    return made
 
 
 # -- old stays old --------------------------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ What a server tells of itself unasked, in its greeting and when it lets somebody
 from __future__ import annotations
 
 import base64
-import re
 from typing import TYPE_CHECKING, NoReturn
 
-from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, ProtocolBroken, ServerBusy
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, MailboxInUse, ProtocolBroken, ServerBusy
+from hostbackup.protocols.busy import is_for_now
 from hostbackup.protocols.imap import lexer, names, sasl
 from hostbackup.protocols.imap.channel import Argument, Channel, Lit
 from hostbackup.protocols.imap.framer import Answer, Continue, Data, Response, Tagged, Untagged
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # Response codes (RFC 5530, RFC 9051 §7.1) of a refusal that says nothing about the password.
 _FOR_NOW = ("UNAVAILABLE", "INUSE", "LIMIT", "SERVERBUG", "CONTACTADMIN", "THROTTLED")
 _LATER = "try again later; `connections` in the profile's section says how many at once"
-# What servers without such codes say of too many connections: "Too many simultaneous connections", "Maximum number of connections … exceeded"
-_TOO_MANY = re.compile(r"too many (\w+ ){0,2}(connection|session)s|(maximum|limit)\b.*\bconnections?\b|\bconnections? limit", re.IGNORECASE)
 
 
 def log_in(wire: Wire, target: ImapTarget) -> tuple[Channel, frozenset[str]]:
@@ -39,7 +37,7 @@ def log_in(wire: Wire, target: ImapTarget) -> tuple[Channel, frozenset[str]]:
         if isinstance(error, ConnectionFailed):
             error.reason = login.masked(error.reason)
             error.args = (error.reason,)
-            if isinstance(error, LineCut) and _TOO_MANY.search(error.reason):  # said in a BYE
+            if isinstance(error, LineCut) and is_for_now(error.reason):  # said in a BYE
                 raise ServerBusy(error.reason, where=error.where, hint=_LATER) from None
         raise
 
@@ -204,8 +202,9 @@ class _Login:
         said += answer.text.decode("utf-8", "backslashreplace") + (f" ({explanation})" if explanation else "")
         text = plain(self.masked(said).encode())
         who = target.user if target.login == target.user and not target.authorize else f"{target.user} (as {target.login})"
-        if answer.code in _FOR_NOW or _TOO_MANY.search(text):
-            raise ServerBusy(f"the server takes no login of {who} at the moment: {text}", where=self._wire.where, hint=_LATER)
+        if answer.code in _FOR_NOW or is_for_now(text):
+            busy = MailboxInUse if answer.code == "INUSE" else ServerBusy
+            raise busy(f"the server takes no login of {who} at the moment: {text}", where=self._wire.where, hint=_LATER)
         hint = "check the user name and the password"
         if target.token is not None:
             hint = "is the token fresh, for this mailbox, and may it be used for IMAP?"

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,14 @@ class ImapTarget:
     certificate_name: str = ""  # whose certificate it must be, if not `host`'s
     packing: Packing | None = None  # when to use COMPRESS=DEFLATE, where it is offered; never without
     tunnel: tuple[str, ...] = ()  # a command that speaks IMAP; then there is no TCP and no TLS of ours
+
+    @property
+    def protocol(self) -> str:
+        return "imap"
+
+    def connect(self, addresses: tuple[str, ...]) -> ImapSession:
+        """As `connect`, at one of these addresses."""
+        return connect(replace(self, addresses=addresses))
 
     @property
     def login(self) -> str:

@@ -6,12 +6,13 @@ import base64
 import hashlib
 import re
 
-from hostbackup.errors import ConnectionFailed, LoginRefused, ProtocolBroken, Unreachable
+from hostbackup.errors import ConnectionFailed, LoginRefused, MailboxInUse, ProtocolBroken, ServerBusy
+from hostbackup.protocols.busy import is_for_now
 from hostbackup.protocols.imap.wire import plain
 from hostbackup.protocols.pop3.channel import Channel, Reply, parse_reply
 from hostbackup.protocols.pop3.session import Capabilities, Pop3Target, ask_capabilities
 
-_FOR_NOW = ("IN-USE", "LOGIN-DELAY", "SYS/TEMP", "SYS/PERM")  # these say nothing about the password
+_LATER = "try again later; `connections` in the profile's section says how many at once"
 _DROP = r"(?:mail ?drop|mail ?box|spool)"
 _LOCKED = re.compile(rf"{_DROP}.*\b(?:locked|lock|in use|busy)\b|\b(?:lock|in use|busy)\b.*{_DROP}", re.IGNORECASE)  # of servers without codes
 _TIMESTAMP = re.compile(rb"<[^<>@\s]+@[^<>@\s]*>")  # RFC 1939 §7, a msg-id of the greeting
@@ -48,7 +49,7 @@ def _greeting(channel: Channel) -> Reply:
     if greeting is None:
         raise ProtocolBroken(f"this does not look like a POP3 server: {plain(line, 60)}", where=channel.wire.where, hint="check host and port")
     if not greeting.ok:
-        raise Unreachable(f"the server takes nobody at the moment: {greeting.said}", where=channel.wire.where, hint="try again later")
+        raise ServerBusy(f"the server takes nobody at the moment: {greeting.said}", where=channel.wire.where, hint=_LATER)
     return greeting
 
 
@@ -85,7 +86,11 @@ def _refused(reply: Reply, channel: Channel, target: Pop3Target, hint: str) -> C
     if len(target.password) > 3:  # some servers repeat what they were given; hiding a shorter one would show it
         text = text.replace(target.password, "********")
     where = channel.wire.where
-    if reply.code != "AUTH" and (reply.code in _FOR_NOW or (not reply.code and _LOCKED.search(text))):
-        later = "ask the provider" if reply.code == "SYS/PERM" else "try again later"
-        return Unreachable(f"the server takes no login of {target.user} at the moment: {text}", where=where, hint=later)
+    for_now = f"the server takes no login of {target.user} at the moment: {text}"
+    if reply.code in ("IN-USE", "LOGIN-DELAY") or (not reply.code and _LOCKED.search(text)):
+        return MailboxInUse(for_now, where=where, hint="try again later; does a mail program hold this mailbox open?")
+    if reply.code == "SYS/TEMP" or (reply.code != "AUTH" and is_for_now(text)):
+        return ServerBusy(for_now, where=where, hint=_LATER)
+    if reply.code == "SYS/PERM":
+        return ConnectionFailed(for_now, where=where, hint="ask the provider")
     return LoginRefused(f"the server refused the login of {target.user}: {text}", where=where, hint=hint)

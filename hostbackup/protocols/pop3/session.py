@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,19 @@ class Pop3Target:
     certificate_name: str = ""  # where it is for another name than host
     apop: bool = True  # on a plain connection, where the server offers it
 
+    @property
+    def protocol(self) -> str:
+        return "pop3"
+
+    @property
+    def tunnel(self) -> tuple[str, ...]:
+        """None: POP3 goes over TCP alone."""
+        return ()
+
+    def connect(self, addresses: tuple[str, ...]) -> Pop3Session:
+        """As `connect`, at one of these addresses."""
+        return connect(replace(self, addresses=addresses))
+
     def trust(self) -> Trust:
         return Trust(self.certificate_name or self.host, self.ca_file, self.certificate)
 
@@ -64,7 +77,7 @@ def connect(target: Pop3Target) -> Pop3Session:
     try:
         channel = Channel(wire)
         log_in(channel, target)
-        return Pop3Session(channel, address)
+        return Pop3Session(channel, target.host, address)
     except BaseException:
         wire.close()
         raise
@@ -84,9 +97,11 @@ def ask_capabilities(channel: Channel) -> Capabilities:
 class Pop3Session:
     """A logged-in connection. The server shows the messages that were there when it logged in, under numbers that count in it alone."""
 
-    def __init__(self, channel: Channel, address: str = "") -> None:
+    def __init__(self, channel: Channel, host: str = "", address: str = "") -> None:
         self.channel = channel
+        self.host = host
         self.address = address
+        self.on_end: Callable[[], object] = lambda: None  # hears once that the connection is closed, whoever closes it
         self._waiting = 0  # messages asked for that have not come
         self._ended = False
         self.encrypted = bool(channel.wire.certificate())
@@ -163,12 +178,17 @@ class Pop3Session:
             with contextlib.suppress(ConnectionFailed, OSError):
                 self.channel.wire.sock.settimeout(_GOODBYE)
                 self.channel.run(b"RSET")
-        self.channel.wire.close()
+        self._close()
 
     def drop(self) -> None:
         """Closes without a word: for a line in an unknown state, and from other threads."""
         self._ended = True
+        self._close()
+
+    def _close(self) -> None:
         self.channel.wire.close()
+        told, self.on_end = self.on_end, lambda: None
+        told()
 
 
 def _is_number(text: bytes) -> bool:
