@@ -107,7 +107,14 @@ def test_a_server_that_takes_nobody_for_now_is_given_time(tmp_path: Path, server
     waited: list[float] = []
     made = connections(tmp_path, section(server))
     made.logins.pause = lambda seconds, stop: waited.append(seconds)
-    server.hook = lambda talk, verb, rest: verb == b"PASS" and talk.number <= 3 and (talk.send(refusal) or True)
+
+    def busy(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb != b"PASS" or talk.number > 3:
+            return False
+        talk.send(refusal)
+        return True
+
+    server.hook = busy
     place = inbox(made)
     assert place.totals() == (0, 0)
     assert server.count(b"PASS") == 4
@@ -131,7 +138,12 @@ def test_whoever_waits_for_an_answer_leaves_when_the_run_ends(tmp_path: Path, se
     server.hook = silent
     place = inbox(made)
     wanted = [item for listing in place.scan() for item in listing.items]
-    ending = threading.Thread(target=lambda: asked.wait(30) and made.logins.end())
+
+    def end() -> None:
+        asked.wait(30)
+        made.logins.end()
+
+    ending = threading.Thread(target=end)
     ending.start()
     with pytest.raises(Stopped):
         list(place.read(wanted, HashSink()))
