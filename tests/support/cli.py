@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.zygote import Zygote
+
+_ZYGOTE = Zygote()
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -36,9 +40,12 @@ def command(*arguments: str | Path) -> list[str]:
 
 def hostbackup(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 120) -> Ran:
     """Runs to the end. No run may ever show a traceback, whatever it was given."""
-    done = subprocess.run(
-        command(*arguments), cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
-    )
+    environment = {**os.environ, **(env or {})}
+    done = _ZYGOTE.run([str(argument) for argument in arguments], cwd, environment, timeout)
+    if done is None:
+        done = subprocess.run(
+            command(*arguments), cwd=cwd, env=environment, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
+        )
     ran = Ran(done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "surrogateescape"))
     assert "Traceback" not in ran.err, ran.err
     assert "Traceback" not in ran.out, ran.out
