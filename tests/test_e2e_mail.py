@@ -97,8 +97,8 @@ def test_a_japanese_sent_folder_finds_the_new_one_by_the_built_in_table(move: Ma
     assert it.new.digests() == {(): Counter(), ("Sent",): Counter(map(digest, (letter(1), letter(2)))), ("Trash",): Counter([digest(letter(3))])}
 
 
-def test_two_old_folders_that_become_one_keep_their_twins(move: Make) -> None:
-    it = move()
+def test_two_old_folders_that_the_profile_makes_one_keep_their_twins(move: Make) -> None:
+    it = move(mail={"Sent": "Sent", "送信済み": "Sent"})
     it.old.make(("Sent",), ("送信済み",))
     it.old.deliver(("Sent",), letter(1), letter(2))
     it.old.deliver(("送信済み",), letter(1), letter(3))

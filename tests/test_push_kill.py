@@ -102,6 +102,7 @@ class Rig:
         try:
             with MailScratch(self.vault.incoming) as todo:
                 mapping = FolderMap.between(source.folders(), place.folders(), old_prefix=b"", new_prefix=b"", new_separator=b"/")
+                place.prepare(mapping.folders(), mapping)
                 work = MailPush(MAIL, place, source, self.vault, journal, mapping, result, todo, pause=self.naps.append)
                 work.plan()
                 work.apply()

@@ -15,6 +15,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, names_from, to_adapt
+from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push_mail import MailPush
@@ -22,14 +23,11 @@ from hostbackup.jobs.push_tree import TreePush
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import MailScratch, Scratch
 from hostbackup.jobs.settled import Settled
-from hostbackup.model import Entry, Message, Part, name_from_json
+from hostbackup.model import Entry, Message, Part
 from hostbackup.places.base import TreePlace
 from hostbackup.places.exclude import Excludes
-from hostbackup.places.mail import MailAccount
-from hostbackup.places.mail_folders import FolderMap
 from hostbackup.places.sftp import SftpTree
 from hostbackup.profile import NewWeb
-from hostbackup.vault.layout import mail_prefix
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
@@ -44,30 +42,6 @@ def web_target(job: Job, web: NewWeb) -> str:
 def mail_target(job: Job, account: Account) -> str:
     section = job.connections.imap_section("new")
     return f"{section.host}:{section.port}:{job.profile.new_account_for(account).user}"
-
-
-def folders_decided(job: Job, journal: str) -> dict[bytes, bytes]:
-    """Old folder to new folder, as the pushes to that target decided; nothing where there was none."""
-    decided = job.vault.state.read(f"folders-{journal}") or {"rows": []}
-    return {name_from_json(row, "old"): name_from_json(row, "new") for row in decided["rows"]}
-
-
-def folder_map(job: Job, journal: str, source: MailRoot, target: MailAccount, *, keep: bool) -> FolderMap:
-    """Where each old folder goes. What an earlier push decided holds, so that no mailbox is spread over two folders."""
-    decided = job.vault.state.read(f"folders-{journal}") or {"rows": []}
-    earlier = {name_from_json(row, "old"): name_from_json(row, "new") for row in decided["rows"] if row["rule"] != "profile"}
-    made = FolderMap.between(
-        source.folders(),
-        target.folders(),
-        old_prefix=mail_prefix(source.meta),
-        new_prefix=target.namespace_prefix,
-        new_separator=target.separator,
-        named=job.profile.mail.folders,
-        earlier=earlier,
-    )
-    if keep:
-        job.vault.state.write(f"folders-{journal}", {"rows": [row.as_json() for row in made.rows]})
-    return made
 
 
 @dataclass(slots=True)
@@ -245,7 +219,7 @@ class Push:
         with job.ledger(journal) as ledger, MailScratch(job.scratch) as todo:
             source = MailRoot.open(job.vault.manifests, state.root)
             try:
-                mapping = folder_map(job, journal, source, target, keep=not self.dry_run)
+                mapping = settled_map(job, journal, source, target, result, dry_run=self.dry_run)
                 result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
                 work = MailPush(part, target, source, job.vault, ledger, mapping, result, todo, self.since, self.dry_run)
                 result.observer.phase(f"{part}: comparing with the new server")

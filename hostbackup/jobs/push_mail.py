@@ -91,7 +91,7 @@ class MailPush:
         before = self.planned["write"]
         sizes: set[int] = set()
         seen = self._search.seen(name)
-        self.planned["folders"] += seen is None
+        self.planned["folders"] += seen is None or name in self.folder_map.made
         for folder in folders:
             for records in self._by_range(folder):
                 kept = [record for record in self._candidates(name, records, left) if self._fits(name, record)]
@@ -230,10 +230,7 @@ class MailPush:
     # -- apply --------------------------------------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Creates folders, sets subscriptions, appends, and proves. Raises ConnectionFailed where the target ended; what is done stays in the
-        journal."""
-        for failure in self.target.prepare(self._wanted_folders()):
-            self.result.fail(failure)
+        """Appends, and proves. Raises ConnectionFailed where the target ended; what is done stays in the journal."""
         for name, folders in self._folders.items():
             for folder in folders:
                 self._tally.row(folder.name, name).messages = sum(ref.entries for ref in self.source.refs(folder.name))
@@ -375,14 +372,6 @@ class MailPush:
                     yield Sent(record, one)
             rest += [(name, record) for record in missing]
         yield from self._append(rest, doubtful)
-
-    def _wanted_folders(self) -> list[Folder]:
-        wanted = []
-        for name, folders in self._folders.items():
-            special = next((use for folder in folders if (use := self.folder_map.row(folder).special_use)), "")
-            subscribed = any(folder.subscribed for folder in folders)
-            wanted.append(Folder(name, special_use=special, subscribed=subscribed))
-        return wanted
 
     def _tell_losses(self) -> None:
         """What the target did not keep of the messages it took: flags that it does not know, dates that it refused."""

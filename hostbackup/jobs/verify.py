@@ -14,10 +14,11 @@ from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.coverage import never_saved_evidence, tell_never_saved
 from hostbackup.jobs.filters import filter_parts, filters_target, names_from
+from hostbackup.jobs.folder_map import decided
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.proofs import Tally
-from hostbackup.jobs.push import folders_decided, mail_target, web_target
+from hostbackup.jobs.push import mail_target, web_target
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.verify_live import NewTree, OldTree
 from hostbackup.jobs.verify_mail import NewMail, OldMail
@@ -228,7 +229,8 @@ class Verify:
         with job.ledger(journal) as ledger:
             mailbox = job.connections.mailbox("new", login, part.name, job.vault.objects.read)
             root = MailRoot.open(job.vault.manifests, state.root)
-            return NewMail(state, root, job.vault, work.result, ledger, folders_decided(job, journal)).run(mailbox)
+            targets = {old: row.new for old, row in decided(job, journal).items()}
+            return NewMail(state, root, job.vault, work.result, ledger, targets).run(mailbox)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

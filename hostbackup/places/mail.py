@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
+from hostbackup.places.mail_fetch import Fetcher, batches
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_scan import Scanner
 from hostbackup.protocols.imap.names import display
@@ -18,6 +19,7 @@ from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
 
 if TYPE_CHECKING:  # what writes and proves is loaded by those who do
     from hostbackup.places.mail_compare import Fingerprint
+    from hostbackup.places.mail_prepare import Naming
     from hostbackup.places.mail_prove import Reader
     from hostbackup.places.mail_room import Limits
 
@@ -116,12 +118,14 @@ class MailAccount:
 
         return self._again(ask)
 
-    def prepare(self, folders: Iterable[Folder]) -> list[Failure]:
-        """Creates what is missing of these folders (names as on this server) and subscribes those to be subscribed; gives what failed."""
-        from hostbackup.places import mail_prepare
+    def prepare(self, folders: Iterable[Folder], naming: Naming | None = None) -> list[Failure]:
+        """Creates what is missing of these folders and subscribes those to be subscribed; gives what failed. Raises ConnectionFailed.
 
-        wanted = list(folders)
-        return self._again(lambda session: list(mail_prepare.prepare(session, wanted, self._failure)))
+        `naming`: what they are called on this server, if not as they are; it finds other names where the server does not take the first ones.
+        """
+        from hostbackup.places.mail_prepare import AsTheyAre, Preparation
+
+        return self._again(Preparation(folders, naming or AsTheyAre(), self._failure).run)
 
     def _again(self, work: Callable[[ImapSession], _Result]) -> _Result:
         """Work that may be repeated from the start, done once more where the line was cut: a session idles while contents are stored elsewhere."""
@@ -155,8 +159,6 @@ class MailAccount:
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
         """Bodies byte for byte. Failures: "vanished", "uidvalidity", "fetch-no", "empty", "no-body", "folder", "line-cut"."""
-        from hostbackup.places.mail_fetch import Fetcher, batches
-
         for got in Fetcher(self._line, batches(wanted), sink).run():
             failure = None if not got.code else self._failure(got.item.label, got.code, got.reason, _HINTS.get(got.code, ""))
             yield Read(got.item, got.item, got.digest, got.size, failure)
@@ -225,8 +227,6 @@ class MailAccount:
         A folder that is not there has none. `on_failure` hears of what could not be looked at: a message that is not given may be there all the
         same then. Raises ConnectionFailed.
         """
-        from hostbackup.places.mail_fetch import Fetcher, batches
-
         chosen = self.listed(folder, since_uid, wanted, on_failure)
         for got in Fetcher(self._line, batches(chosen), HashingSink()).run():
             if got.digest:

@@ -300,7 +300,7 @@ class MailRules(Section):
     expected: LocalPath | None = None
     """The provider's list of mailboxes, one a line; one that is not covered fails the gates."""
     folders: dict[str, str] = Field(default_factory=dict)
-    """Old folder name = new folder name, beside SPECIAL-USE and the built-in table."""
+    """Old folder name = new folder name, before SPECIAL-USE and the built-in table; two old names with one new name become one folder."""
 
 
 class Local(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,23 @@ def folders(accounts: Sequence[Row], everything: bool = False, failures: Iterabl
         if rows:
             lines += ["", f"mail {title}, by folder:", *_table(side, rows, everything, failed)]
         lines += [line for account in accounts if account["side"] == side for line in _altered(account)]
+    return lines
+
+
+def renamed(maps: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Folders that this run had to call otherwise at the new server, and those of which several became one without the profile's saying so of each.
+    `maps`: `folders` in the document of `push`."""
+    lines = []
+    for part, rows in maps.items():
+        real = any(row.get("stood") for row in rows)  # else nothing was made: a dry run
+        sharing = Counter(_wire(row, "new") for row in rows)
+        together = {_wire(row, "new") for row in rows if row["rule"] != "profile" and sharing[_wire(row, "new")] > 1}
+        for row in rows:
+            old, new = _folder(row, "old"), _folder(row, "new")
+            if row.get("why") and row["rule"] != "earlier" and bool(row.get("stood")) is real:
+                lines.append(f"  ~ {one_line(part)}: folder {old} {'is' if real else 'will be'} called {new} there: {one_line(row['why'])}")
+            elif _wire(row, "new") in together:
+                lines.append(f"  ~ {one_line(part)}: folder {old} goes to {new} there, together with others")
     return lines
 
 

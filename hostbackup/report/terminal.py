@@ -217,7 +217,8 @@ def proven_nowhere(details: Mapping[str, Any]) -> bool:
 
 
 def _left_alone(details: Mapping[str, Any]) -> list[str]:
-    rows = [f"  = {row['part']}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
+    rows = mail_table.renamed(details.get("folders", {}))
+    rows += [f"  = {row['part']}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
     rows += [
         f"  ~ {row['part']}: the script {one_line(row['script'])} files into {one_line(row['folder'])}, on the new server {one_line(row['becomes'])}:"
         " adapt it by hand"
