@@ -7,14 +7,15 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.dovecot import HOST, Dovecot, dovecot
 from tests.support.mail_move import DATE, Hands, Move, digest, letter
-from tests.support.pop3_script import FakePop3, Hangup, Talk
+from tests.support.pop3_script import FakePop3, Hangup, Talk, stuff
 
 USERS = {f"u{number}@example.test": f"秘密 {number}" for number in range(20)}
 Make = Callable[..., "PopMove"]
@@ -95,6 +96,13 @@ def retrieved(server: Dovecot, user: str, sessions: int) -> list[int]:
         found = wanted.findall(server.log_with("retr="))
     assert {deleted for _, deleted in found} == {"0"}
     return [int(count) for count, _ in found]
+
+
+def backup_line(it: PopMove) -> dict[str, Any]:
+    """What the newest backup left on record of the mailbox."""
+    newest = max((it.vault / "evidence").glob("*-backup.jsonl"))
+    [line] = [line for line in map(json.loads, newest.read_text().splitlines()) if line["type"] == "backup"]
+    return dict(line)
 
 
 def test_an_inbox_arrives_message_for_message(move: Make) -> None:
@@ -244,6 +252,53 @@ def test_a_server_that_would_delete_is_left_alone(move: Make) -> None:
         assert "allow_expire_0 = true, a server that deletes" in ran.err
         assert "plain POP3, passwords and mail cross the network unencrypted" in ran.err
         assert server.count(b"DELE") == server.count(b"QUIT") == 0
+
+
+def test_a_message_that_stays_short_is_brought_once_the_server_gives_all_of_it(move: Make) -> None:
+    with FakePop3().running() as server:
+        server.put(received(1), received(2), received(3))
+        whole = [one.data for one in server.messages]
+
+        def cut(talk: Talk, verb: bytes, rest: bytes) -> bool:
+            if (verb, rest) == (b"RETR", b"2"):
+                talk.send(b"+OK\r\n" + stuff(whole[1][:-80]))
+                return True
+            return False
+
+        server.hook = cut
+        it = move(port=server.port, password="secret", host="localhost")
+        ran = it.backup()
+        assert "1 message is shorter than the server says" in ran.err
+        [row] = backup_line(it)["folders"]
+        assert row == {"name": "INBOX", "exists": 3, "stored": 3, "shorter": 1}
+        assert it.proven(it.verify("old"), "old") == {"verified": 3}, "the server has no other"
+
+        server.hook = lambda talk, verb, rest: False
+        assert it.backup().json["counts"].get("read", 0) == 0
+        assert it.proven(it.verify("old", exit=4), "old") == {"verified": 2, "different": 1}
+        counts = it.backup().json["counts"]
+        assert (counts["read"], counts["vanished"], counts["unchanged"]) == (1, 1, 2)
+        assert [record.digest for record in it.live()] == [digest(whole[0]), digest(whole[2]), digest(whole[1])]
+        assert it.proven(it.verify("old"), "old") == {"verified": 3}
+        before = server.count(b"RETR")
+        it.backup()
+        assert server.count(b"RETR") == before, "nothing is doubted any more"
+
+
+def test_a_uidl_that_is_given_again_brings_the_new_message_too(move: Make) -> None:
+    with FakePop3().running() as server:
+        server.put(received(1), received(2))
+        it = move(port=server.port, password="secret", host="localhost")
+        it.backup()
+        server.messages[0] = replace(server.messages[0], data=received(5))
+        assert it.backup().json["counts"]["read"] == 1
+        body = received(5)[:-7] + b"12345\r\n"
+        server.messages[0] = replace(server.messages[0], data=body)
+        assert it.backup().json["counts"].get("read", 0) == 0, "with the same header it is not noticed"
+        assert it.backup("--checksum").json["counts"]["read"] == 1
+        assert [record.digest for record in it.live()] == [digest(received(2)), digest(body)]
+        assert it.vanished() == {digest(received(1)): 1, digest(received(5)): 1}
+        assert it.proven(it.verify("old"), "old") == {"verified": 2}
 
 
 def test_a_refused_login_is_told_in_words_and_tried_once(move: Make) -> None:

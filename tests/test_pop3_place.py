@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import BinaryIO
 
 import pytest
 
-from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, Unreachable
+from hostbackup.errors import ConnectionFailed, Damaged, LineCut, LoginRefused, Unreachable
 from hostbackup.model import Claim, Folder, Message, Method, Observer, Part, Read, Status, Stored, Write
-from hostbackup.places import pop3_fetch
+from hostbackup.places import pop3_check, pop3_fetch
 from hostbackup.places.pop3 import Pop3Account
+from hostbackup.places.pop3_check import Again
 from hostbackup.places.pop3_date import arrival
 from hostbackup.places.pop3_numbers import INBOX
 from hostbackup.protocols.pop3.channel import Reply
 from hostbackup.protocols.pop3.session import Pop3Session, connect
-from tests.support.pop3_script import FakeMessage, FakePop3, Hangup, Talk, stuff
+from tests.support.pop3_script import FakeMessage, FakePop3, Hangup, Hook, Talk, stuff
 from tests.support.sink import HashSink
 
 
@@ -35,14 +38,29 @@ class Box:
         self.server = server
         self.heard = Heard()
         self.known: dict[int, Stored[Message]] = {}
+        self.stored: dict[str, bytes] = {}  # by digest
         self.place = self.new()
 
-    def new(self, factory: Callable[[], Pop3Session] | None = None, **more: bool) -> Pop3Account:
+    def new(self, factory: Callable[[], Pop3Session] | None = None, again: Again | None = None, **more: bool) -> Pop3Account:
         self.place = Pop3Account(
-            factory or self.server.factory, side="old", part=Part("mail", "taro"), observer=self.heard, pause=lambda seconds: None, **more
+            factory or self.server.factory,
+            side="old",
+            part=Part("mail", "taro"),
+            observer=self.heard,
+            reader=self.read_stored,
+            pause=lambda seconds: None,
+            **more,
         )
-        self.place.recall(self.known.values, max(self.known, default=0) + 1)
+        self.place.recall(self.known.values, max(self.known, default=0) + 1, again)
         return self.place
+
+    def store(self, *contents: bytes) -> None:
+        self.stored |= {sha(data): data for data in contents}
+
+    def read_stored(self, digest: str) -> BinaryIO:
+        if digest not in self.stored:
+            raise Damaged("the vault has lost this object")
+        return io.BytesIO(self.stored[digest])
 
     def scan(self) -> list[Message]:
         found: list[Message] = []
@@ -58,11 +76,12 @@ class Box:
         assert sorted(outcome.asked.uid for outcome in outcomes) == sorted(message.uid for message in wanted)
         return {outcome.asked.uid: outcome for outcome in outcomes}
 
-    def back_up(self) -> dict[int, str]:
+    def back_up(self, again: Again | None = None) -> dict[int, str]:
         """One run: what is there, its digest by number; only what has none yet is read."""
-        self.new()
+        self.new(again=again)
         there = self.scan()
         for uid, outcome in self.read(*(message for message in there if message.uid not in self.known)).items():
+            assert outcome.failure is None
             self.known[uid] = Stored(outcome.item, outcome.digest, outcome.size)
         for uid, record in self.known.items():
             self.known[uid] = replace(record, vanished="" if uid in {message.uid for message in there} else "20261125T031500Z")
@@ -346,12 +365,205 @@ def test_a_server_that_deletes_in_time_is_told(box: Box, capability: bytes, warn
 
 def test_proofs(box: Box) -> None:
     box.server.put(letter(1), letter(2))
+    box.store(b"x")
     first, second = box.scan()
     claims = [Claim(first, sha(letter(1)), len(letter(1))), Claim(second, sha(b"x"), 1), Claim(Message(INBOX, 1, 9), sha(b""), 0)]
     claims.append(Claim(replace(first, uidvalidity=2), sha(letter(1)), len(letter(1))))
     proofs = {id(proof.claim): proof for proof in box.place.prove(claims)}
     assert [proofs[id(claim)].status for claim in claims] == [Status.VERIFIED, Status.DIFFERENT, Status.MISSING, Status.MISSING]
     assert {proof.method for proof in proofs.values()} == {Method.POP3_RETR}
+
+
+def test_a_proof_believes_no_short_message_and_asks_for_no_known_one_twice(box: Box) -> None:
+    contents = [letter(1), letter(2)]
+    box.server.put(*contents)
+    box.server.messages[1] = replace(box.server.messages[1], told=1000)
+    wanted = box.scan()
+    box.server.hook = first_session_gives(b"1", letter(1)[:90])
+    proofs = list(box.place.prove(Claim(item, sha(data), len(data)) for item, data in zip(wanted, contents, strict=True)))
+    assert {proof.status for proof in proofs} == {Status.VERIFIED}
+    assert box.server.count(b"RETR") == 3
+
+
+def test_headers_that_the_server_adds_are_no_damage(box: Box) -> None:
+    box.server.put(b"Status: O\r\n" + letter(1))
+    box.store(letter(1))
+    [item] = box.scan()
+    [proof] = box.place.prove([Claim(item, sha(letter(1)), len(letter(1)))])
+    assert (proof.status, proof.tier, proof.method) == (Status.VERIFIED, "added-headers", Method.POP3_RETR)
+
+
+# -- shorter than told ----------------------------------------------------------------------------------------------------------------------
+
+
+def first_session_gives(number: bytes, data: bytes) -> Hook:
+    """Instead of one message, in the first session alone."""
+
+    def hook(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if (verb, rest, talk.number) == (b"RETR", number, 1):
+            talk.send(b"+OK\r\n" + stuff(data))
+            return True
+        return False
+
+    return hook
+
+
+@pytest.mark.parametrize("capabilities", [b"UIDL PIPELINING", b"UIDL"])
+def test_a_message_that_came_short_is_asked_for_again_in_a_new_session(box: Box, capabilities: bytes) -> None:
+    box.server.capabilities = capabilities
+    box.server.put(*(letter(n) for n in range(4)))
+    box.server.hook = first_session_gives(b"2", letter(1)[:80])
+    outcomes = box.read(*box.scan())
+    assert [outcomes[n].digest for n in range(1, 5)] == [sha(letter(n)) for n in range(4)]
+    assert (box.server.connections, box.server.count(b"RETR"), box.server.count(b"LIST")) == (2, 5, 2)
+    assert box.heard.warned == []
+
+
+def test_a_size_that_is_told_too_large_is_told_of_and_no_failure(box: Box) -> None:
+    box.server.put(letter(1), letter(2), letter(3))
+    box.server.messages[1:] = [replace(one, told=len(one.data) + 20) for one in box.server.messages[1:]]
+    outcomes = box.read(*box.scan())
+    assert [(outcomes[n].digest, outcomes[n].failure) for n in (1, 2, 3)] == [(sha(letter(n)), None) for n in (1, 2, 3)]
+    assert (box.server.connections, box.server.count(b"RETR")) == (2, 5)
+    assert [text for text in box.heard.warned if "2 messages are shorter than the server says" in text]
+
+
+def test_a_message_that_is_short_and_otherwise_each_time_has_failed(box: Box) -> None:
+    box.server.put(letter(1), letter(2))
+
+    def odd(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if (verb, rest) == (b"RETR", b"1"):
+            talk.send(b"+OK\r\n" + stuff(letter(1)[: 80 + talk.number]))
+            return True
+        return False
+
+    box.server.hook = odd
+    outcomes = box.read(*box.scan())
+    failure = outcomes[1].failure
+    assert failure is not None
+    assert (failure.code, outcomes[2].digest) == ("short", sha(letter(2)))
+    assert "83, 84, 85 bytes" in failure.reason
+    assert box.server.connections == 3
+
+
+def test_the_same_short_bytes_in_two_sessions_are_the_message(box: Box) -> None:
+    box.server.put(letter(1))
+
+    def odd(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb == b"RETR":
+            talk.send(b"+OK\r\n" + stuff(letter(1)[: 80 + talk.number % 2]))
+        return verb == b"RETR"
+
+    box.server.hook = odd
+    outcome = box.read(*box.scan())[1]
+    assert (outcome.failure, outcome.size) == (None, 83)
+    assert box.server.connections == 3
+
+
+def test_a_message_that_came_short_and_then_was_gone_is_told(box: Box) -> None:
+    box.server.put(letter(1), letter(2))
+    wanted = box.scan()
+    box.server.hook = first_session_gives(b"1", letter(1)[:80])
+    del box.server.messages[0]
+    failure = box.read(*wanted)[1].failure
+    assert failure is not None
+    assert (failure.code, "it was gone" in failure.reason) == ("short", True)
+
+
+def test_many_short_messages_are_asked_for_again_some_at_a_time(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pop3_fetch, "_LATER", 4)
+    box.server.put(*(letter(n) for n in range(10)))
+    box.server.messages[:] = [replace(one, told=len(one.data) + 1) for one in box.server.messages]
+    outcomes = box.read(*box.scan())
+    assert [outcomes[n].digest for n in range(1, 11)] == [sha(letter(n - 1)) for n in range(1, 11)]
+    assert box.server.count(b"RETR") == 20
+
+
+# -- known messages that are looked at again ------------------------------------------------------------------------------------------------
+
+
+def again(box: Box, *, every: bool = False, doubted: tuple[int, ...] = ()) -> Again:
+    return Again(box.read_stored, every, lambda message: message.uid in doubted)
+
+
+def backed_up(box: Box, *contents: bytes) -> None:
+    box.server.put(*contents)
+    box.store(*contents)
+    box.back_up()
+    box.server.commands.clear()
+
+
+@pytest.mark.parametrize("capabilities", [b"TOP UIDL PIPELINING", b"TOP UIDL"])
+def test_a_uidl_that_is_given_again_is_found_out_by_the_header(box: Box, capabilities: bytes) -> None:
+    box.server.capabilities = capabilities
+    backed_up(box, letter(1), letter(2), letter(3))
+    box.server.messages[1] = replace(box.server.messages[1], data=letter(9))
+    assert box.back_up(again(box)) == {1: sha(letter(1)), 3: sha(letter(3)), 4: sha(letter(9))}
+    assert (box.server.count(b"TOP"), box.server.count(b"RETR")) == (3, 3), "twice to be sure, and once to have it"
+    box.store(letter(9))
+    assert box.back_up(again(box)) == {1: sha(letter(1)), 3: sha(letter(3)), 4: sha(letter(9))}
+    assert box.server.count(b"RETR") == 3
+    assert box.known[2].vanished
+
+
+def test_only_some_headers_are_looked_at_and_all_where_one_was_another(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pop3_check, "SOME", 5)
+    backed_up(box, *(letter(n) for n in range(10, 50)))
+    box.back_up(again(box))
+    assert box.server.count(b"TOP") == 5
+    box.server.messages[:] = [replace(one, data=letter(59 - n)) for n, one in enumerate(box.server.messages)]
+    assert len(box.back_up(again(box)).keys() & range(1, 41)) == 0
+    assert box.server.count(b"TOP") == 45
+
+
+def test_of_a_server_that_names_by_place_all_headers_are_looked_at(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pop3_check, "SOME", 2)
+    contents = [letter(n) for n in range(6)]
+    box.server.messages[:] = [FakeMessage(data, str(n)) for n, data in enumerate(contents, 1)]
+    box.store(*contents)
+    box.back_up()
+    del contents[2]
+    box.server.messages[:] = [FakeMessage(data, str(n)) for n, data in enumerate(contents, 1)]
+    assert sorted(box.back_up(again(box)).values()) == sorted(map(sha, contents))
+
+
+def test_what_is_doubted_is_read_whole_and_so_is_everything_if_asked(box: Box) -> None:
+    contents = [letter(n) for n in range(1, 5)]
+    backed_up(box, *contents)
+    changed = [data[:-7] + b"xxxxx\r\n" for data in contents]
+    box.server.messages[:] = [replace(one, data=data) for one, data in zip(box.server.messages, changed, strict=True)]
+    assert sorted(box.back_up(again(box))) == [1, 2, 3, 4], "headers do not tell"
+    assert box.server.count(b"RETR") == 0
+    assert sorted(box.back_up(again(box, doubted=(2,)))) == [1, 3, 4, 5]
+    assert box.server.count(b"RETR") == 2
+    box.store(changed[1])
+    assert sorted(box.back_up(again(box, every=True)).values()) == sorted(map(sha, changed))
+
+
+def test_a_server_that_writes_into_headers_makes_no_new_messages(box: Box) -> None:
+    backed_up(box, letter(1), letter(2))
+    box.server.messages[0] = replace(box.server.messages[0], data=b"Status: O\r\n" + letter(1), told=len(letter(1)))
+    assert sorted(box.back_up(again(box))) == [1, 2]
+    assert sorted(box.back_up(again(box, every=True))) == [1, 2]
+    backed_up(box, b"Status: O\r\n" + letter(3))
+    box.server.messages[2] = replace(box.server.messages[2], data=b"Status: R\r\n" + letter(3))
+    assert sorted(box.back_up(again(box))) == [1, 2, 3]
+    assert box.server.count(b"RETR") == 3, "two whose headers are others now, one of them to see who it is"
+
+
+def test_what_cannot_be_read_again_is_told(box: Box) -> None:
+    backed_up(box, letter(1), letter(2))
+    box.server.hook = lambda talk, verb, rest: verb == b"RETR" and rest == b"1" and refuses(talk)
+    box.new(again=again(box, every=True))
+    [listing] = box.place.scan()
+    assert listing.failure is not None
+    assert (listing.failure.code, box.place.unchecked) == ("unread", 1)
+    assert [item.uid for item in listing.items] == [1, 2]
+
+
+def refuses(talk: Talk) -> bool:
+    talk.send(b"-ERR no\r\n")
+    return True
 
 
 def test_nothing_can_be_written(box: Box) -> None:

@@ -43,7 +43,7 @@ def test_the_list_of_messages(server: FakePop3, capabilities: bytes) -> None:
     server.put(b"a\r\n", b"bc\r\n")
     session = server.factory()
     assert session.stat() == (2, 7)
-    assert [(slot.number, slot.size, slot.uidl) for slot in session.slots()] == [(1, 3, "U0001"), (2, 4, "U0002")]
+    assert [(slot.number, slot.size, slot.uidl) for slot in session.contents()[1]] == [(1, 3, "U0001"), (2, 4, "U0002")]
     got = bytearray()
     session.ask(2)
     assert session.take(got.extend, 100).ok
@@ -166,7 +166,7 @@ def test_answers_that_make_no_sense(server: FakePop3, verb: bytes, answer: bytes
     session = server.factory()
     with pytest.raises(ProtocolBroken, match=words):
         session.stat()
-        session.slots()
+        session.contents()[1]
     session.close()
 
 
@@ -198,7 +198,7 @@ def test_lists_of_uidls_with_holes_are_not_believed(server: FakePop3) -> None:
 
     server.hook = holes
     session = server.factory()
-    assert [slot.uidl for slot in session.slots()] == ["", ""]
+    assert [slot.uidl for slot in session.contents()[1]] == ["", ""]
     session.close()
 
 
@@ -266,7 +266,7 @@ def test_tls_starttls_and_plain(real: Dovecot) -> None:
             session = connect(real.pop3_target(user, security=security))
             assert session.encrypted == (security != "plain")
             assert session.stat() == (0, 0)
-            assert session.slots() == []
+            assert session.contents()[1] == []
             session.close()
 
 

@@ -21,6 +21,7 @@ from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
 from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen, names_from, names_meta
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
+from hostbackup.jobs.pop3 import doubts
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.shrink import shrunk
@@ -58,6 +59,7 @@ class Backup:
     _before: Snapshot | None = field(init=False, default=None)
     _parts: dict[str, PartState] = field(init=False, default_factory=dict)
     _finished: list[Part] = field(init=False, default_factory=list)
+    _undoubted: list[Part] = field(init=False, default_factory=list)  # mailboxes with no message left that a verification found different
     _new: dict[str, int] = field(init=False, default_factory=dict)  # by mailbox, messages that the last snapshot did not have
     _read: dict[str, PartState] = field(init=False, default_factory=dict)  # by part, what this run made of it; each is put there by one thread
 
@@ -198,6 +200,8 @@ class Backup:
                     self._prints,
                 )
                 self._carry_out(part, work, result, work.finish)
+                if not getattr(place, "unchecked", 0):
+                    self._undoubted.append(part)
 
         self._on_what_there_is(part, place, result, MailRoot.open, since)
 
@@ -258,6 +262,8 @@ class Backup:
         vault.evidence.write(self.command, self._evidence(snapshot))
         for part in self._finished:
             vault.state.journal(resume_journal(part)).clear()
+        for part in self._undoubted:
+            vault.state.journal(doubts(part)).clear()
         self._tell(snapshot)
 
     def _lay_out(self, snapshot: Snapshot) -> None:

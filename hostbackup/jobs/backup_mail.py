@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostbackup.errors import ConnectionFailed
 from hostbackup.jobs.arrivals import MailArrivals
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import Key, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.pop3 import remember
+from hostbackup.jobs.pop3 import doubts, remember
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
 from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
@@ -33,6 +34,9 @@ from hostbackup.vault.mailbox import MailRoot, MailWriter, RangeRef
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.vault import Vault
 from hostbackup.vault.view_prints import Prints
+
+if TYPE_CHECKING:
+    from hostbackup.places.pop3_check import Again
 
 GONE = "\\NonExistent"  # RFC 9051 §7.3.1: how the manifest marks a folder that the server no longer has
 
@@ -78,6 +82,7 @@ class MailBackup:
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
     _arrived: Counter[bytes] = field(default_factory=Counter)  # messages by folder that have UIDs given since the last run
+    _shorter: Counter[bytes] = field(default_factory=Counter)  # messages by folder that are shorter than the server says
     _seen: set[Range] = field(default_factory=set)
     _came: list[Read[Message]] = field(default_factory=list)  # not noted yet
     _noted: float = 0.0
@@ -87,7 +92,7 @@ class MailBackup:
 
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
-        remember(self.place, self.previous)
+        remember(self.place, self.previous, self._look_again)
         for listing in self.place.scan(self._known()):
             if listing.failure is not None and listing.container not in self._unlisted:
                 self._unlisted.add(listing.container)
@@ -106,6 +111,13 @@ class MailBackup:
         self._plan_unseen()
         self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
         return self.planned
+
+    def _look_again(self) -> Again:
+        """What of the known messages is to be looked at again, where their names prove little."""
+        from hostbackup.places.pop3_check import Again
+
+        doubted = {json.dumps(line["key"]) for line in self.vault.state.journal(doubts(self.part)) if "key" in line}
+        return Again(self.vault.objects.read, self.checksum, lambda message: bool(doubted) and json.dumps(message_key(message)) in doubted)
 
     def _plan_range(self, listing: Listing[Message], folder: Folder) -> None:
         if not listing.items:
@@ -272,6 +284,8 @@ class MailBackup:
         self.scratch.results((_key(read.asked), Stored(read.item, read.digest, read.size)) for read in came)
         if self.resume is not None:
             self.resume.append(_resume_line(read) for read in came)
+        for read in came:
+            self._shorter[read.asked.folder] += read.size < read.asked.size
         self.result.counts["read"] += len(came)
         self.result.counts["read_bytes"] += sum(read.size for read in came)
         self.result.observer.advance(len(came), sum(read.asked.size for read in came))
@@ -321,6 +335,8 @@ class MailBackup:
         row: dict[str, Any] = {**name_json(folder.name), "exists": folder.exists, "stored": stored}
         if self.place.protocol == "imap":  # the numbers of a POP3 mailbox are our own, and prove nothing
             row.update(uidvalidity=folder.uidvalidity, uidnext=folder.uidnext)
+        elif shorter := self._shorter[folder.name]:
+            row["shorter"] = shorter
         if folder.highestmodseq:
             row["highestmodseq"] = folder.highestmodseq
         if unseen := self._unseen(folder):

@@ -434,7 +434,7 @@ class Connections:
 
     def old_mailbox(self, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailSource:
         """The account at the old server, by the protocol that it has there."""
-        return pop3.mailbox(self, account, part_user) if account.protocol == "pop3" else self.mailbox("old", account, part_user, reader)
+        return pop3.mailbox(self, account, part_user, reader) if account.protocol == "pop3" else self.mailbox("old", account, part_user, reader)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 

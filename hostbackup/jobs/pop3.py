@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hostbackup.accounts import Account
@@ -16,7 +16,9 @@ from hostbackup.profile.root import login_at
 if TYPE_CHECKING:
     from hostbackup.jobs.connect import Connections
     from hostbackup.places.base import MailSource
+    from hostbackup.places.mail_prove import Reader
     from hostbackup.places.pop3 import Pop3Account
+    from hostbackup.places.pop3_check import Again
     from hostbackup.protocols.pop3.session import Pop3Session, Pop3Target
     from hostbackup.vault.mailbox import MailRoot
 
@@ -54,7 +56,8 @@ def target(connections: Connections, account: Account) -> Pop3Target:
     )
 
 
-def mailbox(connections: Connections, account: Account, part_user: str) -> Pop3Account:
+def mailbox(connections: Connections, account: Account, part_user: str, reader: Reader | None = None) -> Pop3Account:
+    """`reader` opens stored messages, for proofs."""
     from hostbackup.places.pop3 import Pop3Account
 
     told = section(connections)
@@ -70,6 +73,7 @@ def mailbox(connections: Connections, account: Account, part_user: str) -> Pop3A
         side="old",
         part=Part("mail", part_user),
         observer=connections.observer,
+        reader=reader,
         allow_expire_0=told.allow_expire_0,
         pause=connections.logins.rest,
     )
@@ -132,9 +136,17 @@ def check_new_endpoint(connections: Connections) -> None:
 # -- from run to run ------------------------------------------------------------------------------------------------------------------------
 
 
-def remember(place: MailSource, root: MailRoot | None) -> None:
-    """Tells a POP3 account which message had which number, as the last manifest has it. No other place needs to know."""
+def remember(place: MailSource, root: MailRoot | None, look_again: Callable[[], Again] | None = None) -> None:
+    """Tells a POP3 account which message had which number, as the last manifest has it, and which to look at again. No other place needs to know."""
     recall = getattr(place, "recall", None)  # by name, since POP3 is not loaded only to find that an account is none of it
     if recall is not None and root is not None:
         folder = root.folder(_INBOX)
-        recall(lambda: root.records(_INBOX), folder.uidnext if folder else 1)
+        recall(lambda: root.records(_INBOX), folder.uidnext if folder else 1, look_again() if look_again else None)
+
+
+def doubts(part: Part) -> str:
+    """The journal of messages that a verification found different at the server, until a backup has read them again.
+
+    Over IMAP there is none: what is under a UID never changes (RFC 9051 §2.3.1.1), and reading it again would bring nothing new.
+    """
+    return "doubts-" + part.id.replace("/", "-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.identity import Identity
@@ -12,7 +13,7 @@ from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
 from hostbackup.jobs.mail_tally import MailTally
-from hostbackup.jobs.pop3 import remember
+from hostbackup.jobs.pop3 import doubts, remember
 from hostbackup.jobs.push_mail import why_not_pushed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Message, Proof, Status, Stored
@@ -38,6 +39,7 @@ class OldMail:
     identity: Identity
     _tally: MailTally = field(init=False)
     _archive: Archive = field(init=False)
+    _different: list[dict[str, Any]] = field(default_factory=list)
     _fresh: Counter[bytes] = field(default_factory=Counter)  # by folder, messages with numbers that the server gave after the snapshot
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class OldMail:
                 self._take(proof)
             self._new_ones(place)
             self._unseen(counters)
+            self._note_doubts(place)
             self._tally.close_alike(self.result, "changed-since", Status.CHANGED)
         finally:
             place.close()
@@ -94,11 +97,19 @@ class OldMail:
         else:
             if proof.status is Status.DIFFERENT:
                 row.different += 1
+                self._different.append({"key": message_key(item)})
             else:
                 row.unproven += 1
             self._tally.alteration(proof)
             failure = proof.failure or Failure("old", self.state.part.id, item.label, proof.status.value, proof.status.value)
             self._tally.tell(self.result, self._archive, record, failure, proof.status)
+
+    def _note_doubts(self, place: MailSource) -> None:
+        """Has the next backup read again what is different, where a message's name does not vouch for its contents."""
+        if place.protocol == "pop3" and self._different:
+            with self.vault.state.journal(doubts(self.state.part)) as journal:
+                journal.append(self._different)
+                journal.sync()
 
     def _changed(self, item: Message, reason: str) -> Failure:
         return Failure("old", self.state.part.id, item.label, "changed-since", reason, _MOVED_ON)

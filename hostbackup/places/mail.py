@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
-from hostbackup.places.mail_fetch import Fetcher, batches
+from hostbackup.places.mail_fetch import Fetcher, Got, batches
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_scan import Scanner
 from hostbackup.protocols.imap.names import display
@@ -180,7 +180,11 @@ class MailAccount:
         """Fetches each message back and compares: equal bytes, or what a server adds to every message, are verified (`mail_compare`)."""
         from hostbackup.places.mail_prove import Prover
 
-        yield from Prover(self._line, self._failure, self._reader).run(claims)
+        yield from Prover(self._described, self._failure, self._reader).run(claims)
+
+    def _described(self, wanted: Iterator[Message], sink: Sink) -> Iterator[Got]:
+        """Messages with their flags and dates."""
+        return Fetcher(self._line, batches(wanted), sink, described=True).run()
 
     def look(self, folders: Iterable[bytes]) -> Iterator[Listing[Message]]:
         """As `scan`, of these folders alone. A folder that is not there gives a Listing with a failure."""
@@ -190,7 +194,7 @@ class MailAccount:
         """Fetches messages, for comparing them with many; flags and date as they are now. What cannot be had is left out. Raises ConnectionFailed."""
         from hostbackup.places.mail_prove import Prover
 
-        yield from Prover(self._line, self._failure).fingerprints(wanted)
+        yield from Prover(self._described, self._failure).fingerprints(wanted)
 
     def witness(self) -> MailAccount | None:
         """The same account over one more connection, for another thread; None where the server has none to spare. It is not opened again after a

@@ -1,4 +1,4 @@
-"""Proof of mail: each message is fetched back and compared with what was stored, in tiers where a server rewrote it.
+"""Proof of mail, over IMAP and POP3: each message is fetched back and compared with what was stored, in tiers where a server rewrote it.
 
 A digest made while the bytes come in settles most messages. Only where it is another one are the stored bytes read.
 """
@@ -15,8 +15,7 @@ from typing import BinaryIO
 from hostbackup.errors import HostbackupError
 from hostbackup.model import Claim, Failure, Message, Method, Proof, Status
 from hostbackup.places.mail_compare import SOUND, Fingerprint, Fingerprinter, Tier, Verdict, compare, fingerprint
-from hostbackup.places.mail_fetch import Fetcher, Got, batches
-from hostbackup.places.mail_line import Line
+from hostbackup.places.mail_fetch import Got
 
 Reader = Callable[[str], BinaryIO]  # opens what is stored under a digest
 FailureFor = Callable[[bytes, str, str, str], Failure]  # label, code, reason, hint
@@ -109,11 +108,15 @@ class _Coming:
         self._kept.clear()
 
 
-class Prover:
-    """Proves claims over one line. Without a `reader` only equal bytes count."""
+Fetch = Callable[[Iterator[Message], Comparing], Iterator[Got]]
 
-    def __init__(self, line: Line, failure: FailureFor, reader: Reader | None = None) -> None:
-        self._line = line
+
+class Prover:
+    """Proves claims by what `fetch` brings of their messages. Without a `reader` only equal bytes count."""
+
+    def __init__(self, fetch: Fetch, failure: FailureFor, reader: Reader | None = None, method: Method = Method.IMAP_FETCH) -> None:
+        self._fetch = fetch
+        self._method = method
         self._failure = failure
         self._reader = reader
         self._sink = Comparing(reader)
@@ -122,7 +125,7 @@ class Prover:
 
     def run(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
         """One proof a claim, in any order. `found` has the flags and date of what is there. Raises ConnectionFailed."""
-        for got in Fetcher(self._line, batches(self._wanted(claims)), self._sink, described=True).run():
+        for got in self._fetch(self._wanted(claims), self._sink):
             key = _key(got.item)
             waiting = self._at_hand[key]
             claim = waiting.popleft()
@@ -137,7 +140,7 @@ class Prover:
 
     def fingerprints(self, wanted: Iterable[Message]) -> Iterator[tuple[Message, Fingerprint]]:
         """What these messages are, as far as they can be fetched. Raises ConnectionFailed."""
-        for got in Fetcher(self._line, batches(wanted), self._sink, described=True).run():
+        for got in self._fetch(iter(wanted), self._sink):
             if not got.code:
                 yield _described(got.item, got), self._sink.fingerprint_of(got.digest)
 
@@ -154,18 +157,18 @@ class Prover:
         label = claim.item.label
         if got.code:
             status = _STATUS.get(got.code, Status.FAILED)
-            return Proof(claim, status, Method.IMAP_FETCH, self._failure(label, got.code, got.reason, ""))
+            return Proof(claim, status, self._method, self._failure(label, got.code, got.reason, ""))
         found = None if got.flags is None else _described(claim.item, got)
         verdict = self._verdict(claim, got)
         if isinstance(verdict, str):
             return Proof(claim, Status.UNVERIFIED, Method.NONE, self._failure(label, "unverified", verdict, "run `verify`"), found)
         if verdict.tier in SOUND:
-            return Proof(claim, Status.VERIFIED, Method.IMAP_FETCH, None, found, verdict.tier.value, verdict.reason)
+            return Proof(claim, Status.VERIFIED, self._method, None, found, verdict.tier.value, verdict.reason)
         if verdict.tier is Tier.BODY:
             failure = self._failure(label, "rewritten", verdict.reason, "compare it with the copy in the vault")
             return Proof(claim, Status.UNVERIFIED, Method.NONE, failure, found, verdict.tier.value, verdict.reason)
         failure = self._failure(label, "different", verdict.reason, "")
-        return Proof(claim, Status.DIFFERENT, Method.IMAP_FETCH, failure, found, verdict.tier.value, verdict.reason)
+        return Proof(claim, Status.DIFFERENT, self._method, failure, found, verdict.tier.value, verdict.reason)
 
     def _verdict(self, claim: Claim[Message], got: Got) -> Verdict | str:
         """How far both agree, or why that cannot be told."""

@@ -8,24 +8,28 @@ read that were only retrieved.
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
-from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Status, Write, Written
+from hostbackup.model import Claim, Failure, Folder, Listing, Message, Method, Observer, Part, Proof, Read, Sink, Write, Written
 from hostbackup.places.mail import HashingSink
-from hostbackup.places.mail_compare import Tier
+from hostbackup.places.mail_fetch import Got
 from hostbackup.places.mail_line import AnyLine
-from hostbackup.places.pop3_fetch import Drop, Got, Retriever, with_arrival
-from hostbackup.places.pop3_numbers import INBOX, UIDVALIDITY, Known, Numbers
+from hostbackup.places.pop3_fetch import Drop, Retriever, as_told, with_arrival
+from hostbackup.places.pop3_numbers import INBOX, UIDVALIDITY, Known, Numbers, nothing
 from hostbackup.protocols.imap.session import Selected
 from hostbackup.protocols.pop3.session import Pop3Session, Slot
+
+if TYPE_CHECKING:
+    from hostbackup.places.mail_prove import Comparing, Prover, Reader
+    from hostbackup.places.pop3_check import Again
 
 RANGE = 4096  # numbers of one Listing
 _HINTS = {
     "refused": "the old server itself does not hand out this message: ask the provider",
     "line-cut": "ask the provider to look at this message",
+    "short": "run again: it will be asked for again",
 }
 _Result = TypeVar("_Result")
 
@@ -33,7 +37,8 @@ _Result = TypeVar("_Result")
 class Pop3Account:
     """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
 
-    `side` and `part` are what failures are told with. `allow_expire_0`: read also from a server that says it deletes what was retrieved.
+    `side` and `part` are what failures are told with. `reader` opens what is stored under a digest, for proofs where a server rewrote it.
+    `allow_expire_0`: read also from a server that says it deletes what was retrieved.
     Nothing here is shared between threads but `close`.
     """
 
@@ -48,22 +53,32 @@ class Pop3Account:
         side: str,
         part: Part,
         observer: Observer | None = None,
+        reader: Reader | None = None,
         allow_expire_0: bool = False,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.side = side
         self.part = part
         self._observer = observer or Observer()
+        self._reader = reader
         self._allow_expire_0 = allow_expire_0
-        self._line = AnyLine(session_factory, pause)
+        self._line = AnyLine(session_factory, pause, lambda text: self._observer.note(f"{part}: {text}"))
         self._numbers = Numbers()
         self._drop: Drop | None = None
         self._known_digests: tuple[Pop3Session, dict[int, str]] | None = None
         self._told: set[str] = set()
+        self._known: Known = nothing
+        self._look_again: Again | None = None
+        self.by_place = False  # the server calls messages by their places in its list
+        self.unchecked = 0  # messages that the last scan had to read again, and could not
 
-    def recall(self, known: Known, uidnext: int) -> None:
-        """The messages that had a number before: `known` gives them each time it is called, `uidnext` is above all numbers ever given."""
+    def recall(self, known: Known, uidnext: int, again: Again | None = None) -> None:
+        """The messages that had a number before: `known` gives them each time it is called, `uidnext` is above all numbers ever given.
+
+        `again`: which of them the next scan looks at again; without it a UIDL and a size are believed.
+        """
         self._numbers = Numbers(known, uidnext)
+        self._known, self._look_again = known, again
         self._drop = None
 
     # -- the mailbox --------------------------------------------------------------------------------------------------------------------
@@ -97,8 +112,9 @@ class Pop3Account:
         `since` makes no difference: POP3 tells of no changes, so all is listed each time.
         """
         messages, told = self._again(self._list)
+        failure = self._check(messages)
+        messages, told = self._again(self._list) if self._drop is None else (messages, told)
         folder = Folder(INBOX, uidvalidity=UIDVALIDITY, uidnext=self._numbers.uidnext, exists=told)
-        failure = None
         if len(messages) != told:
             reason = f"the server says it holds {told} messages and listed {len(messages)}"
             failure = Failure(self.side, self.part.id, INBOX, "changing", reason, "run again")
@@ -109,10 +125,15 @@ class Pop3Account:
             at = end or 1
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
-        """Messages byte for byte, with the date that each tells of itself. Failures: "vanished", "refused", "line-cut"."""
+        """Messages byte for byte, with the date that each tells of itself. Failures: "vanished", "refused", "short", "line-cut"."""
+        shorter = 0
         for got in Retriever(self._line, self._open_drop, wanted, sink).run():
             failure = self._failure(got.item.label, got.code, got.reason) if got.code else None
+            shorter += not got.code and not as_told(got)
             yield Read(got.item, with_arrival(got), got.digest, got.size, failure)
+        if shorter:
+            what = "message is" if shorter == 1 else "messages are"
+            self._observer.warn(f"{self.part}: {shorter:,} {what} shorter than the server says: the same bytes came in two sessions, so that is all")
 
     def write(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         """Nothing: POP3 takes no mail."""
@@ -120,19 +141,16 @@ class Pop3Account:
             yield Written(item, item.item, self._failure(item.item.label, "read-only", "POP3 takes no mail"))
 
     def prove(self, claims: Iterable[Claim[Message]]) -> Iterator[Proof[Message]]:
-        """Retrieves each message again and compares digests."""
-        at_hand: dict[tuple[bytes, int, int], deque[Claim[Message]]] = defaultdict(deque)
+        """Retrieves each message again and compares it with what is stored, as over IMAP (`mail_prove`)."""
+        yield from self._prover().run(claims)
 
-        def wanted() -> Iterator[Message]:
-            for claim in claims:
-                at_hand[_key(claim.item)].append(claim)
-                yield claim.item
+    def _prover(self) -> Prover:
+        from hostbackup.places.mail_prove import Prover
 
-        for got in Retriever(self._line, self._open_drop, wanted(), HashingSink()).run():
-            waiting = at_hand[_key(got.item)]
-            yield self._proof(waiting.popleft(), got)
-            if not waiting:
-                del at_hand[_key(got.item)]
+        def retrieve(wanted: Iterator[Message], sink: Comparing) -> Iterator[Got]:
+            return Retriever(self._line, self._open_drop, wanted, sink, lambda got: sink.expected(got.digest) or as_told(got)).run()
+
+        return Prover(retrieve, self._failure, self._reader, Method.POP3_RETR)
 
     def close(self) -> None:
         self._line.close()
@@ -181,11 +199,11 @@ class Pop3Account:
     def _list(self) -> tuple[list[Message], int]:
         """The messages, by our numbers ascending, and how many the server says there are."""
         session = self._session()
-        told, _ = session.stat()
-        slots = session.slots()
+        told, slots = session.contents()
         nameless = self._numbers.nameless(slots)
         if nameless:
             self._tell(f"{len(nameless)} messages have no name of their own (UIDL) and are told apart by their contents, each fetched every time")
+        self.by_place = bool(slots) and all(slot.uidl == str(slot.number) for slot in slots)
         messages, numbers = self._numbers.give(slots, self._digests(session, nameless))
         self._drop = Drop(session, numbers, told)
         return messages, told
@@ -199,21 +217,41 @@ class Pop3Account:
             self._known_digests = session, found
         return self._known_digests[1]
 
+    def _check(self, messages: list[Message]) -> Failure | None:
+        """Looks again at messages that were there before. Those that are others get new numbers, and the list is to be made anew then."""
+        again, self._look_again = self._look_again, None
+        if again is None:
+            return None
+        from hostbackup.places.pop3_check import Checker
+
+        known = [message for message in messages if self._numbers.knew(message)]
+        checker = Checker(
+            again,
+            known,
+            self._known,
+            self.by_place,
+            self._open_drop,
+            self.prove,
+            self._prover().fingerprints,
+            self._again,
+            self._observer,
+            str(self.part),
+        )
+        checker.run()
+        if checker.other:
+            self._observer.note(
+                f"{self.part}: {len(checker.other):,} messages are others now than when they were listed under the same UIDL and size"
+            )
+            self._numbers.renew(checker.other)
+            self._drop = None
+        self.unchecked = len(checker.failed)
+        if not checker.failed:
+            return None
+        first = checker.failed[0]
+        reason = f"{len(checker.failed):,} messages that were to be read again could not be: {first.reason}"
+        return self._failure(INBOX, "unread", reason, first.hint)
+
     # -- outcomes -----------------------------------------------------------------------------------------------------------------------
 
-    def _failure(self, label: bytes, code: str, reason: str) -> Failure:
-        return Failure(self.side, self.part.id, label, code, reason, _HINTS.get(code, ""))
-
-    def _proof(self, claim: Claim[Message], got: Got) -> Proof[Message]:
-        label = claim.item.label
-        if got.code:
-            status = Status.MISSING if got.code == "vanished" else Status.FAILED
-            return Proof(claim, status, Method.POP3_RETR, self._failure(label, got.code, got.reason))
-        if (got.digest, got.size) == (claim.digest, claim.size):
-            return Proof(claim, Status.VERIFIED, Method.POP3_RETR, tier=Tier.RAW)
-        reason = f"the server gives {got.size} bytes with another digest" if got.size == claim.size else f"{got.size} bytes instead of {claim.size}"
-        return Proof(claim, Status.DIFFERENT, Method.POP3_RETR, self._failure(label, "different", reason))
-
-
-def _key(item: Message) -> tuple[bytes, int, int]:
-    return item.folder, item.uidvalidity, item.uid
+    def _failure(self, label: bytes, code: str, reason: str, hint: str = "") -> Failure:
+        return Failure(self.side, self.part.id, label, code, reason, hint or _HINTS.get(code, ""))

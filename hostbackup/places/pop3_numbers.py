@@ -32,6 +32,7 @@ class Numbers:
         self._next = max(1, uidnext)
         for record in known():
             self._learn(record.item)
+        self._first = self._next  # that is given by this object
 
     @property
     def uidnext(self) -> int:
@@ -41,6 +42,16 @@ class Numbers:
         self._next = max(self._next, item.uid + 1)
         if item.uidl and not item.uidl.startswith(BY_DIGEST):
             self._by_name[_name(item.uidl, item.size)] = item.uid
+
+    def knew(self, item: Message) -> bool:
+        """Whether a message was there before, by a name that the server gave it."""
+        return item.uid < self._first and not item.uidl.startswith(BY_DIGEST)
+
+    def renew(self, uids: Iterable[int]) -> None:
+        """What is there under the UIDLs of these is something else now: it gets numbers of its own."""
+        names = {uid: name for name, uid in self._by_name.items()}
+        for uid in uids:
+            self._by_name[names[uid]] = self._new()
 
     def nameless(self, slots: Iterable[Slot]) -> list[Slot]:
         """Those that no UIDL tells from the others: their contents must be looked at."""

@@ -54,7 +54,7 @@ class FakePop3:
     """`hook` sees every command first. Users are anyone with the password "secret"."""
 
     messages: list[FakeMessage] = field(default_factory=list)
-    capabilities: bytes = b"UIDL PIPELINING RESP-CODES"  # b"" = the server does not know CAPA
+    capabilities: bytes = b"TOP UIDL PIPELINING RESP-CODES"  # b"" = the server does not know CAPA
     hook: Hook = _leave_it
     greeting: bytes = b"+OK hello\r\n"
     refusal: bytes = b"-ERR [AUTH] no\r\n"
@@ -146,6 +146,9 @@ class FakePop3:
             talk.send(b"+OK\r\n" + b"".join(rows) + b".\r\n")
         elif verb == b"RETR" and int(rest) <= len(talk.messages):
             talk.send(b"+OK\r\n" + stuff(talk.messages[int(rest) - 1].data))
+        elif verb == b"TOP" and int(rest.split()[0]) <= len(talk.messages):
+            header, empty, _ = talk.messages[int(rest.split()[0]) - 1].data.partition(b"\r\n\r\n")
+            talk.send(b"+OK\r\n" + stuff(header + empty))
         else:
             talk.send(b"-ERR what\r\n")
 

@@ -117,6 +117,11 @@ class Pop3Session:
         return "PIPELINING" in self.capabilities
 
     @property
+    def has_top(self) -> bool:
+        """Whether a message's header can be had alone (RFC 2449 §6.1)."""
+        return "TOP" in self.capabilities
+
+    @property
     def expire(self) -> str:
         """Days for which the server keeps messages, "0" where it deletes what was retrieved, "" where it tells nothing or NEVER (RFC 2449 §6.7)."""
         told = self.capabilities.get("EXPIRE", ())
@@ -124,31 +129,39 @@ class Pop3Session:
 
     def stat(self) -> tuple[int, int]:
         """How many messages there are, and their octets."""
-        reply = self.channel.run(b"STAT")
+        return self._counted(self.channel.run(b"STAT"))
+
+    def _counted(self, reply: Reply) -> tuple[int, int]:
         numbers = reply.text.split()[:2]
         if not reply.ok or len(numbers) < 2 or not all(_is_number(one) for one in numbers):
             raise ProtocolBroken(f"the server does not tell how much there is: {reply.said}", where=self.where)
         return int(numbers[0]), int(numbers[1])
 
-    def slots(self) -> list[Slot]:
-        """All messages, by number. Without UIDLs where the server has none for some of them. Raises ProtocolBroken where it lists nothing."""
-        channel = self.channel
-        channel.start(b"LIST")
+    def contents(self) -> tuple[int, list[Slot]]:
+        """How many messages the server says there are, and those that it lists, by number.
+
+        Without UIDLs where the server has none for some of them. Raises ProtocolBroken where it lists nothing.
+        """
         if self.pipelining:
-            channel.start(b"UIDL")
-        reply = channel.reply()
+            for command in (b"STAT", b"LIST", b"UIDL"):
+                self.channel.start(command)
+        told, _ = self._counted(self._answer(b"STAT"))
+        reply = self._answer(b"LIST")
         if not reply.ok:
             raise ProtocolBroken(f"the server does not list its messages: {reply.said}", where=self.where)
         sizes: dict[int, int] = {}
-        for line in channel.items():
+        for line in self.channel.items():
             number, size, *_ = [*line.split(), b"", b""]
             if not _is_number(number) or not _is_number(size) or int(number) in sizes:
                 raise ProtocolBroken(f"the server sent a list that cannot be read: {plain(line, 60)}", where=self.where)
             sizes[int(number)] = int(size)
-        reply = channel.reply() if self.pipelining else channel.run(b"UIDL")
-        names = self._names() if reply.ok else {}
+        names = self._names() if self._answer(b"UIDL").ok else {}
         complete = names.keys() == sizes.keys()
-        return [Slot(number, sizes[number], names[number] if complete else "") for number in sorted(sizes)]
+        return told, [Slot(number, sizes[number], names[number] if complete else "") for number in sorted(sizes)]
+
+    def _answer(self, command: bytes) -> Reply:
+        """The answer to a command, which has been sent already where the server allows that."""
+        return self.channel.reply() if self.pipelining else self.channel.run(command)
 
     def _names(self) -> dict[int, str]:
         names: dict[int, str] = {}
@@ -163,8 +176,13 @@ class Pop3Session:
         self._waiting += 1
         self.channel.start(b"RETR %d" % number)
 
+    def ask_header(self, number: int) -> None:
+        """Queues TOP for a message's header alone; as `ask`. Only where the session `has_top`."""
+        self._waiting += 1
+        self.channel.start(b"TOP %d 0" % number)
+
     def take(self, write: Callable[[memoryview | bytes], object], limit: int) -> Reply:
-        """The answer to the next RETR; the message goes to `write`. Raises ProtocolBroken where it has more than `limit` bytes."""
+        """The answer to the next that was asked for; the message goes to `write`. Raises ProtocolBroken where it has more than `limit` bytes."""
         reply = self.channel.reply()
         if reply.ok:
             self.channel.message(reply, write, limit)
