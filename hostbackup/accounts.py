@@ -5,7 +5,6 @@ The CSV is what a spreadsheet saves: UTF-8 with or without a byte order mark, el
 
 from __future__ import annotations
 
-import csv
 import io
 import ipaddress
 from collections.abc import Iterator
@@ -131,6 +130,8 @@ def _decode(data: bytes, name: str) -> str:
 
 def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """(line where the row begins, fields), lines with nothing in them left out."""
+    import csv
+
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     begins = 1
     while True:

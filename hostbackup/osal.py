@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
+import functools
 import os
-import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 if sys.platform != "win32":
     import fcntl
@@ -17,7 +17,16 @@ _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _LINUX = sys.platform.startswith("linux")
-_libc = ctypes.CDLL(None, use_errno=True) if _LINUX else None
+
+
+@functools.cache
+def _libc() -> Any:
+    """The C library, where it has calls that Python has not; None elsewhere."""
+    if not _LINUX:
+        return None
+    import ctypes  # 3 ms, for those who write
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def sync_tree(folder: Path) -> bool:
@@ -25,11 +34,14 @@ def sync_tree(folder: Path) -> bool:
 
     syncfs(2); since Linux 5.8 it reports write-back errors, which become OSError.
     """
-    if _libc is None:
+    libc = _libc()
+    if libc is None:
         return False
     fd = os.open(folder, os.O_RDONLY)
     try:
-        if _libc.syncfs(fd) != 0:
+        if libc.syncfs(fd) != 0:
+            import ctypes
+
             code = ctypes.get_errno()
             if code == errno.ENOSYS:
                 return False
@@ -57,8 +69,11 @@ def sync_fd(fd: int) -> None:
 
 def begin_write_back(fd: int, offset: int, length: int) -> None:
     """Lets the system begin to bring these bytes to the disk, so that a later sync is short. sync_file_range(2); elsewhere nothing."""
-    if _libc is not None and hasattr(_libc, "sync_file_range"):
-        _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _WRITE)
+    libc = _libc()
+    if libc is not None and hasattr(libc, "sync_file_range"):
+        import ctypes
+
+        libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _WRITE)
 
 
 def sync_folder(folder: Path) -> None:
@@ -149,6 +164,8 @@ class FileLock:
 
 def holder() -> str:
     """Who this process is: host, boot and pid, as a lock's text tells it."""
+    import socket
+
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

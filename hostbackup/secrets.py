@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import difflib
 import hmac
 import json
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from hostbackup.errors import SecretError
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 COMMAND_SECONDS = 60.0
 KEYRING_SERVICE = "hostbackup"
@@ -114,6 +112,8 @@ class SecretSource:
     def problem(self, where: str) -> SecretError | None:
         """What can be known to be wrong without running a command or asking anybody; None where nothing is."""
         if self.kind == "command":
+            import shutil
+
             program = self.command[0]
             folder_path = self.folder / program
             found = shutil.which(str(folder_path) if os.sep in program else program)
@@ -143,6 +143,8 @@ class SecretSource:
             raise SecretError(f"{self} cannot be read: {error.strerror}", where=where) from None
 
     def _from_command(self, where: str) -> str:
+        import subprocess
+
         program = self.command[0]
         line = [str(self.folder / program) if os.sep in program else program, *self.command[1:]]
         try:
@@ -195,6 +197,8 @@ class SecretSource:
             raise _wrong(f"expected {_FORMS}, found {'a list' if isinstance(value, list) else 'something else'}")
         unknown = [str(key) for key in value if key not in _KINDS]
         if unknown:
+            import difflib
+
             near = difflib.get_close_matches(unknown[0], _KINDS, 1)
             raise _wrong(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else f"; expected {_FORMS}"))
         if len(value) != 1:
@@ -241,6 +245,8 @@ def _wrong(message: str) -> PydanticCustomError:
 
 
 def _command(what: object) -> dict[str, Any]:
+    import shlex
+
     try:
         words = shlex.split(what) if isinstance(what, str) else what
     except ValueError as error:

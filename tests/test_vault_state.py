@@ -289,6 +289,29 @@ def test_the_newest_complete_snapshot_of_a_part_is_found(tmp_path: Path) -> None
         assert vault.snapshots.newest_complete("web/other") is None
 
 
+def test_the_snapshots_of_a_part_are_found_and_each_is_read_once_for_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with create(tmp_path / "v") as vault:
+        written = [write(vault, minute=number) for number in range(3)]
+        damaged = vault.snapshots.path(written[1].id)
+        damaged.chmod(0o600)
+        damaged.write_text("{}")
+        read: list[Path] = []
+        really = Path.read_bytes
+
+        def counted(path: Path) -> bytes:
+            read.append(path)
+            return really(path)
+
+        monkeypatch.setattr(Path, "read_bytes", counted)
+        assert list(vault.snapshots.of_part(WEB.id)) == [written[2], written[0]]
+        assert len(read) == 3
+        for name in range(10):
+            assert not list(vault.snapshots.of_part(f"sieve/user{name}"))
+        assert read[3:] == [damaged] * 10  # it may have been put right meanwhile
+        new = write(vault, minute=7)
+        assert next(vault.snapshots.of_part(WEB.id)) == new
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "rename", "newer"])
 def test_a_snapshot_that_was_changed_is_damage(tmp_path: Path, harm: str) -> None:
     with create(tmp_path / "v") as vault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,44 @@ def test_an_object_that_was_set_aside_is_missed_whatever_the_file_system_does_to
     first: Stored[Message] = next(MailRoot.open(vault.manifests, newest.parts[MAIL.id].root).records(INBOX.name))
     vault.objects.set_aside(first.digest, "a test")
     assert _objects_stand(vault) == [False, False]
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_folders_can_be_looked_at_ahead_by_a_thread(vault: Vault, monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
+    sample(vault)
+    build(vault)
+    newest = vault.snapshots.latest()
+    assert newest is not None
+    mail = MailRoot.open(vault.manifests, newest.parts[MAIL.id].root)
+    first: Stored[Message] = next(mail.records(INBOX.name))
+    vault.objects.path(first.digest).unlink()
+    if not threads:
+
+        def none_left(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", none_left)
+    looked: list[threading.Thread] = []
+    really = os.scandir
+
+    def scandir(path: int | str) -> object:
+        looked.append(threading.current_thread())
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    prints = Prints(vault.root, vault.state)
+    prints.look_ahead(MAIL, [b"", b".Sent", b".Unknown"])
+    assert not prints.is_intact(MAIL, mail, INBOX, b"")
+    assert prints.is_intact(MAIL, mail, MAILBOX[1][0], b".Sent")
+    assert (threading.main_thread() in looked) is not threads
+    assert len(looked) == 6  # cur, new and tmp of two folders: each once
+
+
+def test_what_is_copied_is_not_looked_at_ahead(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample(vault)
+    build(vault, "copy")
+    monkeypatch.setattr(threading.Thread, "start", None)
+    Prints(vault.root, vault.state).look_ahead(MAIL, [b"", b".Sent"])
 
 
 def test_copies_say_nothing_of_objects(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from hostbackup.cli.run import Session
 from hostbackup.cli.run import command as made
-from hostbackup.report import terminal
+from hostbackup.jobs.result import Result
 
 
 @made("backup", "Old server and local folders into a new snapshot.", network=True)
@@ -27,4 +28,10 @@ def command(session: Session, only: tuple[str, ...], checksum: bool, dry_run: bo
     with session.preview() if dry_run else session.job("write", create=True) as job:
         accepted = [job.find_part(text).id for text in accept_shrink]
         result = Backup(job, only or ("web", "mail", "local"), checksum=checksum, dry_run=dry_run, accept_shrink=accepted).run()
-    session.end(result, partial(terminal.backup, everything=session.output.verbose))
+
+    def show(details: Mapping[str, Any], result: Result) -> list[str]:
+        from hostbackup.report import terminal
+
+        return terminal.backup(details, result, everything=session.output.verbose)
+
+    session.end(result, show)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
-import getpass
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,6 @@ from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Observer
 from hostbackup.profile import Profile, load
 from hostbackup.protocols.limits import Limits
-from hostbackup.report import terminal
 from hostbackup.report.words import one_line, printable
 from hostbackup.secrets import Secret, redact
 from hostbackup.vault.vault import FORMAT_FILE, Mode, Vault
@@ -71,6 +68,8 @@ class Log(Observer):
         self.write(f"warning: {text}")
 
     def failure(self, failure: Failure) -> None:
+        from hostbackup.report import terminal
+
         self.write(f"FAILED {terminal.failure_line(failure)}")
 
 
@@ -125,6 +124,8 @@ class Session:
             with self.job("read") as job:
                 yield job
             return
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="hostbackup-") as folder, self._open(Path(folder) / "vault", "write", create=True) as job:
             yield job
 
@@ -160,6 +161,8 @@ class Session:
         """A secret, typed unseen."""
         if self._progress is not None:
             self._progress.close()
+        import getpass
+
         return getpass.getpass(f"{printable(question)}: ", stream=sys.stderr)
 
     def end(self, result: Result, show: Callable[[Mapping[str, Any], Result], list[str]], *, bare: bool = False) -> NoReturn:
@@ -193,6 +196,10 @@ class Session:
         sys.exit(int(code))
 
     def _tell_failures(self, code: Exit, result: Result) -> None:
+        if not (result.failures or code) and (self.output.quiet or self.output.json):
+            return
+        from hostbackup.report import terminal
+
         for line in terminal.failure_lines(result.failures, everything=self.output.verbose):
             say(redact(printable(line), self.secrets), error=True)
         if code or not (self.output.quiet or self.output.json):

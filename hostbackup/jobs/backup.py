@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import Damaged, HostbackupError, ProfileError
+from hostbackup.jobs import ahead
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
-from hostbackup.jobs.backup_tree import TreeBackup
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
 from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen, names_from, names_meta
@@ -23,25 +23,25 @@ from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.pop3 import doubts
 from hostbackup.jobs.result import Result
-from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.shrink import shrunk
 from hostbackup.model import Failure, Part
 from hostbackup.places.base import TreePlace
 from hostbackup.places.exclude import Excludes
-from hostbackup.vault.layout import tree_meta
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.records import COUNTERS, PartTotals
 from hostbackup.vault.snapshots import PartState, Snapshot
-from hostbackup.vault.tree import TreeRoot
-from hostbackup.vault.view import build_view
 from hostbackup.vault.view_prints import Prints
 
 if TYPE_CHECKING:
     from hostbackup.jobs.backup_mail import MailBackup
+    from hostbackup.jobs.backup_tree import TreeBackup
     from hostbackup.places.base import MailSource
     from hostbackup.vault.mailbox import MailRoot
+    from hostbackup.vault.tree import TreeRoot
 
 _NONE = Excludes()
+_AFTER_MAIL = ("hostbackup.vault.view", "hostbackup.report.terminal")
+_FOR_FILTERS = ("hostbackup.jobs.backup_tree", "hostbackup.places.sieve", "hostbackup.protocols.sieve")
 
 
 @dataclass(slots=True)
@@ -84,8 +84,9 @@ class Backup:
         if "mail" in self.only:
             tell_coverage(job.profile, self.result)
         if accounts:
-            self._mailboxes(accounts)
-            for part in filter_parts(job):
+            filters = filter_parts(job)
+            self._mailboxes(accounts, [*_AFTER_MAIL, *(_FOR_FILTERS if filters else ())])
+            for part in filters:
                 self._part(part, self._filters)
         for local in locals_:
             self._part(Part("local", local.name), self._local)
@@ -151,6 +152,11 @@ class Backup:
         volatile: Excludes = _NONE,
         ready: Callable[[TreeRoot | None], object] = lambda _: None,
     ) -> None:
+        from hostbackup.jobs.backup_tree import TreeBackup
+        from hostbackup.jobs.scratch import Scratch
+        from hostbackup.vault.layout import tree_meta
+        from hostbackup.vault.tree import TreeRoot
+
         def since(previous: TreeRoot | None) -> None:
             job = self.job
             ready(previous)
@@ -162,13 +168,16 @@ class Backup:
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
-    def _mailboxes(self, accounts: Sequence[Account]) -> None:
+    def _mailboxes(self, accounts: Sequence[Account], later: Iterable[str]) -> None:
+        """`later`: modules that what comes after it will need."""
+
         connections = self.job.connections
         pool = connections.accounts_pool("old", "backing up mail", accounts)
         works = [connections.account_work(pool, "old", account, account.user) for account in accounts]
         for account, work in zip(accounts, works, strict=True):
             work.work = functools.partial(self._mail, account, work)
-        pool.run(works)
+        with ahead.loading(*later):
+            pool.run(works)
         for work in works:
             self._new[work.part.id] = work.result.counts["new"]
             self.result.add(work.result)
@@ -268,6 +277,8 @@ class Backup:
 
     def _lay_out(self, snapshot: Snapshot) -> None:
         """Makes `latest/` equal the snapshot, also where nothing could be read: what somebody did to it is put right from the vault."""
+        from hostbackup.vault.view import build_view
+
         job = self.job
         job.observer.phase("laying out latest/", sum(part.entries for part in snapshot.parts.values()))
         for failure in build_view(job.vault, snapshot, self._before, job.profile.view, job.observer, prints=self._prints):

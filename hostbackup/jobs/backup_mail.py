@@ -93,7 +93,10 @@ class MailBackup:
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
         remember(self.place, self.previous, self._look_again)
-        for listing in self.place.scan(self._known()):
+        known = self._known()
+        if self.prints:
+            self.prints.look_ahead(self.part, [self._maildirs[name] for name in known])
+        for listing in self.place.scan(known):
             if listing.failure is not None and listing.container not in self._unlisted:
                 self._unlisted.add(listing.container)
                 self.result.fail(listing.failure)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import mailbox_key
 from hostbackup.errors import UsageError
-from hostbackup.jobs.references import open_root
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Kind, Part
 from hostbackup.profile import Profile
-from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.snapshots import PartState, Snapshot, Snapshots
-from hostbackup.vault.tree import TreeRoot
+
+if TYPE_CHECKING:
+    from hostbackup.vault.manifests import Manifests
+    from hostbackup.vault.snapshots import PartState, Snapshot, Snapshots
 
 _HINT = "add it to the accounts; where it logs in by another name, write that into the list"
 _MESSAGE = re.compile(rb" UID \d+\Z")
@@ -79,6 +79,9 @@ def unlisted(snapshots: Snapshots, manifests: Manifests, snapshot: Snapshot, sta
 
     Raises Damaged where the part's manifest is.
     """
+    from hostbackup.jobs.references import open_root
+    from hostbackup.vault.tree import TreeRoot
+
     if state.carried_from:
         try:
             snapshot = snapshots.get(state.carried_from)

@@ -11,11 +11,11 @@ from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
 from hostbackup.jobs.context import Job
 from hostbackup.model import Entry, Kind, Part, Stored, name_from_json, name_json
-from hostbackup.places.digests import Reader
-from hostbackup.vault.tree import TreeRoot
 
 if TYPE_CHECKING:
+    from hostbackup.places.digests import Reader
     from hostbackup.places.sieve import Dated
+    from hostbackup.vault.tree import TreeRoot
 
 _EARLY_NS = 3_000_000_000
 # RFC 5228 §2.3, §2.4.2: comments, quoted strings and `text:` blocks are told apart before anything else is looked for.

@@ -33,18 +33,15 @@ def bases(vault: Vault, part: Part, result: Result, open_root: Callable[[Manifes
     Damaged manifests are set aside before the next is given: else a new one with the same contents would be taken to stand already.
     """
     tried = set()
-    for name in reversed(vault.snapshots.list()):
-        try:
-            state = vault.snapshots.get(name).parts.get(part.id)
-        except Damaged:
-            continue  # told by `newest_readable`
-        if state is None or not state.root or state.root in tried:
+    for snapshot in vault.snapshots.of_part(part.id):  # of damaged ones tells `newest_readable`
+        state = snapshot.parts[part.id]
+        if not state.root or state.root in tried:
             continue
         tried.add(state.root)
         try:
             yield open_root(vault.manifests, state.root)
         except Damaged as error:
-            tell_damage(result, part.id, f"manifest of snapshot {name}".encode(), error)
+            tell_damage(result, part.id, f"manifest of snapshot {snapshot.id}".encode(), error)
         set_aside_damaged(vault)  # the caller comes back here only where it found some
     yield None
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Failure, Folder, Listing, Message, Observer, Part, Proof, Read, Sink, Write, Written
-from hostbackup.places.mail_fetch import Fetcher, Got, batches
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_scan import Scanner
 from hostbackup.protocols.imap.names import display
@@ -19,6 +18,7 @@ from hostbackup.protocols.imap.session import ImapSession, Listed, Selected
 
 if TYPE_CHECKING:  # what writes and proves is loaded by those who do
     from hostbackup.places.mail_compare import Fingerprint
+    from hostbackup.places.mail_fetch import Got
     from hostbackup.places.mail_prepare import Naming
     from hostbackup.places.mail_prove import Reader
     from hostbackup.places.mail_room import Limits
@@ -159,6 +159,8 @@ class MailAccount:
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
         """Bodies byte for byte. Failures: "vanished", "uidvalidity", "fetch-no", "empty", "no-body", "folder", "line-cut"."""
+        from hostbackup.places.mail_fetch import Fetcher, batches
+
         for got in Fetcher(self._line, batches(wanted), sink).run():
             failure = None if not got.code else self._failure(got.item.label, got.code, got.reason, _HINTS.get(got.code, ""))
             yield Read(got.item, got.item, got.digest, got.size, failure)
@@ -184,6 +186,8 @@ class MailAccount:
 
     def _described(self, wanted: Iterator[Message], sink: Sink) -> Iterator[Got]:
         """Messages with their flags and dates."""
+        from hostbackup.places.mail_fetch import Fetcher, batches
+
         return Fetcher(self._line, batches(wanted), sink, described=True).run()
 
     def look(self, folders: Iterable[bytes]) -> Iterator[Listing[Message]]:
@@ -231,6 +235,8 @@ class MailAccount:
         A folder that is not there has none. `on_failure` hears of what could not be looked at: a message that is not given may be there all the
         same then. Raises ConnectionFailed.
         """
+        from hostbackup.places.mail_fetch import Fetcher, batches
+
         chosen = self.listed(folder, since_uid, wanted, on_failure)
         for got in Fetcher(self._line, batches(chosen), HashingSink()).run():
             if got.digest:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,6 +20,9 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterato
 
     What `work` or `items` raises is raised here; items not begun are then dropped, begun ones are waited for. So it is when the generator is closed.
     """
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
     done: SimpleQueue[Future[R]] = SimpleQueue()
     source = iter(items)
     waiting = 0
@@ -43,6 +47,8 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterato
 
 def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
     """Like `each`, but the results come in the order of the items."""
+    from concurrent.futures import ThreadPoolExecutor
+
     source = iter(items)
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:

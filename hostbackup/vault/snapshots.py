@@ -7,7 +7,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,6 +154,7 @@ class Snapshots:
         self._state = state
         self._manifests = manifests
         self._flush = flush
+        self._parts: dict[str, frozenset[str]] = {}  # by id, of those that were read: what a snapshot holds never changes
 
     def list(self) -> list[str]:
         """All ids, oldest first."""
@@ -177,12 +179,12 @@ class Snapshots:
 
         Raises UsageError where there is none such, VaultError where there is none at all.
         """
-        ids = self.list()
         text = str(which)
+        if _ID.fullmatch(text) and self.path(text).exists():
+            return self._load(text)
+        ids = self.list()
         if text == "latest":
             found = ids[-1:]
-        elif text in ids:
-            found = [text]
         elif text.isdecimal() and (by_number := [one for one in ids if int(one.partition("-")[0]) == int(text)]):
             found = by_number
         else:
@@ -206,7 +208,21 @@ class Snapshots:
         snapshot = parse_snapshot(data, str(path))
         if snapshot.id != snapshot_id:
             raise Damaged(f"this file says it is snapshot {snapshot.id}", where=str(path), hint="give it back its name")
+        self._parts[snapshot_id] = frozenset(map(sys.intern, snapshot.parts))
         return snapshot
+
+    def of_part(self, part_id: str) -> Iterator[Snapshot]:
+        """Those that have the part, newest first; damaged ones are left out. However many parts are asked for, each snapshot is read once for what it
+        has.
+        """
+        for snapshot_id in reversed(self.list()):
+            if part_id in self._parts.get(snapshot_id, (part_id,)):
+                try:
+                    snapshot = self._load(snapshot_id)
+                except Damaged:
+                    continue
+                if part_id in snapshot.parts:
+                    yield snapshot
 
     def newest_complete(self, part_id: str) -> Snapshot | None:
         """The newest snapshot of a run that read the whole part without a failure; None where there is none."""

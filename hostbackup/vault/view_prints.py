@@ -7,10 +7,12 @@ Where files are links, the same holds for the objects behind them: an object tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hostbackup.errors import VaultError
@@ -45,6 +47,7 @@ class Prints:
             self._state = {}
         self._on_record: dict[str, dict[str, list[str]]] = self._state.get("prints", {}) if self._state.get("trusted") else {}
         self._looked: dict[tuple[Part, bytes], str | None] = {}
+        self._looking: dict[Part, threading.Thread] = {}
 
     @property
     def of_objects(self) -> bool:
@@ -56,9 +59,26 @@ class Prints:
         manifest, files = self.on_record(part, maildir)
         if not files or manifest != _said(mail, folder):
             return False
+        if part in self._looking:
+            self._looking.pop(part).join()
+        return files == self._look(part, maildir)
+
+    def look_ahead(self, part: Part, maildirs: Iterable[bytes]) -> None:
+        """Looks at folders of a mailbox in a thread of its own, while whoever calls waits for the server: 6 µs a message, 60 ms for 10,000.
+
+        Only where an intact folder spares more than its layout: else nobody may ask for it before all that is new has come.
+        """
+        wanted = [maildir for maildir in maildirs if self.on_record(part, maildir)[1]] if self.of_objects else []
+        if wanted:
+            thread = threading.Thread(target=lambda: [self._look(part, maildir) for maildir in wanted], name="looking", daemon=True)
+            with contextlib.suppress(RuntimeError):  # this user may have no more threads: then it is looked at when it is asked for
+                thread.start()
+                self._looking[part] = thread
+
+    def _look(self, part: Part, maildir: bytes) -> str | None:
         if (part, maildir) not in self._looked:
             self._looked[part, maildir] = _standing(self._latest, part, maildir)
-        return files == self._looked[part, maildir]
+        return self._looked[part, maildir]
 
     def on_record(self, part: Part, maildir: bytes) -> Print:
         manifest, files = self._on_record.get(part.id, {}).get(_text(maildir), ("", ""))
