@@ -86,6 +86,7 @@ class Rig:
     spare: bool = True
     pauses: list[float] = field(default_factory=list)  # before another connection
     naps: list[float] = field(default_factory=list)  # to see whether more arrives
+    patience: float = 14.0
 
     def push(self, steps: Steps | None = None, *, power_cut: bool = False) -> Result | None:
         """None where it was killed."""
@@ -103,7 +104,7 @@ class Rig:
             with MailScratch(self.vault.incoming) as todo:
                 mapping = FolderMap.between(source.folders(), place.folders(), old_prefix=b"", new_prefix=b"", new_separator=b"/")
                 place.prepare(mapping.folders(), mapping)
-                work = MailPush(MAIL, place, source, self.vault, journal, mapping, result, todo, pause=self.naps.append)
+                work = MailPush(MAIL, place, source, self.vault, journal, mapping, result, todo, pause=self.naps.append, patience=self.patience)
                 work.plan()
                 work.apply()
                 work.prove()
@@ -309,6 +310,21 @@ def test_a_server_that_is_long_at_work_on_what_was_cut_off_gets_nothing_twice(ri
     assert result is not None
     assert result.failures == []
     assert rig.standing() == WHOLE
+
+
+@pytest.mark.parametrize("patience", [1.0, 14.0, 60.0])
+def test_what_was_cut_off_is_waited_for_as_long_as_was_asked_and_once_for_all_folders(rig: Rig, patience: float) -> None:
+    rig.patience = patience
+    with rig.fake.running():
+        assert rig.push() is not None
+    path = rig.vault.state.folder / "push-test.jsonl"
+    intents = [line for line in path.read_text().splitlines() if json.loads(line)["state"] == "intent"]
+    rig.fake = FakeImap({b"INBOX": FakeBox()}, CAPABILITIES[0])
+    path.write_text("".join(f"{line}\n" for line in intents))
+    with rig.fake.running():
+        assert rig.push() is not None
+    assert rig.standing() == WHOLE
+    assert patience <= sum(rig.naps) <= patience + 2
 
 
 def test_a_server_that_refuses_a_command_and_takes_some_of_it_gets_nothing_twice(rig: Rig) -> None:

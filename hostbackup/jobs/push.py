@@ -221,7 +221,19 @@ class Push:
             try:
                 mapping = settled_map(job, journal, source, target, result, dry_run=self.dry_run)
                 result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
-                work = MailPush(part, target, source, job.vault, ledger, mapping, result, todo, self.since, self.dry_run)
+                work = MailPush(
+                    part,
+                    target,
+                    source,
+                    job.vault,
+                    ledger,
+                    mapping,
+                    result,
+                    todo,
+                    self.since,
+                    self.dry_run,
+                    patience=job.connections.imap_section("new").patience,
+                )
                 result.observer.phase(f"{part}: comparing with the new server")
                 planned = work.plan()
                 self._planned(result, part, dict(planned))

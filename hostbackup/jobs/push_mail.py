@@ -25,7 +25,7 @@ from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
 from hostbackup.jobs.mail_tally import MailTally, described
 from hostbackup.jobs.push_room import Room
-from hostbackup.jobs.push_search import TargetSearch
+from hostbackup.jobs.push_search import PATIENCE, TargetSearch
 from hostbackup.jobs.push_witness import Witnessed
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, Range
@@ -59,6 +59,7 @@ class MailPush:
     since: datetime.date | None = None
     dry_run: bool = False
     pause: Callable[[float], None] = time.sleep
+    patience: float = PATIENCE  # seconds, for what a cut line left in doubt
     planned: Counter[str] = field(default_factory=Counter)
     _search: TargetSearch = field(init=False)
     _room: Room = field(init=False)
@@ -68,7 +69,7 @@ class MailPush:
     _doubtful: dict[bytes, list[Stored[Message]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        self._search = TargetSearch(self.part, self.target, self.vault, self.ledger, self.result, self.dry_run, self.pause)
+        self._search = TargetSearch(self.part, self.target, self.vault, self.ledger, self.result, self.dry_run, self.pause, self.patience)
         self._room = Room(self.part, self.target, self.result)
         self._tally = MailTally("new", self.part.id)
 
@@ -361,6 +362,7 @@ class MailPush:
             if failure.code == "in-doubt":
                 at_work.add(name)
         rest: list[Row] = []
+        self._search.cut()
         for name, records in by_folder.items():
             found, missing = self._search.search(name, records, at_work=name in at_work)
             known = {str(one["key"]): one for one in found}

@@ -23,8 +23,8 @@ from hostbackup.protocols.imap.session import Selected
 from hostbackup.vault.vault import Vault
 
 Spots = dict[str, list[tuple[int, int]]]  # by digest: UIDVALIDITY and UID of messages that are nobody's yet, the first ones last
-_QUIET = 2.0  # seconds between looks; an append that was cut off is believed to be lost once nothing more arrives between two of them
-_PATIENCE = 14.0  # seconds, but not before so many: what came in one command appears all at once, when the server is done with all of it
+PATIENCE = 14.0  # seconds: what came in one command appears all at once, when the server is done with all of it
+_QUIET = 2.0  # seconds between looks, and part of the patience: where that is short, looks come as often as fits it
 _OVER = 60.0  # seconds after which no server is still at work on what it was sent
 _LOOKS = 15  # how often a folder in which mail keeps arriving is looked at again
 
@@ -40,11 +40,13 @@ class TargetSearch:
     result: Result
     dry_run: bool = False
     pause: Callable[[float], None] = time.sleep
+    patience: float = PATIENCE  # seconds after which an append that was cut off is believed to be lost, once nothing more arrives between two looks
     clock: Callable[[], float] = time.time
     found: Counts = field(default_factory=Counts)  # what stood there and was settled
     _seen: dict[bytes, Selected | None] = field(default_factory=dict)
     _taken: dict[bytes, set[tuple[int, int]]] | None = None
     _unnamed: set[bytes] = field(default_factory=set)  # folders with messages of earlier runs that the server told no number of
+    _waited: float = 0.0  # seconds since the last cut, which are the same seconds for every folder
 
     # -- journal ------------------------------------------------------------------------------------------------------------------------
 
@@ -134,10 +136,9 @@ class TargetSearch:
         """
         found: list[Record] = []
         rest, last = list(doubtful), None
-        waited = 0.0
         for look in range(_LOOKS):
             now = self.target.status(folder) if rest else None
-            if not rest or (look and waited >= _PATIENCE and (now is None or (now.uidvalidity, now.uidnext) == last)):
+            if not rest or (look and self._waited >= self.patience and (now is None or (now.uidvalidity, now.uidnext) == last)):
                 break
             if now is not None and (now.uidvalidity, now.uidnext) != last:
                 more, left = self._match(folder, rest, self._since(folder, rest, now))
@@ -148,9 +149,14 @@ class TargetSearch:
             if not at_work or self.dry_run:
                 break
             if rest:
-                self.pause(_QUIET)
-                waited += _QUIET
+                seconds = min(_QUIET, self.patience / 2)
+                self.pause(seconds)
+                self._waited += seconds
         return found, rest
+
+    def cut(self) -> None:
+        """The line was cut just now: what it left in doubt is to be waited for from now on."""
+        self._waited = 0.0
 
     def perhaps_at_work(self, records: Sequence[Stored[Message]]) -> bool:
         """Whether an earlier run sent any of these so lately that the server may not be done with it."""

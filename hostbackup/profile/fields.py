@@ -192,6 +192,7 @@ Rate = Annotated[str, AfterValidator(_rate)]
 Connections = Annotated[int, Field(ge=1, le=16)]
 Requests = Annotated[int, Field(ge=1, le=4096)]
 Stall = Annotated[float, Field(gt=0, le=86400), Strict(False)]
+Patience = Annotated[float, Field(ge=1, le=900), Strict(False)]
 Days = Annotated[int, Field(ge=0, le=366)]
 Many = Annotated[tuple[Value, ...], Strict(False)]  # TOML has lists, never tuples
 Patterns = Annotated[Many[str], AfterValidator(_patterns)]

@@ -21,6 +21,7 @@ from hostbackup.profile.fields import (
     Many,
     Moment,
     Name,
+    Patience,
     Patterns,
     Pin,
     Port,
@@ -209,6 +210,8 @@ class Imap(Mail):
     """Have mail packed on its way where the server can (COMPRESS=DEFLATE); auto: where the line turns out to be slow."""
     shared: bool = False
     """Whether folders that others share with an account are taken along with its own; `check` lists them either way (old side only)."""
+    patience: Patience = 14.0
+    """Seconds that `push` waits after a cut for mail which the server may still be at work on, before it appends it again (new side only)."""
     tunnel: Words | None = None
     """A command that speaks IMAP on its input and output instead of a TCP connection; {user} and {host} stand for an account's."""
     sieve: Literal["auto", "never"] = "auto"
