@@ -86,6 +86,10 @@ class HostbackupError(Exception):
         return f"{text} ({self.hint})" if self.hint else text
 
 
+class WrongValue(ValueError):
+    """A value of a profile that is not as it must be: one sentence for people, without a secret. Becomes a ProfileError with its line and key."""
+
+
 class UsageError(HostbackupError):
     exit = Exit.USAGE
     code = "usage"

@@ -16,14 +16,9 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
-from pydantic_core import PydanticCustomError, core_schema
-
-from hostbackup.errors import SecretError
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from hostbackup.errors import SecretError, WrongValue
 
 COMMAND_SECONDS = 60.0
 KEYRING_SERVICE = "hostbackup"
@@ -186,23 +181,23 @@ class SecretSource:
 
     @classmethod
     def parse(cls, value: object, base: Path) -> SecretSource:
-        """The source a profile's value describes; paths are relative to `base`. Raises PydanticCustomError, which never tells the value."""
+        """The source a profile's value describes; paths are relative to `base`. Raises WrongValue, which never tells the value."""
         if isinstance(value, SecretSource):
             return value
         if isinstance(value, str):
             if not value or "\0" in value:
-                raise _wrong(f"is empty or holds NUL; expected {_FORMS}")
+                raise WrongValue(f"is empty or holds NUL; expected {_FORMS}")
             return cls.of(value)
         if not isinstance(value, dict):
-            raise _wrong(f"expected {_FORMS}, found {'a list' if isinstance(value, list) else 'something else'}")
+            raise WrongValue(f"expected {_FORMS}, found {'a list' if isinstance(value, list) else 'something else'}")
         unknown = [str(key) for key in value if key not in _KINDS]
         if unknown:
             import difflib
 
             near = difflib.get_close_matches(unknown[0], _KINDS, 1)
-            raise _wrong(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else f"; expected {_FORMS}"))
+            raise WrongValue(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else f"; expected {_FORMS}"))
         if len(value) != 1:
-            raise _wrong(f"expected exactly one of {_FORMS}")
+            raise WrongValue(f"expected exactly one of {_FORMS}")
         kind, what = next(iter(value.items()))
         return cls._from_table(kind, what, base)
 
@@ -211,26 +206,15 @@ class SecretSource:
         if kind == "command":
             return cls(kind, **_command(what), folder=base)
         if not isinstance(what, str) or not what or "\0" in what:
-            raise _wrong(f"{kind} must be text that is not empty")
+            raise WrongValue(f"{kind} must be text that is not empty")
         if kind == "env" and "=" in what:
-            raise _wrong("env must be the name of an environment variable")
+            raise WrongValue("env must be the name of an environment variable")
         if kind == "file":
             try:
                 what = str(base / Path(what).expanduser())
             except RuntimeError:
-                raise _wrong("file begins with ~ of a user whose home is not known") from None
+                raise WrongValue("file begins with ~ of a user whose home is not known") from None
         return cls(kind, what)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def validate(value: object, info: core_schema.ValidationInfo) -> SecretSource:
-            return cls.parse(value, Path((info.context or {}).get("base", Path.cwd())))
-
-        return core_schema.with_info_plain_validator_function(validate, serialization=core_schema.to_string_ser_schema())
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return cls.json_schema()
 
     @staticmethod
     def json_schema() -> dict[str, Any]:
@@ -240,19 +224,15 @@ class SecretSource:
         return {"anyOf": [text, *tables]}
 
 
-def _wrong(message: str) -> PydanticCustomError:
-    return PydanticCustomError("secret", "{message}", {"message": message})
-
-
 def _command(what: object) -> dict[str, Any]:
     import shlex
 
     try:
         words = shlex.split(what) if isinstance(what, str) else what
     except ValueError as error:
-        raise _wrong(f"command cannot be split into words: {error}") from None
+        raise WrongValue(f"command cannot be split into words: {error}") from None
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word and "\0" not in word for word in words):
-        raise _wrong("command must be text, or a list of texts, that is not empty")
+        raise WrongValue("command must be text, or a list of texts, that is not empty")
     words[0] = os.path.expanduser(words[0])  # noqa: PTH111 (a bare program name must stay one)
     return {"what": words[0], "command": tuple(words)}
 

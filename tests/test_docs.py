@@ -10,14 +10,13 @@ from pathlib import Path
 
 import click
 import pytest
-from pydantic import BaseModel
 
 from hostbackup import profile
 from hostbackup.cli.main import COMMANDS
 from hostbackup.errors import Exit
-from hostbackup.profile import Profile
-from hostbackup.profile.describe import models
+from hostbackup.profile import Profile, shape
 from hostbackup.profile.explain import fields
+from hostbackup.profile.shape import Section
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,10 +101,10 @@ def test_the_example_profile_holds_no_secret() -> None:
     assert not [key for key, source in profile.load(ROOT / "profiles" / "example.toml").secrets() if source.literal]
 
 
-def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, str]]:
+def sections(model: type[Section], path: str = "") -> Iterator[tuple[str, str]]:
     """(section, key) of every key that holds a value."""
     for key, info in fields(model).items():
-        inner = list(models(info.annotation))
+        inner = list(shape.sections(info.annotation))
         for one in inner:
             yield from sections(one, f"{path}.{key}".lstrip("."))
         if not inner:
@@ -124,7 +123,7 @@ def test_the_example_profile_shows_every_section() -> None:
 
 
 def test_what_stands_commented_out_in_the_example_exists_too() -> None:
-    known = set(sections(Profile)) | {("copy", key) for form in models(fields(Profile)["copy"].annotation) for key in fields(form)}
+    known = set(sections(Profile)) | {("copy", key) for form in shape.sections(fields(Profile)["copy"].annotation) for key in fields(form)}
     section = ""
     checked = 0
     for number, line in enumerate(EXAMPLE.splitlines(), 1):

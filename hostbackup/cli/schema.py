@@ -14,7 +14,7 @@ from hostbackup.jobs.result import Result
 @made("schema", "The JSON Schema of a profile, for editors.", profile=False)
 def command(session: Session) -> None:
     """Print the JSON Schema of a profile, for editors that complete and check TOML. With --json it is the document's key `schema`."""
-    from hostbackup.profile import json_schema
+    from hostbackup.profile.schema import json_schema
 
     result = Result(session.observer)
     result.details["schema"] = json_schema()

@@ -6,13 +6,8 @@ not there are ProfileError, every one of them listed.
 
 from __future__ import annotations
 
-import os
-
-# Validation needs no plugins that others installed, and looking for them takes longer than loading a profile.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-
 from hostbackup.profile.load import find, load, parse
-from hostbackup.profile.root import Profile, json_schema
+from hostbackup.profile.root import Profile
 from hostbackup.profile.sections import (
     BucketCopy,
     Contract,
@@ -49,7 +44,6 @@ __all__ = [
     "Sync",
     "Web",
     "find",
-    "json_schema",
     "load",
     "parse",
 ]

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import ErrorDetails
-
-from hostbackup.profile.describe import descriptions, models
-from hostbackup.profile.sections import COPY_FORMS
+from hostbackup.profile.shape import At, Key, Problem, Section, sections
 from hostbackup.secrets import SecretSource
-
-Key = tuple[str | int, ...]
 
 _KEY = r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'"""
 _DOTTED = rf"(?:{_KEY})(?:\s*\.\s*(?:{_KEY}))*"
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_DOTTED})\s*=")
-_EXPECTED = {
-    "string_type": "text in quotes",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "date_type": "a date without quotes, such as 2026-11-25",
-    "datetime_type": "a date without quotes, such as 2026-11-25",
-    "tuple_type": "a list, [ … ]",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "is_instance_of": "a path in quotes",  # LocalPath: anything but text comes through unconverted
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
-    "too_short": "a list that is not empty",
-}
 
 
-def positions(text: str) -> dict[Key, int]:
+def positions(text: str) -> dict[At, int]:
     """Line numbers, from 1, of every section header and key of a TOML text: good enough to point at, made without a second parser."""
-    found: dict[Key, int] = {}
-    counts: dict[Key, int] = {}
-    section: Key = ()
+    found: dict[At, int] = {}
+    counts: dict[At, int] = {}
+    section: At = ()
     closing = ""
     for number, line in enumerate(text.splitlines(), 1):
         if closing:
@@ -61,13 +38,13 @@ def positions(text: str) -> dict[Key, int]:
     return found
 
 
-def _parts(dotted: str) -> Key:
+def _parts(dotted: str) -> At:
     return tuple(part.strip("\"'") for part in re.findall(_KEY, dotted))
 
 
-def _resolve(header: Key, counts: Mapping[Key, int]) -> Key:
+def _resolve(header: At, counts: Mapping[At, int]) -> At:
     """A header's keys, with the index of the newest element wherever it goes through an array of tables."""
-    resolved: Key = ()
+    resolved: At = ()
     for position, part in enumerate(header):
         resolved = (*resolved, part)
         if resolved in counts and position < len(header) - 1:
@@ -75,7 +52,7 @@ def _resolve(header: Key, counts: Mapping[Key, int]) -> Key:
     return resolved
 
 
-def line_of(key: Key, lines: Mapping[Key, int]) -> int | None:
+def line_of(key: At, lines: Mapping[At, int]) -> int | None:
     """The line of a key, or of the nearest thing around it."""
     for length in range(len(key), 0, -1):
         if line := lines.get(key[:length]):
@@ -86,7 +63,7 @@ def line_of(key: Key, lines: Mapping[Key, int]) -> int | None:
     return None
 
 
-def dotted(key: Key) -> str:
+def dotted(key: At) -> str:
     """How a key is called: `old.imap.account[1].user`, counted from 0 as JSON does."""
     text = ""
     for part in key:
@@ -97,50 +74,15 @@ def dotted(key: Key) -> str:
     return text
 
 
-def clean(location: Key) -> Key:
-    """A location without pydantic's own words for the members of a union."""
-    kept: list[str | int] = []
-    for position, part in enumerate(location):
-        of_copy = part in COPY_FORMS and position == 2 and location[0] == "copy"
-        of_union = isinstance(part, str) and (part in ("date", "datetime", "str", "int", "bool") or part.startswith(("function-", "constrained-")))
-        if not of_copy and not (of_union and position > 0 and position == len(location) - 1):
-            kept.append(part)
-    return tuple(kept)
-
-
-def explain(error: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
-    """The key an error is about, and the sentence. Nothing of a value is told where the value could be a secret."""
-    kind = error["type"]
-    key = clean(error["loc"])
-    if kind == "extra_forbidden":
-        return key, f"unknown key{_meant(key, root)}"
-    if kind == "missing":
-        return key, f"is missing{_described(key, root)}"
-    if kind in ("profile", "secret"):
-        return key, error["msg"]
-    expected = _EXPECTED[kind].format(**error.get("ctx", {})) if kind in _EXPECTED else _plain(error)
-    return key, f"expected {expected}, found {found(error['input'], secret=_is_secret(key, root))}"
-
-
-def explain_all(errors: list[ErrorDetails], root: type[BaseModel]) -> list[tuple[Key, str]]:
-    """Every error once: one a key (a union tells each member's), and none of a list that is only wrong in what it holds."""
-    told: dict[Key, str] = {}
-    for error in errors:
-        key, sentence = explain(error, root)
-        if key not in told or error["type"] == "profile":
-            told[key] = sentence
-    return [
-        (key, told[key])
-        for key in told
-        if not any(len(other) > len(key) and other[: len(key)] == key and isinstance(other[len(key)], int) for other in told)
-    ]
-
-
-def _plain(error: ErrorDetails) -> str:
-    text = error["msg"]
-    for opening in ("Input should be a valid ", "Input should be ", "Value should be ", "Value should "):
-        text = text.removeprefix(opening)
-    return text
+def explain(problem: Problem, root: type[Section]) -> str:
+    """The sentence that tells what is wrong. Nothing of a value is told where the value could be a secret."""
+    if problem.kind == "unknown":
+        return f"unknown key{_meant(problem.at, root)}"
+    if problem.kind == "missing":
+        return f"is missing{_described(problem.at, root)}"
+    if problem.kind == "told":
+        return problem.text
+    return f"expected {problem.text}, found {found(problem.value, secret=_is_secret(problem.at, root))}"
 
 
 def found(value: object, *, secret: bool = False) -> str:
@@ -156,34 +98,39 @@ def found(value: object, *, secret: bool = False) -> str:
     return str(value) if isinstance(value, int | float | date) else names.get(type(value), type(value).__name__)
 
 
-def fields(model: type[BaseModel]) -> dict[str, Any]:
-    """A section's fields by the names a profile uses."""
-    return {info.alias or name: info for name, info in model.model_fields.items()}
+def fields(section: type[Section]) -> dict[str, Key]:
+    """A section's keys by the names a profile uses."""
+    return {key.called: key for key in section.keys().values()}
 
 
-def _around(key: Key, root: type[BaseModel]) -> list[type[BaseModel]]:
+def _around(key: At, root: type[Section]) -> list[type[Section]]:
     """The sections that the last part of `key` stands in."""
-    here: list[type[BaseModel]] = [root]
+    here: list[type[Section]] = [root]
     for part in key[:-1]:
         if isinstance(part, str):
-            here = [inner for model in here if part in fields(model) for inner in models(fields(model)[part].annotation)]
+            here = [inner for model in here if part in fields(model) for inner in sections(fields(model)[part].annotation)]
     return here
 
 
-def _is_secret(key: Key, root: type[BaseModel]) -> bool:
+def _is_secret(key: At, root: type[Section]) -> bool:
     name = key[-1] if key else ""
-    return any(name in fields(model) and SecretSource in typing.get_args(fields(model)[str(name)].annotation) for model in _around(key, root))
+    kinds = [fields(model)[str(name)].annotation for model in _around(key, root) if name in fields(model)]
+    return any(kind is SecretSource or SecretSource in typing.get_args(kind) for kind in kinds)
 
 
-def _described(key: Key, root: type[BaseModel]) -> str:
+def _described(key: At, root: type[Section]) -> str:
+    from hostbackup.profile.describe import descriptions
+
     for model in _around(key, root):
         for name, text in descriptions(model).items():
-            if (model.model_fields[name].alias or name) == key[-1]:
+            if model.keys()[name].called == key[-1]:
                 return f": {text.split('.')[0].strip()}"
     return ""
 
 
-def _meant(key: Key, root: type[BaseModel]) -> str:
+def _meant(key: At, root: type[Section]) -> str:
+    import difflib
+
     name = str(key[-1])
     known = [field for model in _around(key, root) for field in fields(model)]
     if near := difflib.get_close_matches(name, known, 1, 0.6):
@@ -196,9 +143,9 @@ def _meant(key: Key, root: type[BaseModel]) -> str:
     return f"; known here: {', '.join(sorted(set(known)))}" if known else ""
 
 
-def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+def _sections(model: type[Section], path: str = "") -> Iterator[tuple[str, type[Section]]]:
     for name, info in fields(model).items():
-        for inner in models(info.annotation):
+        for inner in sections(info.annotation):
             inner_path = f"{path}.{name}" if path else name
             yield f"[{inner_path}]", inner
             yield from _sections(inner, inner_path)

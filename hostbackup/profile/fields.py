@@ -9,12 +9,10 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, ValidationInfo, WithJsonSchema
-from pydantic import BaseModel as PydanticModel
-from pydantic_core import PydanticCustomError
-
 from hostbackup.accounts import addresses
+from hostbackup.errors import WrongValue
 from hostbackup.model import component
+from hostbackup.profile.shape import After, Before, Range, Schema
 
 _NAME_BYTES = 200  # a part's name is one file name in the vault, with room for a suffix
 _PIN = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
@@ -29,30 +27,19 @@ _SLOWEST = 1024  # bytes a second: less would look like a line that stands still
 _YEARLY = re.compile(r"(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 
 
-class Section(PydanticModel):
-    """What all sections have in common: no unknown keys, no conversions, no changes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True, hide_input_in_errors=True)
-
-
-def wrong(message: str) -> PydanticCustomError:
-    """An error whose text is for people as it stands; `message` must not hold a secret."""
-    return PydanticCustomError("profile", "{message}", {"message": message})
-
-
 def _line(value: str) -> str:
     if not value or value != value.strip() or not value.isprintable():
-        raise wrong("expected one line of text, not empty, without blanks around it or control characters")
+        raise WrongValue("expected one line of text, not empty, without blanks around it or control characters")
     return value
 
 
 def _host(value: str) -> str:
     if not value or not value.isprintable() or any(mark in value for mark in " /@"):
-        raise wrong("expected a bare host name, such as www.example.jp (no user, no scheme, no path)")
+        raise WrongValue("expected a bare host name, such as www.example.jp (no user, no scheme, no path)")
     return value
 
 
-def _as_list(value: object) -> object:
+def _as_list(value: object, base: Path) -> object:
     return [value] if isinstance(value, str) else value
 
 
@@ -60,12 +47,12 @@ def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return addresses(list(value))
     except ValueError as error:
-        raise wrong(str(error)) from None
+        raise WrongValue(str(error)) from None
 
 
 def _pin(value: str) -> str:
     if not _PIN.fullmatch(value):
-        raise wrong("expected a fingerprint as `ssh-keygen -lf` prints it: SHA256: and 43 characters of base64")
+        raise WrongValue("expected a fingerprint as `ssh-keygen -lf` prints it: SHA256: and 43 characters of base64")
     return value.rstrip("=")
 
 
@@ -78,38 +65,38 @@ def _certificate(value: str) -> str:
         return "SHA256:" + digits.lower()
     if _BASE64.fullmatch(text):
         return "SHA256:" + base64.b64decode(text.rstrip("=") + "=").hex()
-    raise wrong("expected SHA256: and the certificate's fingerprint, 64 hexadecimal digits or 43 characters of base64")
+    raise WrongValue("expected SHA256: and the certificate's fingerprint, 64 hexadecimal digits or 43 characters of base64")
 
 
 def _words(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value or not all(word and "\0" not in word for word in value):
-        raise wrong('expected a program and its arguments, such as ["ssh", "root@mail.example.jp", "/usr/lib/dovecot/imap", "-u", "{user}"]')
+        raise WrongValue('expected a program and its arguments, such as ["ssh", "root@mail.example.jp", "/usr/lib/dovecot/imap", "-u", "{user}"]')
     if any(mark in word for word in value for mark in ("{password}", "{token}")):
-        raise wrong("a password here could be read in the list of processes by everybody on this machine")
+        raise WrongValue("a password here could be read in the list of processes by everybody on this machine")
     return value
 
 
 def _name(value: str) -> str:
     if len(component(_line(value)).encode()) > _NAME_BYTES:
-        raise wrong(f"is too long: more than {_NAME_BYTES} bytes when percent-encoded")
+        raise WrongValue(f"is too long: more than {_NAME_BYTES} bytes when percent-encoded")
     return value
 
 
 def _remote(value: str) -> str:
     if not value or "\0" in value:
-        raise wrong("expected a path on the server, absolute or relative to the login folder")
+        raise WrongValue("expected a path on the server, absolute or relative to the login folder")
     return value
 
 
-def _local(value: object, info: ValidationInfo) -> object:
+def _local(value: object, base: Path) -> object:
     if not isinstance(value, str):
         return value
     if not value or "\0" in value:
-        raise wrong("expected a path, absolute or relative to the profile")
+        raise WrongValue("expected a path, absolute or relative to the profile")
     try:
-        return Path((info.context or {}).get("base", Path.cwd())) / Path(value).expanduser()
+        return base / Path(value).expanduser()
     except RuntimeError:
-        raise wrong("begins with ~ of a user whose home is not known") from None
+        raise WrongValue("begins with ~ of a user whose home is not known") from None
 
 
 def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,32 +107,32 @@ def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
             try:
                 pathspec.GitIgnoreSpec.from_lines([pattern])
             except ValueError:
-                raise wrong(f"{pattern!r} is no gitignore pattern") from None
+                raise WrongValue(f"{pattern!r} is no gitignore pattern") from None
     return value
 
 
 def _endpoint(value: str) -> str:
     url = urllib.parse.urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
-        raise wrong("expected the address of the store, such as https://s3.example-store.jp (keys belong in access_key and secret_key)")
+        raise WrongValue("expected the address of the store, such as https://s3.example-store.jp (keys belong in access_key and secret_key)")
     return value
 
 
 def _bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value):
-        raise wrong("expected the bucket's bare name: letters, digits, dots, hyphens")
+        raise WrongValue("expected the bucket's bare name: letters, digits, dots, hyphens")
     return value
 
 
 def _prefix(value: str) -> str:
     if not value.isprintable() or value.startswith("/") or "//" in value or {".", ".."} & set(value.split("/")):
-        raise wrong("expected a key prefix such as customers/example.jp, without a slash in front, `//`, `.` or `..`")
+        raise WrongValue("expected a key prefix such as customers/example.jp, without a slash in front, `//`, `.` or `..`")
     return value.rstrip("/")
 
 
 def _recipient(value: str) -> str:
     if not _RECIPIENT.fullmatch(value):
-        raise wrong("expected an age recipient (public key), which begins with age1")
+        raise WrongValue("expected an age recipient (public key), which begins with age1")
     return value
 
 
@@ -156,7 +143,7 @@ def _timezone(value: str) -> str:
         zoneinfo.ZoneInfo(value)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         if not value or zoneinfo.available_timezones():
-            raise wrong("expected a time zone's name, such as Asia/Tokyo") from None
+            raise WrongValue("expected a time zone's name, such as Asia/Tokyo") from None
     return value
 
 
@@ -173,46 +160,46 @@ def _rate(value: str) -> str:
     try:
         parse_rate(value)
     except ValueError as error:
-        raise wrong(str(error)) from None
+        raise WrongValue(str(error)) from None
     return value
 
 
 def _yearly(value: str) -> str:
     if not _YEARLY.fullmatch(value):
-        raise wrong('expected a date (2026-12-29) or, for every year, month and day in quotes ("12-29")')
+        raise WrongValue('expected a date (2026-12-29) or, for every year, month and day in quotes ("12-29")')
     return value
 
 
 Value = TypeVar("Value")
-Line = Annotated[str, AfterValidator(_line)]
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Moment = Annotated[date | datetime, WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$"})]
-Rate = Annotated[str, AfterValidator(_rate)]
-Connections = Annotated[int, Field(ge=1, le=16)]
-Requests = Annotated[int, Field(ge=1, le=4096)]
-Stall = Annotated[float, Field(gt=0, le=86400), Strict(False)]
-Patience = Annotated[float, Field(ge=1, le=900), Strict(False)]
-Days = Annotated[int, Field(ge=0, le=366)]
-Many = Annotated[tuple[Value, ...], Strict(False)]  # TOML has lists, never tuples
-Patterns = Annotated[Many[str], AfterValidator(_patterns)]
-Name = Annotated[str, AfterValidator(_name)]
-RemotePath = Annotated[str, AfterValidator(_remote)]
-Pin = Annotated[str, AfterValidator(_pin)]
-Certificate = Annotated[str, AfterValidator(_certificate)]
-Words = Annotated[Many[str], AfterValidator(_words)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
-Bucket = Annotated[str, AfterValidator(_bucket)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
-Recipient = Annotated[str, AfterValidator(_recipient)]
-TimeZone = Annotated[str, AfterValidator(_timezone)]
-Yearly = Annotated[str, AfterValidator(_yearly)]
-LocalPath = Annotated[Path, BeforeValidator(_local), WithJsonSchema({"type": "string", "minLength": 1})]
+Line = Annotated[str, After(_line)]
+Host = Annotated[str, After(_host)]
+Port = Annotated[int, Range(least=1, most=65535)]
+Moment = Annotated[date | datetime, Schema(type="string", pattern=r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$")]
+Rate = Annotated[str, After(_rate)]
+Connections = Annotated[int, Range(least=1, most=16)]
+Requests = Annotated[int, Range(least=1, most=4096)]
+Stall = Annotated[float, Range(above=0, most=86400)]
+Patience = Annotated[float, Range(least=1, most=900)]
+Days = Annotated[int, Range(least=0, most=366)]
+Many = tuple[Value, ...]
+Patterns = Annotated[Many[str], After(_patterns)]
+Name = Annotated[str, After(_name)]
+RemotePath = Annotated[str, After(_remote)]
+Pin = Annotated[str, After(_pin)]
+Certificate = Annotated[str, After(_certificate)]
+Words = Annotated[Many[str], After(_words)]
+Endpoint = Annotated[str, After(_endpoint)]
+Bucket = Annotated[str, After(_bucket)]
+Prefix = Annotated[str, After(_prefix)]
+Recipient = Annotated[str, After(_recipient)]
+TimeZone = Annotated[str, After(_timezone)]
+Yearly = Annotated[str, After(_yearly)]
+LocalPath = Annotated[Path, Before(_local), Schema(type="string", minLength=1)]
 Addresses = Annotated[
     Many[str],
-    BeforeValidator(_as_list),
-    AfterValidator(_addresses),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    Before(_as_list),
+    After(_addresses),
+    Schema(anyOf=[{"type": "string"}, {"type": "array", "items": {"type": "string"}}]),
 ]
 
 

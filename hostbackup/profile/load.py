@@ -7,13 +7,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from hostbackup import osal
 from hostbackup.errors import ProfileError
-from hostbackup.profile.explain import Key, dotted, explain_all, line_of, positions
 from hostbackup.profile.root import Profile
 from hostbackup.profile.sections import Mail, Ssh
+from hostbackup.profile.shape import At, read
 
 FOLDER = Path("profiles")
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
@@ -61,20 +59,24 @@ def parse(text: str, file: Path, *, files: bool = True) -> Profile:
         line = at[1] if at else str(text.count("\n") + 1)
         raise ProfileError(f"not TOML: {_AT_LINE.sub('', str(error))}" + (f", column {at[2]}" if at else ""), where=f"{file}:{line}") from None
     table.setdefault("name", file.stem)
-    try:
-        profile = Profile.model_validate(table, context={"base": file.absolute().parent})
-    except ValidationError as error:
-        problems = explain_all(error.errors(include_url=False), Profile)
-    else:
-        profile._file = file
+    profile, wrong = read(Profile, table, file.absolute().parent)
+    if profile is not None:
+        profile.was_read_from(file)
         problems = [*(_missing_files(profile) if files else ()), *_readable_literals(profile)]
         if not problems:
             return profile
-    raise _error(problems, file, positions(text))
+    else:
+        from hostbackup.profile.explain import explain
+
+        problems = [(one.at, explain(one, Profile)) for one in wrong]
+    raise _error(problems, file, text)
 
 
-def _error(problems: list[tuple[Key, str]], file: Path, lines: dict[Key, int]) -> ProfileError:
+def _error(problems: list[tuple[At, str]], file: Path, text: str) -> ProfileError:
     """One error for all problems, in the order of the file. `where` is the first one's place, so that each stands on a line of its own."""
+    from hostbackup.profile.explain import dotted, line_of, positions
+
+    lines = positions(text)
     told: list[tuple[int, str, str]] = []
     for key, sentence in problems:
         line = line_of(key, lines)
@@ -85,9 +87,9 @@ def _error(problems: list[tuple[Key, str]], file: Path, lines: dict[Key, int]) -
     return ProfileError("\n".join([first, *(f"{place}: {sentence}" for _, place, sentence in told[1:])]), where=where)
 
 
-def _missing_files(profile: Profile) -> Iterator[tuple[Key, str]]:
+def _missing_files(profile: Profile) -> Iterator[tuple[At, str]]:
     """Files the profile names and that every command may rely on. Folders are looked for when they are used: a disk may be plugged in later."""
-    named: list[tuple[Key, Path | None]] = []
+    named: list[tuple[At, Path | None]] = []
     for side, ssh in (("old", profile.old.ssh), ("new", profile.new.ssh)):
         if isinstance(ssh, Ssh):
             named.append(((side, "ssh", "key"), ssh.key))
@@ -102,7 +104,7 @@ def _missing_files(profile: Profile) -> Iterator[tuple[Key, str]]:
             yield key, f"there is no file {path}"
 
 
-def _readable_literals(profile: Profile) -> Iterator[tuple[Key, str]]:
+def _readable_literals(profile: Profile) -> Iterator[tuple[At, str]]:
     literals = [key for key, source in profile.secrets() if source.literal is not None]
     if literals and profile.file.exists() and not osal.private_to_owner(profile.file):
         where = tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", literals[0]))

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from typing import Annotated, Any, Literal, cast
 
 from hostbackup import secrets
 from hostbackup.accounts import Account, read_accounts, read_mailboxes
-from hostbackup.errors import ProfileError, SecretError
-from hostbackup.profile.describe import describe
-from hostbackup.profile.fields import LocalPath, Many, Name, Section, wrong
+from hostbackup.errors import ProfileError, SecretError, WrongValue
+from hostbackup.profile.fields import LocalPath, Many, Name
 from hostbackup.profile.sections import Contract, Copy, Domain, ImapAccount, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
+from hostbackup.profile.shape import Called, Section, after, made
 from hostbackup.secrets import SecretSource
 
 
@@ -29,34 +27,35 @@ class Profile(Section):
     """The folder of the backup; made on the first run, mode 0700."""
     view: Literal["link", "copy", "none"] = "link"
     """How latest/ is made: linked to the objects where possible, copied, or not at all."""
-    old: Old = Field(default_factory=Old)
+    old: Old = made(default_factory=Old)
     """The server that is left."""
-    mail: MailRules = Field(default_factory=MailRules)
+    mail: MailRules = made(default_factory=MailRules)
     """What applies to mail as a whole."""
     local: Many[Local] = ()
     """Folders on this machine that belong to the move."""
-    new: New = Field(default_factory=New)
+    new: New = made(default_factory=New)
     """The server that is moved to."""
-    copies: Annotated[Many[Copy], Field(alias="copy")] = ()
+    copies: Annotated[Many[Copy], Called("copy")] = ()
     """Where the vault is copied to."""
     domain: Domain | None = None
     """The domain and its zone."""
     contract: Contract | None = None
     """The contract's calendar."""
-    limits: Pace = Field(default_factory=Pace)
+    limits: Pace = made(default_factory=Pace)
     """How hard a run may work servers and the line."""
-    sync: Sync = Field(default_factory=Sync)
+    sync: Sync = made(default_factory=Sync)
     """What `hostbackup sync` does."""
-
-    _file: Path = PrivateAttr(default=Path("profile.toml"))
 
     @property
     def file(self) -> Path:
         """Where the profile was read from."""
-        return self._file
+        return cast(Path, self.__dict__.get("_file", Path("profile.toml")))
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Profile:
+    def was_read_from(self, file: Path) -> None:
+        self.__dict__["_file"] = file
+
+    @after
+    def _consistent(self) -> None:
         _once([local.name for local in self.local], "local", "folders")
         _once([copy.name for copy in self.copies], "copy", "copies")
         _apart(self.vault, self.local, self.copies)
@@ -64,8 +63,7 @@ class Profile(Section):
         for web in self.new.web:
             if web.source not in known:
                 there = f"there are {', '.join(known)}" if known else "there is no [[old.web]] at all"
-                raise wrong(f"new.web.from = {web.source!r} names no old.web; {there}")
-        return self
+                raise WrongValue(f"new.web.from = {web.source!r} names no old.web; {there}")
 
     def old_accounts(self) -> list[Account]:
         """The mailboxes of the old server: those of the CSV, then those of the profile. Raises AccountsError or ProfileError.
@@ -167,7 +165,7 @@ def login_at(section: Mail, account: Account) -> tuple[str, tuple[str, ...]]:
 def _once(names: list[str], section: str, what: str) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise wrong(f"two [[{section}]] {what} named {name!r}; give one of them a name = …")
+            raise WrongValue(f"two [[{section}]] {what} named {name!r}; give one of them a name = …")
 
 
 def _apart(vault: Path, local: Iterable[Local], copies: Iterable[Copy]) -> None:
@@ -176,12 +174,12 @@ def _apart(vault: Path, local: Iterable[Local], copies: Iterable[Copy]) -> None:
     for copy in copies:
         if isinstance(copy, PathCopy):
             if _overlap(copy.path, vault):
-                raise wrong(f"[[copy]] {copy.name!r}: {copy.path} and the vault {vault} lie in one another; a copy belongs on another disk")
+                raise WrongValue(f"[[copy]] {copy.name!r}: {copy.path} and the vault {vault} lie in one another; a copy belongs on another disk")
             ours.append((f"[[copy]] {copy.name!r}", copy.path))
     for folder in local:
         for what, path in ours:
             if _overlap(folder.path, path):
-                raise wrong(f"[[local]] {folder.name!r}: {folder.path} and {what} ({path}) lie in one another; a backup would back up itself")
+                raise WrongValue(f"[[local]] {folder.name!r}: {folder.path} and {what} ({path}) lie in one another; a backup would back up itself")
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -196,37 +194,6 @@ def _secrets(value: object, key: str) -> Iterator[tuple[str, SecretSource]]:
     elif isinstance(value, tuple):
         for index, inner in enumerate(value):
             yield from _secrets(inner, f"{key}[{index}]")
-    elif isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
-            inner_key = info.alias or name
-            yield from _secrets(getattr(value, name), f"{key}.{inner_key}" if key else inner_key)
-
-
-_COMPUTED = ("Profile", "Web", "Local", "BucketCopy", "PathCopy")  # sections whose name has a default
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a profile, for editors. Keys that have a computed default are optional in it."""
-    describe(Profile)
-    schema = Profile.model_json_schema()
-    for model in (schema, *schema["$defs"].values()):
-        if model["title"] in _COMPUTED:
-            model["required"].remove("name")
-    told: dict[str, Any] = _plain(schema)
-    told["$defs"]["Secret"] = {"title": "Secret", "description": "Where a secret comes from, or the secret itself.", **SecretSource.json_schema()}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **told, "title": "hostbackup profile"}
-
-
-def _plain(node: Any) -> Any:
-    """A schema without null, which TOML does not have, and with every secret as a reference."""
-    if isinstance(node, list):
-        return [_plain(inner) for inner in node]
-    if not isinstance(node, dict):
-        return node
-    choices = [choice for choice in node.get("anyOf", []) if choice != {"type": "null"}]
-    about = {key: _plain(inner) for key, inner in node.items() if key != "anyOf" and not (key == "default" and inner is None)}
-    if choices == SecretSource.json_schema()["anyOf"]:
-        return {**about, "$ref": "#/$defs/Secret"}
-    if len(choices) == 1:
-        return {**_plain(choices[0]), **about}
-    return {**about, "anyOf": _plain(choices)} if choices else about
+    elif isinstance(value, Section):
+        for one in value.keys().values():
+            yield from _secrets(getattr(value, one.name), f"{key}.{one.called}" if key else one.called)

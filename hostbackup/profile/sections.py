@@ -6,8 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
-
+from hostbackup.errors import WrongValue
 from hostbackup.profile.fields import (
     Addresses,
     Bucket,
@@ -30,15 +29,14 @@ from hostbackup.profile.fields import (
     Recipient,
     RemotePath,
     Requests,
-    Section,
     Stall,
     TimeZone,
     Words,
     Yearly,
     last_part,
     with_default,
-    wrong,
 )
+from hostbackup.profile.shape import Called, NotEmpty, OneOf, Range, Section, after, before, made
 from hostbackup.secrets import SecretSource
 
 Security = Literal["tls", "starttls", "plain"]
@@ -73,13 +71,12 @@ class Ssh(Section):
     legacy: bool = False
     """Accept SHA-1 signatures and key exchange and old ciphers, for servers that have nothing else (client = "openssh")."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Ssh:
+    @after
+    def _consistent(self) -> None:
         if self.passphrase and not self.key:
-            raise wrong("passphrase is of use only with key")
+            raise WrongValue("passphrase is of use only with key")
         if self.legacy and self.client != "openssh":
-            raise wrong('legacy = true needs client = "openssh"')
-        return self
+            raise WrongValue('legacy = true needs client = "openssh"')
 
 
 class Web(Section):
@@ -94,7 +91,7 @@ class Web(Section):
     volatile: Patterns = ()
     """gitignore patterns of what is backed up but not expected to stand still."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_name(cls, value: Any) -> Any:
         return _named_by_path(value)
@@ -103,7 +100,7 @@ class Web(Section):
 class NewWeb(Section):
     """Where one web tree goes on the new server."""
 
-    source: Annotated[str, Field(alias="from")]
+    source: Annotated[str, Called("from")]
     """The name of an [[old.web]]."""
     path: RemotePath
     """Folder on the new server, absolute or relative to the login folder."""
@@ -152,21 +149,19 @@ class Mail(Section):
     connections: Connections = 6
     """Connections to the mail server at once, all accounts together: web hosts allow 10 to 20 for each address; at most 4 of them for one account."""
 
-    @model_validator(mode="after")
-    def _each_account_once(self) -> Mail:
+    @after
+    def _each_account_once(self) -> None:
         users = [account.user for account in self.account]
         for user in users:
             if users.count(user) > 1:
-                raise wrong(f"two accounts of the user {user!r}; keep one of them")
-        return self
+                raise WrongValue(f"two accounts of the user {user!r}; keep one of them")
 
-    @model_validator(mode="after")
-    def _one_certificate(self) -> Mail:
+    @after
+    def _one_certificate(self) -> None:
         if self.certificate and (self.certificate_name or self.ca_file):
-            raise wrong("certificate alone decides; take out certificate_name and ca_file")
+            raise WrongValue("certificate alone decides; take out certificate_name and ca_file")
         if self.security == "plain" and (self.certificate or self.certificate_name):
-            raise wrong('security = "plain" shows no certificate; take out certificate and certificate_name')
-        return self
+            raise WrongValue('security = "plain" shows no certificate; take out certificate and certificate_name')
 
 
 class ImapAccount(MailAccount):
@@ -175,11 +170,10 @@ class ImapAccount(MailAccount):
     token: SecretSource | None = None
     """OAuth 2 access token instead of a password; asked for anew at each login."""
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> ImapAccount:
+    @after
+    def _one_of_both(self) -> None:
         if self.token and self.password:
-            raise wrong("has password and token; keep one of them")
-        return self
+            raise WrongValue("has password and token; keep one of them")
 
 
 class Master(Section):
@@ -219,31 +213,29 @@ class Imap(Mail):
     sieve_port: Port = 4190
     """TCP port of ManageSieve, on the same host with the same logins; encrypted by STARTTLS unless security is plain."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_port(cls, value: Any) -> Any:
         insecure = isinstance(value, dict) and value.get("security") in ("starttls", "plain")
         return with_default(value, "port", 143 if insecure else None)
 
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Imap:
+    @after
+    def _one_way_in(self) -> None:
         tokens = self.token is not None or any(account.token for account in self.account)
         if tokens and self.auth == "password":
-            raise wrong('a token is of no use with auth = "password"')
+            raise WrongValue('a token is of no use with auth = "password"')
         if not tokens and self.auth in ("xoauth2", "oauthbearer"):
-            raise wrong(f'auth = "{self.auth}" needs a token, such as {{ command = ["access-token", "{{user}}"] }}')
+            raise WrongValue(f'auth = "{self.auth}" needs a token, such as {{ command = ["access-token", "{{user}}"] }}')
         if self.master and (tokens or self.auth in ("xoauth2", "oauthbearer")):
-            raise wrong("a master logs in by password; keep either master or token")
-        return self
+            raise WrongValue("a master logs in by password; keep either master or token")
 
-    @model_validator(mode="after")
-    def _one_kind_of_line(self) -> Imap:
-        told = self.model_fields_set
+    @after
+    def _one_kind_of_line(self) -> None:
+        told = self.given
         if self.tunnel:
             unused = [key for key in ("address", "port", "security", "ca_file", "certificate", "certificate_name") if key in told]
             if unused or any(account.address for account in self.account):
-                raise wrong(f"with tunnel there is no TCP and no TLS of ours; take out {', '.join(unused) or 'the address of accounts'}")
-        return self
+                raise WrongValue(f"with tunnel there is no TCP and no TLS of ours; take out {', '.join(unused) or 'the address of accounts'}")
 
 
 class Pop3(Mail):
@@ -256,7 +248,7 @@ class Pop3(Mail):
     allow_expire_0: bool = False
     """Read also from a server that says (EXPIRE 0) it deletes what was retrieved; without this it is left alone."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_port(cls, value: Any) -> Any:
         insecure = isinstance(value, dict) and value.get("security") in ("starttls", "plain")
@@ -275,10 +267,9 @@ class Old(Section):
     pop3: Pop3 | None = None
     """Mailboxes of a server without IMAP, by POP3: the inbox alone. An account that stands in [old.imap] too is read by IMAP."""
 
-    @model_validator(mode="after")
-    def _each_name_once(self) -> Old:
+    @after
+    def _each_name_once(self) -> None:
         _no_two([web.name for web in self.web], "web trees", "give one of them a name = …")
-        return self
 
 
 class New(Section):
@@ -291,10 +282,9 @@ class New(Section):
     imap: Imap | None = None
     """Where mailboxes go."""
 
-    @model_validator(mode="after")
-    def _each_path_once(self) -> New:
+    @after
+    def _each_path_once(self) -> None:
         _no_two([web.path.rstrip("/") for web in self.web], "web trees at the path", "each tree needs a folder of its own")
-        return self
 
 
 class MailRules(Section):
@@ -302,7 +292,7 @@ class MailRules(Section):
 
     expected: LocalPath | None = None
     """The provider's list of mailboxes, one a line; one that is not covered fails the gates."""
-    folders: dict[str, str] = Field(default_factory=dict)
+    folders: dict[str, str] = made(default_factory=dict)
     """Old folder name = new folder name, before SPECIAL-USE and the built-in table; two old names with one new name become one folder."""
 
 
@@ -314,7 +304,7 @@ class Local(Section):
     name: Name
     """What it is called in the vault; by default the path's last part."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_name(cls, value: Any) -> Any:
         return _named_by_path(value, local=True)
@@ -342,7 +332,7 @@ class BucketCopy(Section):
     mode: Literal["vault", "mirror"] = "vault"
     """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_name(cls, value: Any) -> Any:
         if not isinstance(value, dict):
@@ -350,11 +340,10 @@ class BucketCopy(Section):
         where = [value.get("bucket"), value.get("prefix", "")]
         return with_default(value, "name", "/".join(where).strip("/") if all(isinstance(text, str) for text in where) else "?")
 
-    @model_validator(mode="after")
-    def _both_keys(self) -> BucketCopy:
+    @after
+    def _both_keys(self) -> None:
         if (self.access_key is None) != (self.secret_key is None):
-            raise wrong("needs access_key and secret_key, or neither")
-        return self
+            raise WrongValue("needs access_key and secret_key, or neither")
 
 
 class PathCopy(Section):
@@ -369,29 +358,21 @@ class PathCopy(Section):
     mode: Literal["vault", "mirror"] = "vault"
     """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
 
-    @model_validator(mode="before")
+    @before
     @classmethod
     def _default_name(cls, value: Any) -> Any:
         path = value.get("path") if isinstance(value, dict) else None
         return with_default(value, "name", (path.rstrip("/\\") or path) if isinstance(path, str) else "?")
 
 
-COPY_FORMS = ("bucket", "path")
+def _copy_form(value: object) -> type[BucketCopy | PathCopy]:
+    table = value if isinstance(value, dict) else {}
+    if ("bucket" in table) == ("path" in table):
+        raise WrongValue("needs either bucket or path")
+    return BucketCopy if "bucket" in table else PathCopy
 
 
-def _copy_form(value: Any) -> str | None:
-    if isinstance(value, BucketCopy | PathCopy):
-        return "bucket" if isinstance(value, BucketCopy) else "path"
-    forms = [form for form in COPY_FORMS if isinstance(value, dict) and form in value]
-    return forms[0] if len(forms) == 1 else None
-
-
-Copy = Annotated[
-    Annotated[BucketCopy, Tag("bucket")] | Annotated[PathCopy, Tag("path")],
-    Discriminator(
-        _copy_form, custom_error_type="profile", custom_error_message="{message}", custom_error_context={"message": "needs either bucket or path"}
-    ),
-]
+Copy = Annotated[BucketCopy | PathCopy, OneOf(_copy_form)]
 
 
 class Domain(Section):
@@ -442,13 +423,13 @@ class Contract(Section):
     """Days for which both servers are wanted after the switch."""
     closed_days: Many[date | Yearly] = ()
     """Days on which the provider does not work, beside weekends and public holidays; \"12-29\" is meant every year."""
-    asked: dict[str, str | bool | int | date] = Field(default_factory=dict)
+    asked: dict[str, str | bool | int | date] = made(default_factory=dict)
     """Answers from the provider: question = answer."""
     groupware: Literal["keep", "cancel", "none", "unknown"] = "unknown"
     """What becomes of a groupware contract beside the hosting."""
-    cutoff_day: Annotated[int, Field(ge=1, le=31)] | None = None
+    cutoff_day: Annotated[int, Range(least=1, most=31)] | None = None
     """Rule: a notice accepted up to this day of a month counts for that month."""
-    end_months: Annotated[int, Field(ge=0, le=24)] | None = None
+    end_months: Annotated[int, Range(least=0, most=24)] | None = None
     """Rule: the contract ends with the month so many months after the one the notice counts for."""
     switch_lead_days: Days | None = None
     """Rule: how many days ahead a switch must be booked."""
@@ -478,7 +459,7 @@ class Pace(Section):
 class Sync(Section):
     """What `hostbackup sync` does."""
 
-    steps: Annotated[Many[Step], Field(min_length=1)] = ("backup", "verify", "copy")
+    steps: Annotated[Many[Step], NotEmpty()] = ("backup", "verify", "copy")
     """The steps, in order; one whose section is absent is skipped."""
 
 
@@ -488,11 +469,11 @@ def _named_by_path(value: Any, *, local: bool = False) -> Any:
         return with_default(value, "name", "?")  # the path's own error says it all
     default = last_part(Path(path).as_posix() if local else path)
     if default is None and "name" not in value:
-        raise wrong(f"the path {path!r} ends in no name; add name = …")
+        raise WrongValue(f"the path {path!r} ends in no name; add name = …")
     return with_default(value, "name", default)
 
 
 def _no_two(names: list[str], what: str, hint: str) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise wrong(f"two {what} {name!r}; {hint}")
+            raise WrongValue(f"two {what} {name!r}; {hint}")
