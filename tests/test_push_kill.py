@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from hostbackup.errors import ConnectionFailed, Exit
-from hostbackup.jobs import push_mail
+from hostbackup.jobs import push_append, push_mail
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_search import TargetSearch
@@ -136,8 +137,9 @@ class Rig:
 @pytest.fixture(autouse=True)
 def _many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small groups, so that there are many places to end at."""
-    monkeypatch.setattr(push_mail, "_GROUP", 4)
-    monkeypatch.setattr(push_mail, "_SETTLED_AT_ONCE", 2)
+    monkeypatch.setattr(push_append, "_GROUP", 4)
+    monkeypatch.setattr(push_append, "_SETTLED_AT_ONCE", 2)
+    monkeypatch.setattr(push_mail, "_WORTH", 1)
     monkeypatch.setattr(mail_write, "FIRST_BATCH", 2)
     monkeypatch.setattr(mail_write, "BATCH_MESSAGES", 3)
     monkeypatch.setattr(TargetSearch, "perhaps_at_work", lambda self, records: True)
@@ -233,6 +235,86 @@ def cutting(fake: FakeImap, number: int, way: str) -> Callable[[Talk, bytes, str
         raise Hangup
 
     return hook
+
+
+def by_connection(fake: FakeImap) -> dict[int, list[bytes]]:
+    """Keeps, from now on, which folder each APPEND of a connection was for."""
+    seen: dict[int, list[bytes]] = {}
+    before = fake.hook
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "APPEND":
+            seen.setdefault(talk.number, []).append(rest.split(b'"')[1])
+        return before(talk, tag, verb, rest)
+
+    fake.hook = hook
+    return seen
+
+
+def test_two_folders_are_appended_at_once_each_over_one_connection_and_in_order(rig: Rig) -> None:
+    meeting = threading.Barrier(2, timeout=20)
+    met: list[int] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "APPEND" and talk.number not in met:
+            met.append(talk.number)
+            meeting.wait()  # passed only where both are under way at once
+        return False
+
+    rig.fake.hook = hook
+    seen = by_connection(rig.fake)
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert {frozenset(folders) for folders in seen.values()} == {frozenset((b"INBOX",)), frozenset((b"Sent",))}
+    assert [data for _, data in sorted(rig.fake.boxes[b"INBOX"].messages.items())] == [mail.data for mail in INBOX]
+    assert [data for _, data in sorted(rig.fake.boxes[b"Sent"].messages.items())] == [mail.data for mail in SENT]
+
+
+def test_few_messages_beside_the_largest_folder_are_not_worth_another_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_mail, "_WORTH", len(SENT) + 1)
+    seen = by_connection(rig.fake)
+    with rig.fake.running():
+        assert rig.push() is not None
+    assert len(seen) == 1
+    assert rig.standing() == WHOLE
+
+
+@pytest.mark.parametrize("way", ["before", "after", "half"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_what_a_further_connection_leaves_when_it_is_cut_goes_over_the_first(rig: Rig, way: str, number: int) -> None:
+    """The further one is the third: the second proves."""
+    cut = cutting(rig.fake, number, way)
+    rig.fake.hook = lambda talk, tag, verb, rest: talk.number == 3 and cut(talk, tag, verb, rest)
+    with rig.fake.running():
+        result = rig.push()
+    assert result is not None
+    assert result.failures == []
+    assert rig.standing() == WHOLE
+    assert set(rig.journal().values()) == {"proven"}
+
+
+def test_the_first_connection_lost_for_good_ends_the_push_and_the_next_one_goes_on(rig: Rig) -> None:
+    lost: list[int] = []
+
+    def hook(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if (verb == "APPEND" and talk.number == 1) or (lost and talk.number > 3):
+            lost.append(talk.number)
+            raise Hangup
+        return False
+
+    rig.fake.hook = hook
+    with rig.fake.running():
+        result = rig.push()
+        assert result is not None
+        assert result.exit == Exit.FAILED
+        rig.fake.hook = lambda talk, tag, verb, rest: False
+        again = rig.push()
+    assert again is not None
+    assert again.failures == []
+    assert rig.standing() == WHOLE
+    assert set(rig.journal().values()) == {"proven"}
 
 
 def test_a_server_that_rewrites_headers_gets_nothing_twice_after_a_cut(rig: Rig) -> None:
@@ -373,7 +455,7 @@ def test_what_was_cut_off_is_looked_for_where_it_was_sent(rig: Rig, vault: tuple
     monkeypatch.setattr(FolderMap, "between", lambda *old_and_new, **facts: between(*old_and_new, **{**facts, "named": dict(named)}))
     rig.root = mailbox_of(vault, [Mail(uid, data) for uid, data in enumerate(BODIES[:3], 1)], b"Old")
     rig.fake.hook = cutting(rig.fake, 1, "after")
-    monkeypatch.setattr(push_mail, "_ROUNDS", 1)
+    monkeypatch.setattr(push_append, "_ROUNDS", 1)
     with rig.fake.running():
         assert rig.push() is not None
         named["Old"] = "B"

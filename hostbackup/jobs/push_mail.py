@@ -3,45 +3,39 @@
 The journal (`state/`) holds for each source message what became of it at the target: `intent` (about to be appended), `done` (with its UID
 there), `proven`, or `refused` (tried again next time). A message that moved on the old server inherits the record of where its bytes were
 pushed to. Content identity is the bytes, as a multiset: two identical messages stay two. An append in doubt is searched for before it is
-repeated. What is appended is proven while more is on its way, where the server takes a second connection.
+repeated. Where the server takes more connections, what is appended is proven while more is on its way, and folders go over several at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import functools
-import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hostbackup.errors import Exit
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
-from hostbackup.jobs.mail_tally import MailTally, described
+from hostbackup.jobs.mail_tally import MailTally
+from hostbackup.jobs.push_abreast import Abreast
+from hostbackup.jobs.push_append import Appending, OfFolder
 from hostbackup.jobs.push_room import Room
 from hostbackup.jobs.push_search import PATIENCE, TargetSearch
 from hostbackup.jobs.push_witness import Witnessed
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, Range
-from hostbackup.model import Failure, Folder, Message, Part, Stored, Write, name_json
+from hostbackup.model import Failure, Folder, Message, Part, Stored, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
 from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
-_DESCRIBED = 1000  # refused messages of a mailbox that are told with subject and file
-_GROUP = 400  # intents made durable at a time, before the first of them is appended
-_SETTLED_AT_ONCE = 100  # outcomes that go to the journal in one write
-_ROUNDS = 3  # how often what a cut line left in doubt is looked for and, where it is not there, appended once more
-_CUT = ("in-doubt", "cut-short", "in-part")
-Row = tuple[bytes, Stored[Message]]  # a folder of the target, and a message of the snapshot that goes there
+_ABREAST = 2  # connections to append over, where the server has that many to spare beside the one that proves
+_WORTH = 200  # messages outside the largest folder, below which another connection would not pay for its login
 
 
 @dataclass(slots=True)
@@ -64,6 +58,7 @@ class MailPush:
     _search: TargetSearch = field(init=False)
     _room: Room = field(init=False)
     _tally: MailTally = field(init=False)
+    _archive: Archive = field(init=False)
     _witness: Witnessed | None = None
     _folders: dict[bytes, list[Folder]] = field(default_factory=dict)  # target name -> the old folders that lead there
     _doubtful: dict[bytes, list[Stored[Message]]] = field(default_factory=lambda: defaultdict(list))
@@ -72,6 +67,7 @@ class MailPush:
         self._search = TargetSearch(self.part, self.target, self.vault, self.ledger, self.result, self.dry_run, self.pause, self.patience)
         self._room = Room(self.part, self.target, self.result)
         self._tally = MailTally("new", self.part.id)
+        self._archive = Archive(self.vault, self.source, self.part)
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
@@ -235,37 +231,44 @@ class MailPush:
         for name, folders in self._folders.items():
             for folder in folders:
                 self._tally.row(folder.name, name).messages = sum(ref.entries for ref in self.source.refs(folder.name))
+        witness, accounts = self.target.another(), [self.target]
         try:
-            witness = self.target.witness()
-            if witness is None:
-                for _ in self._sent():
-                    pass
-            else:
+            if witness is not None:
                 self._witness = Witnessed(self.target, witness)
+                accounts += self._more_accounts()
+            appending = Appending(Abreast(accounts), self.vault, self.ledger, self._search, self._archive, self.result)
+            if self._witness is None:
+                for _ in appending.run(self._by_folder()):
+                    pass
+                self._new_side(self.target).run(self._unproven())
+            else:
                 beside = self._new_side(self._witness)
-                beside.run(self._sent())
-                if self._witness_lost:
+                beside.run(self._appended(appending))
+                if self._witness.lost:
                     beside.forget_unanswered()
                     self._new_side(self.target).run(self._unproven(beside.told))
-            if witness is None:
-                self._new_side(self.target).run(self._unproven())
         finally:
             if self._witness is not None:
                 self._witness.close()
+            for account in accounts[1:]:
+                account.close()
+                self.target.losses.update(account.losses)
             self.ledger.sync()
             self._tell_losses()
 
-    def _new_side(self, place: MailAccount | Witnessed) -> NewSide:
-        archive = Archive(self.vault, self.source, self.part)
-        return NewSide(place, self.ledger, archive, self.vault.objects.read, self.result, self._tally, fresh=True)
+    def _more_accounts(self) -> Iterator[MailAccount]:
+        """More connections to append over, where there is enough for them to do."""
+        if self._room.messages.total() - max(self._room.messages.values(), default=0) >= _WORTH:
+            for _ in range(_ABREAST - 1):
+                if (account := self.target.another()) is not None:
+                    yield account
 
-    @property
-    def _witness_lost(self) -> bool:
-        return self._witness is not None and self._witness.lost
+    def _new_side(self, place: MailAccount | Witnessed) -> NewSide:
+        return NewSide(place, self.ledger, self._archive, self.vault.objects.read, self.result, self._tally, fresh=True)
 
     def _unproven(self, told: Collection[tuple[bytes, int, int]] = ()) -> Iterator[Sent]:
         """What was appended, in this run or before, and is neither proven nor `told` as an exception."""
-        for _, record in self._rows():
+        for record in self._planned():
             known = self.ledger.get(message_key(record.item))
             if known is not None and known["state"] == "done" and id_of(record) not in told:
                 yield Sent(record, known)
@@ -278,102 +281,28 @@ class MailPush:
             self._tally.bytes += self._search.found.bytes
         return self._tally
 
-    def _sent(self) -> Iterator[Sent]:
-        """Appends, and gives each message that stands at the target and is to be proven, as soon as it does."""
-        doubtful: list[tuple[Row, Failure]] = []
-        try:
-            if len(self.ledger) and self._witness is not None:
-                yield from self._unproven()
-            yield from self._append(self._rows(), doubtful)
-            for _ in range(_ROUNDS - 1):
-                if not doubtful:
-                    break
-                again, doubtful = doubtful, []
-                yield from self._once_more(again, doubtful)
-        finally:
-            for (_, record), failure in doubtful:
-                if self._state(record) in ("", "intent"):
-                    self.result.fail(dataclasses.replace(failure, name=record.item.label))
+    def _appended(self, appending: Appending) -> Iterator[Sent]:
+        """Appends, and gives each message that stands at the target and is to be proven, as soon as it does, while there is a witness."""
+        if len(self.ledger):
+            yield from self._unproven()
+        for sent in appending.run(self._by_folder()):
+            if self._witness is not None and not self._witness.lost:
+                yield sent
 
-    def _rows(self) -> Iterator[Row]:
-        for name, folders in self._folders.items():
-            for record in self._planned_in(folders):
-                yield name, record
+    def _by_folder(self) -> Iterator[OfFolder]:
+        """What is planned, the folder with the most of it first: where several connections share the work, none is left with the last large one."""
+        for name in sorted(self._folders, key=lambda name: self._room.messages[name], reverse=True):
+            yield name, self._planned_in(self._folders[name])
+
+    def _planned(self) -> Iterator[Stored[Message]]:
+        for folders in self._folders.values():
+            yield from self._planned_in(folders)
 
     def _planned_in(self, folders: Sequence[Folder]) -> Iterator[Stored[Message]]:
         wanted = {folder.name for folder in folders}
         for group in list(self.todo.folders()):
             if group[0] in wanted:
                 yield from self.todo.records(group)
-
-    def _append(self, rows: Iterable[Row], doubtful: list[tuple[Row, Failure]]) -> Iterator[Sent]:
-        in_flight: dict[int, Stored[Message]] = {}
-        taken: list[tuple[Stored[Message], Message]] = []
-        archive: Archive | None = None
-        try:
-            for written in self.target.write(self._writes(rows, in_flight)):
-                record, folder = in_flight.pop(id(written.asked)), written.asked.item.folder
-                if written.failure is not None and written.failure.code in _CUT:
-                    doubtful.append(((folder, record), written.failure))
-                    continue
-                self.result.observer.advance(entries=1, size=record.size)
-                if written.failure is not None:
-                    failure = dataclasses.replace(written.failure, name=record.item.label)
-                    if len(self.result.failures) < _DESCRIBED:
-                        archive = archive or Archive(self.vault, self.source, self.part)
-                        failure = described(failure, archive.subject(record), archive.path(record))
-                    self.result.fail(failure, Exit.DAMAGE if failure.code == "damaged" else Exit.INCOMPLETE)
-                    self._search.refused(record, folder, written.failure.reason)
-                    continue
-                taken.append((record, written.item))
-                self.result.counts["written"] += 1
-                self.result.counts["written_bytes"] += record.size
-                if len(taken) >= _SETTLED_AT_ONCE:
-                    made = self._settled(taken)
-                    if not self._witness_lost:
-                        yield from made
-        finally:
-            rest = self._settled(taken)
-        yield from rest
-
-    def _settled(self, taken: list[tuple[Stored[Message], Message]]) -> list[Sent]:
-        known = self._search.done(taken)
-        made = [Sent(record, one) for (record, _), one in zip(taken, known, strict=True)]
-        taken.clear()
-        return made
-
-    def _writes(self, rows: Iterable[Row], in_flight: dict[int, Stored[Message]]) -> Iterator[Write[Message]]:
-        fresh = ((name, record) for name, record in rows if self._state(record) not in SETTLED)
-        for name, group in itertools.groupby(fresh, key=lambda row: row[0]):
-            while some := [record for _, record in itertools.islice(group, _GROUP)]:
-                self._search.intend(name, some)
-                for record in some:
-                    item = Message(name, 0, 0, record.size, record.item.internaldate, record.item.flags)
-                    write = Write(item, record.digest, record.size, functools.partial(self.vault.objects.read, record.digest))
-                    in_flight[id(write)] = record
-                    yield write
-
-    def _once_more(self, again: Sequence[tuple[Row, Failure]], doubtful: list[tuple[Row, Failure]]) -> Iterator[Sent]:
-        """Looks for what a cut line left in doubt, and appends what is not there."""
-        by_folder: dict[bytes, list[Stored[Message]]] = defaultdict(list)
-        at_work = set()
-        for (name, record), failure in again:
-            by_folder[name].append(record)
-            if failure.code == "in-doubt":
-                at_work.add(name)
-        rest: list[Row] = []
-        self._search.cut()
-        for name, records in by_folder.items():
-            found, missing = self._search.search(name, records, at_work=name in at_work)
-            known = {str(one["key"]): one for one in found}
-            for record in records:
-                one = known.get(str(message_key(record.item)))
-                if one is not None:
-                    self.result.counts["written"] += 1
-                    self.result.observer.advance(entries=1, size=record.size)
-                    yield Sent(record, one)
-            rest += [(name, record) for record in missing]
-        yield from self._append(rest, doubtful)
 
     def _tell_losses(self) -> None:
         """What the target did not keep of the messages it took: flags that it does not know, dates that it refused."""

@@ -19,8 +19,8 @@ class Room:
     part: Part
     target: MailAccount
     result: Result
+    messages: Counter[bytes] = field(default_factory=Counter)  # planned, by target folder
     _limits: Limits = field(default_factory=Limits)
-    _messages: Counter[bytes] = field(default_factory=Counter)  # planned, by target folder
     _bytes: Counter[bytes] = field(default_factory=Counter)
 
     def ask(self, folders: Mapping[bytes, bool]) -> None:
@@ -43,15 +43,15 @@ class Room:
         self._count(name, record, -1)
 
     def _count(self, name: bytes, record: Stored[Message], many: int) -> None:
-        self._messages[name] += many
+        self.messages[name] += many
         self._bytes[name] += many * record.size
 
     def tell(self) -> None:
         """Tells of each quota that cannot hold what was counted. A folder that is not there yet is taken to be under the quotas of INBOX."""
         needs: dict[Quota, int] = defaultdict(int)
-        for name in self._messages:
+        for name in self.messages:
             for quota in self._limits.quotas.get(name) or self._limits.quotas.get(b"INBOX", []):
-                needs[quota] += (self._bytes if quota.resource == "bytes" else self._messages)[name]
+                needs[quota] += (self._bytes if quota.resource == "bytes" else self.messages)[name]
         for quota, needed in needs.items():
             if needed <= quota.free:
                 continue

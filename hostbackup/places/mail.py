@@ -36,7 +36,7 @@ class MailAccount:
     """`session_factory` connects and logs in; it is called when a connection is first needed, and again after a cut.
 
     `side` and `part` are what failures are told with. `reader` opens what is stored under a digest, for proofs where a server rewrote it.
-    `spare` gives one more session where the server has one to spare. Nothing here is shared between threads but `close`.
+    `spare` gives one more session where the server has one to spare. Nothing here is shared between threads but `give_up`.
     """
 
     protocol = "imap"
@@ -200,7 +200,7 @@ class MailAccount:
 
         yield from Prover(self._described, self._failure).fingerprints(wanted)
 
-    def witness(self) -> MailAccount | None:
+    def another(self) -> MailAccount | None:
         """The same account over one more connection, for another thread; None where the server has none to spare. It is not opened again after a
         cut."""
         session = self._spare()
@@ -246,6 +246,10 @@ class MailAccount:
 
     def close(self) -> None:
         self._line.close()
+
+    def give_up(self) -> None:
+        """Cuts its connection, from whichever thread, and opens no other."""
+        self._line.give_up()
 
     # -- outcomes -----------------------------------------------------------------------------------------------------------------------
 

@@ -40,10 +40,13 @@ class AnyLine(Generic[Session]):
         self._cuts = 0
         self._wait = 0.0  # seconds that the server asked for when it ended the last session
         self._rests = 0
+        self._given_up = False
 
     def session(self) -> Session:
         """The open session, or a new one. Raises ConnectionFailed."""
         while self._session is None:
+            if self._given_up:
+                raise ConnectionFailed("the work over this connection was given up")
             if self._cuts:
                 self._pause(max(0.5 * 2**self._cuts, self._wait))
                 self._wait = 0.0
@@ -86,9 +89,14 @@ class AnyLine(Generic[Session]):
 
     def drop(self) -> None:
         """Closes without a word: the line's state is unknown."""
-        if self._session is not None:
-            self._session.drop()
-            self._session = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.drop()
+
+    def give_up(self) -> None:
+        """Closes without a word and for good, from whichever thread."""
+        self._given_up = True
+        self.drop()
 
     def close(self) -> None:
         """Logs out. The line can be used again, on a new session."""
