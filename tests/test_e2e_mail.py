@@ -98,14 +98,17 @@ def test_a_japanese_sent_folder_finds_the_new_one_by_the_built_in_table(move: Ma
 
 
 def test_two_old_folders_that_the_profile_makes_one_keep_their_twins(move: Make) -> None:
-    it = move(mail={"Sent": "Sent", "送信済み": "Sent"})
+    it = move(mail={"Sent": "Sent", "送信済み": "Sent", "下書": "Drafts"})
     it.old.make(("Sent",), ("送信済み",))
     it.old.deliver(("Sent",), letter(1), letter(2))
     it.old.deliver(("送信済み",), letter(1), letter(3))
     it.new.make(("Sent",))
     it.new.deliver(("Sent",), letter(1))
     it.backup()
-    assert it.push().json["counts"]["written"] == 3
+    ran = it.push()
+    assert ran.json["counts"]["written"] == 3
+    assert "no mailbox has a folder '下書', so nothing goes to 'Drafts'" in ran.err
+    assert "'送信済み'" not in ran.err
     both = Counter(map(digest, (letter(1), letter(1), letter(2), letter(3))))
     assert it.new.digests() == {(): Counter(), ("Sent",): both}
     assert it.push().json["counts"].get("written", 0) == 0

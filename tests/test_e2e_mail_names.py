@@ -22,7 +22,7 @@ USERS = {"u1@example.test": "p1", "u2@example.test": "p2", "u3@example.test": "p
 ODD: list[Path_] = [
     *[("Kunden.2024",), ("Kunden．2024",), (" vorn",), ("hinten ",), ("50%",), ("*",), ('q"uote',), ("back\\slash",)],
     *[("Angebote",), ("ANGEBOTE",), ("angebote", "alt"), ("a.b", "x.y"), ("Gesendet",), ("Sent",), ("送信済みアイテム",)],
-    *[("w" * 210,), ("1", "2", "3", "4", "5", "6", "7", "8")],
+    *[("w" * 210,), ("長" * 60, "y" * 150), ("1", "2", "3", "4", "5", "6", "7", "8")],
 ]
 LATER: list[Path_] = [("Kunden．2024 (2)",), ("a．b",), ("送信済み",)]
 
@@ -88,7 +88,7 @@ def test_odd_names_arrive_one_by_one_and_keep_what_they_got(old: Dovecot, tmp_pa
             assert row["stood"]
             if name != "/".join(path) and not row["special_use"]:
                 assert row["why"]
-                if "/".join(path) != "w" * 210:
+                if len("/".join(path)) < 150:
                     assert changed["/".join(path)] == name
         assert rows["Kunden.2024"]["why"]
 

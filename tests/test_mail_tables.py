@@ -90,6 +90,30 @@ class Nowhere:
         return b""
 
 
+def test_where_a_folder_is_called_otherwise_an_exception_tells_both_names() -> None:
+    tally, result = MailTally("new", "mail/taro"), Result()
+    record = Stored(Message(b"v1.2", 1, 7))
+    for new in (Message(b"INBOX.v1&,w4-2", 3, 4), Message(b"v1.2", 3, 4)):
+        failure = Failure("new", "mail/taro", new.label, "missing", "is gone", "")
+        tally.tell(result, Nowhere(), record, failure, Status.MISSING, new=new)  # type: ignore[arg-type]
+    assert [failure.reason for failure in result.failures] == ["is gone; at the old server: v1.2 UID 7", "is gone"]
+
+
+def test_folders_that_are_called_otherwise_are_told_once_and_merged_ones_always() -> None:
+    rows: list[dict[str, Any]] = [
+        {"old": "v1.2", "new": "v1&,w4-2", "rule": "path", "why": "refused", "stood": True},
+        {"old": "a.b", "new": "a&,w4-b", "rule": "earlier", "why": "refused", "stood": True},
+        {"old": "lost", "new": "folder-1", "rule": "path", "why": "refused"},
+        *({"old": old, "new": "Sent", "rule": "earlier", "stood": True} for old in ("Sent", "Gesendet")),
+        *({"old": old, "new": "All", "rule": "profile", "stood": True} for old in ("x", "y")),
+    ]
+    told = ["  ~ mail/taro: folder v1.2 is called v1．2 there: refused"]
+    together = [f"  ~ mail/taro: folder {old} goes to Sent there, together with others" for old in ("Sent", "Gesendet")]
+    assert mail_table.renamed({"mail/taro": rows}) == told + together
+    planned = [{**row, "stood": False} for row in rows[:1]]
+    assert mail_table.renamed({"mail/taro": planned}) == ["  ~ mail/taro: folder v1.2 will be called v1．2 there: refused"]
+
+
 def test_many_exceptions_for_one_reason_end_in_one_line() -> None:
     tally, result = MailTally("new", "mail/taro"), Result()
     for uid in range(1, ALIKE + 501):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostbackup.model import Folder, Message, Part, Stored
+from hostbackup.protocols.imap import names as names_of_mail
 from hostbackup.vault import layout
 
 COMPONENT = st.binary(min_size=0, max_size=12)
@@ -60,6 +61,20 @@ def test_no_two_folders_of_a_mailbox_share_a_maildir_name(pairs: list[tuple[byte
     assert len({name.lower() for name in names.values()}) == len(folders)
     assert names == layout.folder_names(list(reversed(folders)), b"a.")
     assert all(b"/" not in name and name not in (b".", b"..") for name in names.values())
+
+
+@pytest.mark.parametrize("part", ["x", "長", "&", "😀", "a長", ".", "長/", "\\"])
+def test_a_name_too_long_for_a_file_system_is_cut_between_characters(part: str) -> None:
+    for count in range(1, 300, 7):
+        folders = [Folder(names_of_mail.encode(part * count + end), b"/") for end in ("甲", "乙")]
+        one, two = layout.folder_names(folders).values()
+        assert one != two
+        if len(layout.folder_name(folders[0])) > 255:
+            assert max(len(one), len(two)) < 250
+            kept, _, digest = one.rpartition(b"\\~")
+            assert len(digest) == 8
+            text = ".".join(names_of_mail.decode(layout.unescape_component(level)) for level in kept.removeprefix(b".").split(b"."))
+            assert (part * count).replace("/", ".").startswith(text)
 
 
 def test_folders_that_would_meet_are_told_apart_and_inbox_keeps_its_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.proofs import EXIT_OF, Tally
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Message, Proof, Status, Stored, name_json
+from hostbackup.protocols.imap.names import display
 
 ALIKE = 1000  # messages of one folder told one by one for the same simple reason; the rest of them in one line
 _LISTED = 10_000  # changes by users listed one by one
@@ -101,6 +103,8 @@ class MailTally(Tally[Message]):
         told |= {"subject": subject} if subject else {}
         told |= name_json(path, "path") if path else {}
         self.exceptions.append(told)
+        if new is not None and display(new.folder) != display(item.folder):
+            failure = dataclasses.replace(failure, reason=f"{failure.reason}; at the old server: {display(item.folder)} UID {item.uid}")
         result.fail(described(failure, subject, path), exit_code or EXIT_OF[status])
 
     def tell_alike(self, result: Result, archive: Archive, record: Stored[Message], failure: Failure, status: Status) -> None:

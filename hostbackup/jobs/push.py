@@ -59,6 +59,7 @@ class Push:
     _snapshot: Snapshot = field(init=False)
     _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
     _finished: list[Part] = field(init=False, default_factory=list)
+    _unused: list[set[str]] = field(init=False, default_factory=list)  # of each mailbox the names in [mail] folders that it does not have
     _known: dict[str, Figures] = field(init=False, default_factory=dict)  # by mailbox that could be worked on
 
     def __post_init__(self) -> None:
@@ -209,6 +210,14 @@ class Push:
                 state = self._snapshot.parts[work.part.id]
                 self._known[work.part.id] = Figures(state.entries, state.bytes, work.result.counts["written"])
                 self._finished.append(work.part)
+        self._tell_unused(len(accounts))
+
+    def _tell_unused(self, accounts: int) -> None:
+        """Names in the profile that may be mistyped, once every mailbox was looked at."""
+        profile = self.job.profile
+        if len(self._unused) == accounts == len(profile.old_accounts()):
+            for name in sorted(set.intersection(*self._unused)):
+                self.job.observer.warn(f"[mail] folders: no mailbox has a folder {name!r}, so nothing goes to {profile.mail.folders[name]!r}")
 
     def _mail(self, account: Account, account_work: AccountWork) -> None:
         """Runs in a thread of its own, beside others."""
@@ -220,6 +229,7 @@ class Push:
             source = MailRoot.open(job.vault.manifests, state.root)
             try:
                 mapping = settled_map(job, journal, source, target, result, dry_run=self.dry_run)
+                self._unused.append(mapping.unused)
                 result.details.setdefault("folders", {})[part.id] = [row.as_json() for row in mapping.rows]
                 work = MailPush(
                     part,

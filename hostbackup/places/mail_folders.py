@@ -91,7 +91,7 @@ class FolderMap:
         self._old_prefix = old_prefix
         self._new_prefix = new_prefix
         self._new_separator = new_separator
-        self._named = {unicodedata.normalize("NFC", old): new for old, new in (named or {}).items()}
+        self._named = {unicodedata.normalize("NFC", old): (old, new) for old, new in (named or {}).items()}
         self._uses = self._new_uses(list(new_folders))
         self._earlier = {row.old: row for row in earlier if row.rule != "profile"}
         self._choices: dict[bytes, _Choice] = {}
@@ -102,6 +102,7 @@ class FolderMap:
         for row in self._earlier.values():
             self._owners.setdefault(self._same(row.new), row.old)
         self.made: set[bytes] = set()  # names that were not there before this run
+        self.unused = set(named or {})  # of the profile's names those that no old folder has
 
     @classmethod
     def between(
@@ -188,7 +189,8 @@ class FolderMap:
         by_profile = next((self._named[spelling] for spelling in _spellings(folder, parts) if spelling in self._named), None)
         before = self._earlier.get(folder.name)
         if by_profile is not None:
-            choice.rule, choice.new = "profile", self._from_text(by_profile)
+            choice.rule, choice.new = "profile", self._from_text(by_profile[1])
+            self.unused.discard(by_profile[0])
         elif before is not None:
             choice.rule, choice.new, choice.earlier, choice.stood = "earlier", before.new, before, before.stood
             self._remember_homes(choice, before)

@@ -6,7 +6,9 @@ mail/USER/                     Maildir++: INBOX is the folder itself, every othe
 
 from __future__ import annotations
 
+import base64
 import calendar
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +22,9 @@ _WIDEST_NS = 2**63 - 1  # either way: what fits a file system's call
 _LETTERS = {"\\draft": "D", "\\flagged": "F", "\\answered": "R", "\\seen": "S", "\\deleted": "T"}
 _FORWARDED = "$forwarded"
 _UNSAFE = re.compile(rb"[./\\\x00-\x1f\x7f]")
+_LONGEST = 255  # bytes of a name that file systems hold
+_CUT = 230  # bytes that are kept of a longer one
+_SPLIT = re.compile(rb"\\[0-9a-f]?\Z")  # an escape that was cut in two
 _ESCAPED = re.compile(rb"\\([0-9a-f]{2})")
 _MONTHS = {name: number for number, name in enumerate(("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
 _DATE = re.compile(r"\s*(\d{1,2})-([A-Za-z]{3})-(\d{4})\s+(\d{1,2}):(\d{2}):(\d{2})(?:\s*([+-])(\d{2})(\d{2}))?")
@@ -87,15 +92,37 @@ def folder_name(folder: Folder, prefix: bytes = b"") -> bytes:
     return b"".join(b"." + escape_component(component) for component in folder_path(folder, prefix))
 
 
+def _holdable(name: bytes, wire: bytes) -> bytes:
+    """A Maildir++ name is one name of a file system: what is longer than that holds is cut between characters, and told apart by a digest."""
+    if len(name) <= _LONGEST:
+        return name
+    kept = _SPLIT.sub(b"", name[:_CUT])
+    shifted = kept.rfind(b"&")
+    if shifted >= 0 and b"-" not in kept[shifted:]:  # modified UTF-7 (RFC 3501 §5.1.3): eight letters hold three UTF-16 units
+        packed = kept[shifted + 1 :]
+        packed = packed[: len(packed) // 8 * 8]
+        while packed and not _is_whole(packed):
+            packed = packed[:-8]
+        kept = kept[:shifted] + (b"&" + packed + b"-" if packed else b"")
+    return kept + b"\\~" + hashlib.sha256(wire).hexdigest()[:8].encode()
+
+
+def _is_whole(packed: bytes) -> bool:
+    try:
+        return bool(base64.b64decode(packed.replace(b",", b"/"), validate=True).decode("utf-16-be"))
+    except ValueError:
+        return False
+
+
 def folder_names(folders: Iterable[Folder], prefix: bytes = b"") -> dict[bytes, bytes]:
     """Wire name to Maildir++ name for all folders of one mailbox. Two that would meet are told apart by `\\~2`, in the order of their wire names.
 
-    Names that differ only in case are told apart too: not every file system can.
+    Names that differ only in case are told apart too: not every file system can. One that no file system can hold ends early.
     """
     chosen: dict[bytes, bytes] = {}
     taken: set[bytes] = set()
     for folder in sorted(folders, key=lambda folder: (folder.name.upper() != b"INBOX", folder.name)):
-        plain = name = folder_name(folder, prefix)
+        plain = name = _holdable(folder_name(folder, prefix), folder.name)
         number = 1
         while name.lower() in taken:
             number += 1
