@@ -1,4 +1,4 @@
-"""Connections to one server are counted, nobody waits for ever, and a server that is gone is not looked for by everybody."""
+"""Connections to one server are counted, nobody waits for ever, and a server that refuses some is not pressed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from hostbackup.errors import LineCut, ServerBusy, Unreachable
 from hostbackup.interrupts import Stopped
 from hostbackup.protocols.slots import Slots
 
@@ -101,38 +100,34 @@ def test_a_server_that_takes_no_more_is_asked_for_no_more() -> None:
     assert slots.limit == 1  # never none
 
 
-def test_a_server_that_is_gone_is_looked_for_twice_and_again_after_a_while() -> None:
+def test_a_server_that_refused_is_asked_for_as_many_again_after_a_while() -> None:
     clock = Clock()
-    slots = Slots(clock=clock)
-    gone = Unreachable("port 993 did not answer", where="mail.example.jp")
-    slots.missed("taro", gone)
-    slots.check()
-    slots.missed("taro", gone)
-    slots.check()  # a server may be starting again: no more than a moment has passed
-    clock.now = 60.0
-    slots.missed("hanako", gone)
-    with pytest.raises(Unreachable, match="not tried again, since the server was not there: port 993 did not answer"):
-        slots.check()
-    clock.now = 400.0
-    slots.check()  # one may look
-    with pytest.raises(Unreachable):
-        slots.check()
-    slots.reached()
-    slots.check()
-    slots.missed("taro", gone)
-    slots.check()
-
-
-def test_what_says_nothing_about_the_server_is_not_taken_for_its_end() -> None:
-    clock = Clock()
-    slots = Slots(clock=clock)
-    for number in range(6):
-        clock.now = number * 30.0
-        slots.missed(f"user-{number}", ServerBusy("too many connections"))
-        slots.missed("taro", LineCut("the server closed the connection"))  # one account alone
-    slots.check()
-    slots.missed("hanako", LineCut("the server closed the connection"))
-    slots.check()
-    slots.missed("info", LineCut("the server closed the connection"))
-    with pytest.raises(LineCut, match="not tried again"):
-        slots.check()
+    slots = Slots(4, clock=clock)
+    for name in ("taro", "hanako", "info"):
+        slots.main(name)
+    slots.lower()
+    slots.lower()  # in the same moment, for another account
+    slots.give_back("info")
+    assert slots.limit == 2
+    clock.now = 59.0
+    with pytest.raises(Stopped):
+        slots.main("info", lambda: True)
+    clock.now = 61.0
+    slots.main("info", lambda: True)  # one more, and no second at once
+    assert slots.limit == 3
+    with pytest.raises(Stopped):
+        slots.main("shop", lambda: True)
+    clock.now = 122.0
+    slots.lower()  # it refuses again: the next try comes after twice as long
+    slots.give_back("info")
+    clock.now = 241.0
+    with pytest.raises(Stopped):
+        slots.main("info", lambda: True)
+    clock.now = 243.0
+    slots.main("info", lambda: True)
+    clock.now = 364.0
+    slots.main("shop", lambda: True)
+    assert slots.limit == 4
+    clock.now = 9999.0
+    with pytest.raises(Stopped):
+        slots.main("post", lambda: True)  # never more than the profile says

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from hostbackup.errors import ConnectionFailed, LoginRefused, MailboxInUse, NameNotResolved, ServerBusy, Unreachable
+from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, MailboxInUse, NameNotResolved, ServerBusy, Unreachable
 from hostbackup.interrupts import Stopped
+from hostbackup.protocols.presence import PATIENCE, Presence
 from hostbackup.protocols.slots import Slots
 
 Server = tuple[str, int]  # host as the profile calls it, and port
 
 _BUSY_TRIES = 5  # logins, before an account that a busy server turns away gives up
+_TRIES = 2  # to reach a server that nobody has met …
+_MET_TRIES = 6  # … and one that was there a moment ago
 _LONGEST = 60.0  # seconds that are waited because a server asks for it
 
 
@@ -60,7 +64,9 @@ class MailLogins:
     pause: Callable[[float, threading.Event], object] = lambda seconds, stop: stop.wait(seconds)
     stop: threading.Event = field(default_factory=threading.Event)  # of the work that is under way
     queued: Counter[Server] = field(default_factory=Counter)  # accounts that have not begun: they come before anybody's spare connection
+    clock: Callable[[], float] = time.monotonic
     _slots: dict[Server, Slots] = field(default_factory=dict)
+    _presences: dict[Server, Presence] = field(default_factory=dict)
     _refused: dict[tuple[str, str, str], LoginRefused] = field(default_factory=dict)  # by section, host and user
     _sessions: dict[Session, Callable[[], None]] = field(default_factory=dict)  # that are open, and how each gives its slot back
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,8 +74,12 @@ class MailLogins:
     def slots(self, server: Server, limit: int) -> Slots:
         with self._lock:
             if server not in self._slots:
-                self._slots[server] = Slots(limit)
+                self._slots[server] = Slots(limit, clock=self.clock)
             return self._slots[server]
+
+    def presence(self, server: Server) -> Presence:
+        with self._lock:
+            return self._presences.setdefault(server, Presence(self.clock))
 
     def line(
         self,
@@ -133,45 +143,61 @@ class AccountLine(Generic[Made]):
     def main(self) -> Made:
         """Logs in, as soon as the server has a connection to give. Raises ConnectionFailed, WrongMachine or Stopped.
 
-        A server that takes no more connections is given time; one that cannot be reached is looked for twice, and then, by whoever comes next,
-        not at once again. A refused login is never tried again.
+        A server that takes no more connections is given time; one that does not answer is looked for again, for longer where it was there before:
+        it may be starting again. A refused login is never tried again.
         """
-        tries = 0
+        tries, began = 0, self.logins.clock()
         while True:
             tries += 1
+            there: list[Presence] = []
             try:
-                return self._try()
+                return self._try(there)
             except ServerBusy as error:
                 if tries >= _BUSY_TRIES:
                     raise
                 self.logins.note(f"{self.section} {self.target.user}: {error.reason}; waiting")
-                from hostbackup.protocols.imap.throttle import wait_told
-
-                told = wait_told(error.reason.encode())
-                self.logins.pause(0.5 * 2**tries if told is None else min(told, _LONGEST), self.stop)
-            except (Unreachable, NameNotResolved):
-                if tries >= 2:
+                self._pause(0.5 * 2**tries, error)
+            except (Unreachable, NameNotResolved, LineCut) as error:
+                enough = _MET_TRIES if any(one.met for one in there) else _TRIES
+                late = self.logins.clock() - began >= PATIENCE
+                if tries >= (_TRIES if late else enough) or any(one.gone for one in there):
                     raise
-                self.logins.pause(0.5, self.stop)
+                self._pause(0.25 * 2**tries, error)
 
-    def _try(self) -> Made:
+    def _pause(self, seconds: float, error: ConnectionFailed) -> None:
+        """Waits, as long as the server says where it says so."""
+        from hostbackup.protocols.imap.throttle import wait_told
+
+        told = wait_told(error.reason.encode("utf-8", "replace"))
+        self.logins.pause(seconds if told is None else min(told, _LONGEST), self.stop)
+
+    def _try(self, there: list[Presence]) -> Made:
+        """One login. `there` gets what is known of whether the server is there, by its name and by its address."""
         key, user = (self.section, self.target.host, self.target.user), self.target.user
         if key in self.logins._refused:
             raise self.logins._refused[key]
-        slots = named = self.logins.slots(self.server, self.limit)
-        named.check()
+        there.append(self.logins.presence(self.server))
+        there[0].check()
         try:
             slots, addresses = self._slots()
-            slots.check()
-            slots.main(user, self.stop.is_set)
-            return self._log_in(slots, addresses, functools.partial(slots.give_back, user))
+        except ConnectionFailed as error:
+            there[0].missed(user, error)
+            raise
+        if addresses and (at := self.logins.presence((addresses[0], self.target.port))) is not there[0]:
+            there.append(at)
+            at.check()
+        slots.main(user, self.stop.is_set)
+        try:
+            return self._log_in(slots, addresses, there, functools.partial(slots.give_back, user))
         except LoginRefused as error:
-            slots.reached()
+            for one in there:
+                one.answered()
             self.logins._refused[key] = error
             self.on_refused(error)
             raise
         except ConnectionFailed as error:
-            slots.missed(user, error)
+            for one in there:
+                one.missed(user, error)
             raise
 
     def spare(self) -> Made | None:
@@ -182,7 +208,8 @@ class AccountLine(Generic[Made]):
             slots, addresses = self._slots()
             if not slots.spare(self.target.user):
                 return None
-            return self._log_in(slots, addresses, functools.partial(slots.give_back, self.target.user, spare=True))
+            there = [self.logins.presence(self.server)]
+            return self._log_in(slots, addresses, there, functools.partial(slots.give_back, self.target.user, spare=True))
         except ConnectionFailed as error:
             self._no_more = True
             self.logins.note(f"{self.section} {self.target.user}: no second connection: {error.reason}")
@@ -195,8 +222,8 @@ class AccountLine(Generic[Made]):
         addresses = self.logins.resolve(*self.server, self.target.addresses)
         return self.logins.slots((addresses[0], self.target.port), self.limit), addresses
 
-    def _log_in(self, slots: Slots, addresses: tuple[str, ...], give_back: Callable[[], None]) -> Made:
-        """A session that holds its slot until it ends; where there is none the slot is given back."""
+    def _log_in(self, slots: Slots, addresses: tuple[str, ...], there: Sequence[Presence], give_back: Callable[[], None]) -> Made:
+        """A session that holds its slot until it ends, and is a sign of life; where there is none the slot is given back."""
         try:
             self._leave_if_stopped()
             made = self.target.connect(addresses)
@@ -205,14 +232,21 @@ class AccountLine(Generic[Made]):
                 slots.lower()
             give_back()
             raise
-        self.logins.opened(made, give_back)
+        for one in there:
+            one.begun()
+
+        def ended() -> None:
+            give_back()
+            for one in there:
+                one.ended()
+
+        self.logins.opened(made, ended)
         try:
             self._leave_if_stopped()  # those who end the work may have looked for open sessions a moment ago
             self.see(made)
         except BaseException:
             made.drop()
             raise
-        slots.reached()
         return made
 
     def _leave_if_stopped(self) -> None:
