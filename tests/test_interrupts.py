@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hostbackup.interrupts import later, stop
+from hostbackup.interrupts import Stopped, beside, later, stop
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,48 @@ def test_a_stretch_of_another_thread_holds_nothing_up() -> None:
         hit()
     over.set()
     thread.join()
+
+
+def test_work_beside_gives_and_raises_as_if_it_were_done_here() -> None:
+    told: list[object] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def other() -> None:
+        told.append(beside(lambda: 7, threading.Event()))
+        try:
+            beside(fail, threading.Event())
+        except ZeroDivisionError:
+            told.append("raised")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join(20)
+    assert told == [7, "raised"]
+
+
+def test_work_beside_is_left_where_the_run_ends_and_what_it_gives_is_dropped() -> None:
+    begun, end, dropped, stop = threading.Event(), threading.Event(), threading.Event(), threading.Event()
+    left: list[bool] = []
+
+    def work() -> str:
+        begun.set()
+        end.wait(20)
+        return "a connection"
+
+    def other() -> None:
+        try:
+            beside(work, stop, lambda _: dropped.set())
+        except Stopped:
+            left.append(True)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(20)
+    stop.set()
+    thread.join(20)
+    assert left == [True]
+    assert not dropped.is_set()
+    end.set()
+    assert dropped.wait(20)

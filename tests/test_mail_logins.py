@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from hostbackup.errors import LineCut, NameNotResolved, ServerBusy
+from hostbackup.interrupts import Stopped
 from hostbackup.jobs.mail_logins import AccountLine, MailLogins
 from hostbackup.protocols.imap.session import ImapTarget
 from tests.support.imap_script import FakeImap, Hangup, Talk
@@ -91,3 +93,26 @@ def test_a_server_that_takes_no_more_is_waited_for_as_it_says(world: World) -> N
     with pytest.raises(ServerBusy):
         world.line("taro").main()
     assert world.waited == [7.0] * 4
+
+
+def test_an_interrupt_does_not_wait_for_a_server_that_says_nothing() -> None:
+    """Its silence may last a minute, and a name server's too."""
+    logins = MailLogins(lambda host, port, given: ("127.0.0.1",))
+    ended: list[type[BaseException]] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = ImapTarget("mail.example.test", "taro", "secret", listener.getsockname()[1], "plain", timeout=300.0)
+        line = logins.line("old", target, 6, lambda session: None, lambda error: None)
+
+        def work() -> None:
+            try:
+                line.main()
+            except BaseException as error:
+                ended.append(type(error))
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        server, _ = listener.accept()
+        logins.end()
+        thread.join(20)
+        server.close()
+    assert ended == [Stopped]

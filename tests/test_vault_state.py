@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from hostbackup import osal
 from hostbackup.errors import Damaged, Locked, UsageError, VaultError, VaultTooNew
 from hostbackup.model import Failure, Part
+from hostbackup.vault.gate import Gate
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.state import Journal, StateFolder, state_name
@@ -479,3 +482,64 @@ def test_manifests_and_objects_of_one_digest_do_not_meet(tmp_path: Path) -> None
         vault.flush()
         assert isinstance(vault.manifests, Manifests)
         assert vault.objects.path(digest).read_bytes() == vault.manifests.path(digest).read_bytes()
+
+
+def test_a_thread_that_is_left_behind_writes_nothing_into_a_closed_vault(tmp_path: Path) -> None:
+    vault = Vault.open(tmp_path / "vault", "write", create=True)
+    journal = vault.state.journal("resume-mail")
+    journal.append([{"key": 1}])
+    receiver = vault.objects.open()
+    receiver.write(b"half a message")
+    kept = vault.manifests.open()
+    kept.write(b'{"type":"x"}\n')
+    vault.flush()
+    vault.close()
+    before = {path: path.stat().st_size for path in vault.root.rglob("*") if path.is_file()}
+    late: list[Callable[[], object]] = [
+        lambda: journal.append([{"key": 2}]),
+        journal.sync,
+        lambda: journal.replace([]),
+        lambda: vault.state.write("identity", {"late": True}),
+        lambda: vault.state.journal("push-mail").append([{"key": 3}]),
+        receiver.commit,
+        kept.commit,
+        vault.objects.open,
+        vault.flush,
+    ]
+    for write in late:
+        with pytest.raises(VaultError, match="the vault was closed meanwhile"):
+            write()
+    receiver.abort()
+    journal.close()
+    assert {path: path.stat().st_size for path in vault.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_vault_is_not_closed_before_a_write_under_way_has_ended() -> None:
+    gate = Gate()
+    inside, end = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def write() -> None:
+        with gate:
+            inside.set()
+            end.wait(20)
+            order.append("written")
+
+    def close() -> None:
+        gate.close()
+        order.append("closed")
+
+    writer, closer = threading.Thread(target=write), threading.Thread(target=close)
+    writer.start()
+    assert inside.wait(20)
+    closer.start()
+    while True:  # until it is being closed
+        try:
+            with gate:
+                pass
+        except VaultError:
+            break
+    end.set()
+    for thread in (writer, closer):
+        thread.join(20)
+    assert order == ["written", "closed"]

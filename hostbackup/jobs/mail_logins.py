@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, MailboxInUse, NameNotResolved, ServerBusy, Unreachable
-from hostbackup.interrupts import Stopped
+from hostbackup.interrupts import Stopped, beside
 from hostbackup.protocols.presence import PATIENCE, Presence
 from hostbackup.protocols.slots import Slots
 
@@ -219,14 +219,14 @@ class AccountLine(Generic[Made]):
         """Those of the machine, by its address: two names may lead to one. A tunnel leads wherever it leads. Raises NameNotResolved."""
         if self.target.tunnel:
             return self.logins.slots(self.server, self.limit), ()
-        addresses = self.logins.resolve(*self.server, self.target.addresses)
+        addresses = beside(lambda: self.logins.resolve(*self.server, self.target.addresses), self.stop)
         return self.logins.slots((addresses[0], self.target.port), self.limit), addresses
 
     def _log_in(self, slots: Slots, addresses: tuple[str, ...], there: Sequence[Presence], give_back: Callable[[], None]) -> Made:
         """A session that holds its slot until it ends, and is a sign of life; where there is none the slot is given back."""
         try:
             self._leave_if_stopped()
-            made = self.target.connect(addresses)
+            made = beside(lambda: self.target.connect(addresses), self.stop, lambda late: late.drop())
         except BaseException as error:
             if isinstance(error, ServerBusy) and not isinstance(error, MailboxInUse):
                 slots.lower()

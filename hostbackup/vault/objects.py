@@ -396,9 +396,10 @@ class ObjectFolder(StandingObjects):
     # ------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """Ends what runs beside. Nothing is settled by it: `flush` does that. Harmless when repeated."""
+        """Ends what runs beside, and takes nothing more. Nothing is settled by it: `flush` does that. Harmless when repeated."""
         with self._settling:
             with self._lock:
                 writer, self._writer, self._alone = self._writer, None, -1
+                self._broken = self._broken or VaultError("the vault was closed meanwhile", where=os.fspath(self.folder), hint="run it again")
             if writer is not None:
                 writer.close()

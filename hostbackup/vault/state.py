@@ -16,6 +16,7 @@ from hostbackup import osal
 from hostbackup.errors import VaultError
 from hostbackup.model import component
 from hostbackup.vault.faults import told
+from hostbackup.vault.gate import Gate
 from hostbackup.vault.records import Line, canonical
 
 _LONGEST = 200  # bytes of a file name before its tail is hashed; 255 is what file systems take
@@ -34,11 +35,12 @@ def state_name(name: str) -> str:
 class Journal:
     """Lines of JSON that are only ever appended. A last line that a crash tore is dropped; damage before it raises VaultError.
 
-    Used from several threads at once, by one process: the vault's lock sees to that.
+    Used from several threads at once, by one process: the vault's lock sees to that. What writes raises VaultError once `gate` is closed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gate: Gate | None = None) -> None:
         self.path = path
+        self._gate = gate or Gate()
         self._lock = threading.Lock()
         self._fd: int | None = None
 
@@ -65,7 +67,7 @@ class Journal:
         data = b"".join(map(canonical, records))
         if not data:
             return
-        with self._lock:
+        with self._gate, self._lock:
             try:
                 fd = self._open()
                 begin = os.fstat(fd).st_size
@@ -81,7 +83,7 @@ class Journal:
                 raise told(error, self.path, len(data)) from error
 
     def sync(self) -> None:
-        with self._lock:
+        with self._gate, self._lock:
             if self._fd is not None:
                 try:
                     osal.sync_fd(self._fd)
@@ -123,7 +125,7 @@ class Journal:
 
     def replace(self, records: Iterable[Line]) -> None:
         """Puts these records in place of all others: whole or not at all, and durable."""
-        with self._lock:
+        with self._gate, self._lock:
             self._close()
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
             try:
@@ -154,7 +156,7 @@ class Journal:
 
     def remove(self) -> None:
         """Ends the journal for good: its work is done."""
-        with self._lock:
+        with self._gate, self._lock:
             self._close()
             try:
                 self.path.unlink(missing_ok=True)
@@ -175,8 +177,9 @@ class Journal:
 class StateFolder:
     """`state/`: documents by name (`NAME.json`) and journals by name (`NAME.jsonl`). A name may be any text, such as `push-web/public_html`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gate: Gate | None = None) -> None:
         self.folder = folder
+        self._gate = gate or Gate()
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The document, None where there is none. Raises VaultError where it is damaged."""
@@ -187,24 +190,26 @@ class StateFolder:
         path = self.folder / f"{state_name(name)}.json"
         text = json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
         try:
-            osal.write_durably(path, text.encode("utf-8", "backslashreplace"))
+            with self._gate:
+                osal.write_durably(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise told(error, path, len(text)) from error
 
     def remove(self, name: str) -> None:
         path = self.folder / f"{state_name(name)}.json"
         try:
-            path.unlink(missing_ok=True)
+            with self._gate:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise told(error, path) from error
 
     def journal(self, name: str) -> Journal:
         """The journal of that name; made by its first append."""
-        return Journal(self.folder / f"{state_name(name)}.jsonl")
+        return Journal(self.folder / f"{state_name(name)}.jsonl", self._gate)
 
     def journals(self, prefix: str = "") -> list[Journal]:
         """All journals whose name begins with `prefix`, sorted."""
-        return [Journal(path) for path in self._named(prefix, ".jsonl")]
+        return [Journal(path, self._gate) for path in self._named(prefix, ".jsonl")]
 
     def documents(self, prefix: str = "") -> list[dict[str, Any]]:
         """All documents whose name begins with `prefix`, sorted by name."""

@@ -15,6 +15,7 @@ from hostbackup import osal
 from hostbackup.errors import Locked, VaultError, VaultTooNew
 from hostbackup.vault.evidence import EvidenceLog
 from hostbackup.vault.faults import told
+from hostbackup.vault.gate import Gate
 from hostbackup.vault.manifests import Manifests
 from hostbackup.vault.objects import ObjectFolder
 from hostbackup.vault.readme import README
@@ -62,7 +63,8 @@ class Vault:
         held = [lock.fd for lock in locks if lock.fd is not None]
         self.objects = ObjectFolder(root / "objects", root / "incoming", root / "damaged", held=held)
         self.manifests = Manifests(root / "manifests", root / "incoming" / "manifests", root / "damaged" / "manifests")
-        self.state = StateFolder(root / "state")
+        self._gate = Gate()
+        self.state = StateFolder(root / "state", self._gate)
         self.snapshots = Snapshots(root / "snapshots", self.state, self.manifests, self.flush)
         self.evidence = EvidenceLog(root / "evidence")
 
@@ -110,8 +112,10 @@ class Vault:
         self.manifests.flush()
 
     def close(self) -> None:
-        """Gives the lock back. May be called twice."""
+        """Gives the lock back. May be called twice. A thread that is left behind writes nothing after it: that raises VaultError."""
+        self._gate.close()
         self.objects.close()
+        self.manifests.close()
         while self._locks:
             self._locks.pop().release()
 
