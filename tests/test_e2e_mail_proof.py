@@ -274,6 +274,39 @@ def test_wrong_bytes_under_a_proven_uid_are_damage(move: Move) -> None:
     assert row["reason"].startswith("the server gives")
 
 
+def rewrite(move: Move, old: str, new: str) -> None:
+    """Other bytes under the UID of letter 2, as no server should have them."""
+    maildir = move.old.server.maildir(move.old.user)
+    [path] = [path for name in ("new", "cur") for path in (maildir / name).iterdir() if b"<2@" in path.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(f"{old} 行目".encode(), f"{new} 行目".encode()))
+
+
+def test_what_was_found_other_at_the_old_server_is_fetched_again(move: Move) -> None:
+    """A backup asks for no message twice; `verify` tells it which ones to ask for, and `--checksum` finds out for itself."""
+    it = move
+    it.old.deliver((), letter(1), letter(2))
+    it.backup()
+    old = digest(letter(2))
+    rewrite(it, "2", "3")
+    assert it.backup().json["counts"].get("read", 0) == 0
+    ran = it.verify("old", exit=4)
+    [failure] = ran.json["failures"]
+    assert (failure["code"], failure["name"], "run `backup`" in failure["hint"]) == ("different", "INBOX UID 2", True)
+    told = it.backup().json["counts"]
+    assert (told["changed"], told["unchanged"], told["read"]) == (1, 1, 1)
+    [now] = [record.digest for record in it.live() if record.item.uid == 2]
+    assert now == digest(letter(2).replace("2 行目".encode(), "3 行目".encode()))
+    assert (it.vault / "objects" / old[:2] / old).exists()  # what stood there before is in the earlier snapshots
+    it.verify("old")
+    assert it.backup().json["counts"].get("read", 0) == 0
+    rewrite(it, "3", "4")
+    found = it.backup("--checksum").json
+    assert (found["counts"]["changed"], found["counts"]["read"]) == (1, 1)
+    assert found["compared"] == {f"mail/{it.old.user}": {"imap-fetch": 2}}
+    assert digest(letter(2).replace("2 行目".encode(), "4 行目".encode())) in {record.digest for record in it.live()}
+    it.verify("old")
+
+
 def test_the_old_sides_counters_are_on_record_and_gaps_are_told(move: Move) -> None:
     it = move
     it.old.make(("仕事",))

@@ -11,7 +11,7 @@ import pytest
 from hostbackup.errors import LineCut, NameNotResolved, ServerBusy
 from hostbackup.interrupts import Stopped
 from hostbackup.jobs.mail_logins import AccountLine, MailLogins
-from hostbackup.protocols.imap.session import ImapTarget
+from hostbackup.protocols.imap.session import ImapSession, ImapTarget
 from tests.support.imap_script import FakeImap, Hangup, Talk
 
 
@@ -42,7 +42,7 @@ class World:
         self.waited.append(seconds)
         self.now += seconds
 
-    def line(self, user: str) -> AccountLine:
+    def line(self, user: str) -> AccountLine[ImapSession]:
         target = ImapTarget("mail.example.test", user, "secret", self.server.port, "plain", timeout=5.0)
         return self.logins.line("old", target, 6, lambda session: None, lambda error: None)
 

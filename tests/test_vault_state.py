@@ -313,6 +313,10 @@ def test_the_snapshots_of_a_part_are_found_and_each_is_read_once_for_what_it_has
         assert read[3:] == [damaged] * 10  # it may have been put right meanwhile
         new = write(vault, minute=7)
         assert next(vault.snapshots.of_part(WEB.id)) == new
+        read.clear()
+        for _ in range(20):  # hundreds of mailboxes ask for one and the same
+            assert next(vault.snapshots.of_part(WEB.id)) == new
+        assert not read
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "rename", "newer"])

@@ -14,7 +14,7 @@ from hostbackup.jobs.result import Result
 
 @made("backup", "Old server and local folders into a new snapshot.", network=True)
 @click.option("--only", type=click.Choice(["web", "mail", "local"]), multiple=True, help="Only this kind of part; may be given twice.")
-@click.option("--checksum", is_flag=True, help="Also find changes that kept size and time, by comparing contents. Over POP3, read all mail again.")
+@click.option("--checksum", is_flag=True, help="Also find changes that nothing tells of, by comparing all contents: of mail, by reading it again.")
 @click.option("--dry-run", is_flag=True, help="Show what would come; write nothing.")
 @click.option("--accept-shrink", metavar="PART", multiple=True, help="This part did shrink: it was looked at and is right.")
 def command(session: Session, only: tuple[str, ...], checksum: bool, dry_run: bool, accept_shrink: tuple[str, ...]) -> None:

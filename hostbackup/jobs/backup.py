@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import Damaged, HostbackupError, ProfileError
-from hostbackup.jobs import ahead
+from hostbackup.jobs import ahead, doubts
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, resume_journal
@@ -21,7 +21,6 @@ from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
 from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen, names_from, names_meta
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
-from hostbackup.jobs.pop3 import doubts
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.shrink import shrunk
 from hostbackup.model import Failure, Part
@@ -35,6 +34,7 @@ from hostbackup.vault.view_prints import Prints
 if TYPE_CHECKING:
     from hostbackup.jobs.backup_mail import MailBackup
     from hostbackup.jobs.backup_tree import TreeBackup
+    from hostbackup.jobs.scratch import MessageKey
     from hostbackup.places.base import MailSource
     from hostbackup.vault.mailbox import MailRoot
     from hostbackup.vault.tree import TreeRoot
@@ -59,8 +59,8 @@ class Backup:
     _before: Snapshot | None = field(init=False, default=None)
     _parts: dict[str, PartState] = field(init=False, default_factory=dict)
     _finished: list[Part] = field(init=False, default_factory=list)
-    _undoubted: list[Part] = field(init=False, default_factory=list)  # mailboxes with no message left that a verification found different
     _new: dict[str, int] = field(init=False, default_factory=dict)  # by mailbox, messages that the last snapshot did not have
+    _doubts: dict[str, set[MessageKey]] = field(init=False, default_factory=dict)  # by mailbox, what could not be fetched again; by one thread, too
     _read: dict[str, PartState] = field(init=False, default_factory=dict)  # by part, what this run made of it; each is put there by one thread
 
     def __post_init__(self) -> None:
@@ -190,7 +190,7 @@ class Backup:
         from hostbackup.vault.mailbox import MailRoot
 
         job, part, result = self.job, account_work.part, account_work.result
-        place = job.connections.old_mailbox(account, part.name)
+        place = job.connections.old_mailbox(account, part.name, job.vault.objects.read)
 
         def since(previous: MailRoot | None) -> None:
             with job.ledger(resume_journal(part)) as resume, MailScratch(job.scratch) as scratch:
@@ -207,10 +207,10 @@ class Backup:
                     self.dry_run,
                     self.checksum,
                     self._prints,
+                    doubts.known(job.vault.state, part),
                 )
                 self._carry_out(part, work, result, work.finish)
-                if not getattr(place, "unchecked", 0):
-                    self._undoubted.append(part)
+                self._doubts[part.id] = work.doubted
 
         self._on_what_there_is(part, place, result, MailRoot.open, since)
 
@@ -271,8 +271,8 @@ class Backup:
         vault.evidence.write(self.command, self._evidence(snapshot))
         for part in self._finished:
             vault.state.journal(resume_journal(part)).clear()
-        for part in self._undoubted:
-            vault.state.journal(doubts(part)).clear()
+            if part.id in self._doubts:
+                doubts.keep(vault.state, part, self._doubts[part.id])
         self._tell(snapshot)
 
     def _lay_out(self, snapshot: Snapshot) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,10 @@ from hostbackup.jobs.arrivals import MailArrivals
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import Key, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.pop3 import doubts, remember
+from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import RANGE, MailScratch, MessageKey, Range
-from hostbackup.model import Changes, Failure, Folder, Listing, Message, Part, Read, Stored, name_json
+from hostbackup.model import Changes, Claim, Failure, Folder, Listing, Message, Method, Part, Read, Status, Stored, name_json
 from hostbackup.places.base import MailSource
 from hostbackup.protocols.imap import sets
 from hostbackup.protocols.imap.names import display
@@ -76,8 +75,9 @@ class MailBackup:
     previous: MailRoot | None = None
     resume: Ledger | None = None
     dry_run: bool = False
-    checksum: bool = False  # everything is listed, whatever the server says has changed
+    checksum: bool = False  # everything is listed, whatever the server says has changed, and fetched for comparison
     prints: Prints | None = None
+    doubted: set[MessageKey] = field(default_factory=set)  # messages that the server has other bytes of: they are fetched again
     planned: Counter[str] = field(default_factory=Counter)
     _folders: dict[bytes, Folder] = field(default_factory=dict)
     _unlisted: set[bytes] = field(default_factory=set)
@@ -86,13 +86,15 @@ class MailBackup:
     _seen: set[Range] = field(default_factory=set)
     _came: list[Read[Message]] = field(default_factory=list)  # not noted yet
     _noted: float = 0.0
-    _lost: dict[MessageKey, Stored[Message]] = field(default_factory=dict)  # brought before, but their bytes are no longer in the vault
+    _lost: dict[MessageKey, Stored[Message]] = field(default_factory=dict)  # brought before, but their bytes are not, or no longer, to be had here
 
     # -- plan ---------------------------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Counter[str]:
         """Scans and compares. Raises WrongMachine where every known UIDVALIDITY changed, before anything is fetched."""
         remember(self.place, self.previous, self._look_again)
+        if self.checksum and self.place.protocol == "imap":
+            self._find_silent_changes()
         known = self._known()
         if self.prints:
             self.prints.look_ahead(self.part, [self._maildirs[name] for name in known])
@@ -111,6 +113,8 @@ class MailBackup:
         seen = {name.decode("latin-1"): folder.uidvalidity for name, folder in self._folders.items() if folder.uidvalidity}
         if self.place.protocol == "imap":  # POP3 has nothing of the kind
             self.identity.see_mailbox("old.imap", self.part.name, seen)
+        elif not getattr(self.place, "unchecked", 0):
+            self.doubted.clear()
         self._plan_unseen()
         self.planned["wanted"], self.planned["wanted_bytes"] = self.scratch.totals()
         return self.planned
@@ -119,8 +123,25 @@ class MailBackup:
         """What of the known messages is to be looked at again, where their names prove little."""
         from hostbackup.places.pop3_check import Again
 
-        doubted = {json.dumps(line["key"]) for line in self.vault.state.journal(doubts(self.part)) if "key" in line}
-        return Again(self.vault.objects.read, self.checksum, lambda message: bool(doubted) and json.dumps(message_key(message)) in doubted)
+        return Again(self.vault.objects.read, self.checksum, lambda message: _key(message) in self.doubted)
+
+    def _find_silent_changes(self) -> None:
+        """Messages whose bytes are others under the same UID, which no server may do: all that the last manifest has are fetched and compared."""
+        compared: Counter[str] = Counter()
+        for proof in self.place.prove(self._unchanged_claims()):
+            if proof.status is Status.DIFFERENT or (proof.tier and proof.status is not Status.VERIFIED):
+                self.doubted.add(_key(proof.claim.item))
+            elif proof.failure is not None and proof.status not in (Status.MISSING, Status.CHANGED):  # those will not be in the listing
+                self.result.fail(proof.failure)
+            if proof.method is not Method.NONE:
+                compared[proof.method.value] += 1
+            self.result.observer.advance(entries=1)
+        self.result.details.setdefault("compared", {})[self.part.id] = dict(compared)
+
+    def _unchanged_claims(self) -> Iterator[Claim[Message]]:
+        for record in self.previous.walk() if self.previous else ():
+            if record.digest and not record.stale and self.vault.objects.has(record.digest):
+                yield Claim(record.item, record.digest, record.size)
 
     def _plan_range(self, listing: Listing[Message], folder: Folder) -> None:
         if not listing.items:
@@ -152,11 +173,12 @@ class MailBackup:
     def _known(self) -> dict[bytes, Folder]:
         """The folders of the last manifest that have each message the server said it held: of those a difference will do."""
         known = {}
+        doubted = {folder for folder, _, _ in self.doubted}
         for folder in self.previous.folders() if self.previous and not self.checksum else ():
             refs = self.previous.refs(folder.name) if self.previous else []
             live = sum(ref.entries + ref.failed for ref in refs if ref.uidvalidity == folder.uidvalidity)
             others = any(ref.live for ref in refs if ref.uidvalidity != folder.uidvalidity)
-            if folder.highestmodseq and live == folder.exists and not others and GONE not in folder.attributes:
+            if folder.name not in doubted and folder.highestmodseq and live == folder.exists and not others and GONE not in folder.attributes:
                 known[folder.name] = folder
         return known
 
@@ -213,15 +235,18 @@ class MailBackup:
         return self._compare(dataclasses.replace(record.item, flags=changes.flags.get(uid, record.item.flags)), record)
 
     def _compare(self, message: Message, old: Stored[Message] | None) -> tuple[Stored[Message], bool]:
-        if old and old.digest and self.vault.objects.has(old.digest):
+        key = _key(message)
+        again = key in self.doubted and self.place.protocol == "imap"  # over POP3 the place itself looks at them, and numbers others anew
+        if old and old.digest and not again and self.vault.objects.has(old.digest):
             self._planned("unchanged", message) if old.item.flags == message.flags else self._planned("changed", message)
             return Stored(dataclasses.replace(old.item, flags=message.flags), old.digest, old.size), False
         if old and old.digest:
-            self._lost[message.folder, message.uidvalidity, message.uid] = old
-        self._planned("new", message)
+            self._lost[key] = old
+        self._planned("changed" if old and again else "new", message)
         record = self.resume.get(message_key(message)) if self.resume else None
-        if record and self.vault.objects.has(record["digest"]):
+        if record and not (again and old and record["digest"] == old.digest) and self.vault.objects.has(record["digest"]):
             self.planned["resumed"] += 1
+            self.doubted.discard(key)
             date = record.get("internaldate", message.internaldate)
             return Stored(dataclasses.replace(message, internaldate=date), record["digest"], record["size"]), False
         return Stored(message), True
@@ -285,6 +310,7 @@ class MailBackup:
         if not came:
             return
         self.scratch.results((_key(read.asked), Stored(read.item, read.digest, read.size)) for read in came)
+        self.doubted.difference_update(_key(read.asked) for read in came)
         if self.resume is not None:
             self.resume.append(_resume_line(read) for read in came)
         for read in came:

@@ -142,11 +142,3 @@ def remember(place: MailSource, root: MailRoot | None, look_again: Callable[[], 
     if recall is not None and root is not None:
         folder = root.folder(_INBOX)
         recall(lambda: root.records(_INBOX), folder.uidnext if folder else 1, look_again() if look_again else None)
-
-
-def doubts(part: Part) -> str:
-    """The journal of messages that a verification found different at the server, until a backup has read them again.
-
-    Over IMAP there is none: what is under a UID never changes (RFC 9051 §2.3.1.1), and reading it again would bring nothing new.
-    """
-    return "doubts-" + part.id.replace("/", "-")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from hostbackup.jobs import doubts
 from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
 from hostbackup.jobs.mail_tally import MailTally
-from hostbackup.jobs.pop3 import doubts, remember
+from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.push_mail import why_not_pushed
 from hostbackup.jobs.result import Result
+from hostbackup.jobs.scratch import MessageKey
 from hostbackup.model import Claim, Failure, Message, Proof, Status, Stored
 from hostbackup.places.base import MailSource
 from hostbackup.places.mail import MailAccount
@@ -39,7 +40,7 @@ class OldMail:
     identity: Identity
     _tally: MailTally = field(init=False)
     _archive: Archive = field(init=False)
-    _different: list[dict[str, Any]] = field(default_factory=list)
+    _other: set[MessageKey] = field(default_factory=set)  # messages that the server has other bytes of
     _fresh: Counter[bytes] = field(default_factory=Counter)  # by folder, messages with numbers that the server gave after the snapshot
 
     def __post_init__(self) -> None:
@@ -57,8 +58,8 @@ class OldMail:
                 self._take(proof)
             self._new_ones(place)
             self._unseen(counters)
-            self._note_doubts(place)
             self._tally.close_alike(self.result, "changed-since", Status.CHANGED)
+            doubts.keep(self.vault.state, self.state.part, self._other)
         finally:
             place.close()
         return self._tally
@@ -97,19 +98,14 @@ class OldMail:
         else:
             if proof.status is Status.DIFFERENT:
                 row.different += 1
-                self._different.append({"key": message_key(item)})
             else:
                 row.unproven += 1
             self._tally.alteration(proof)
             failure = proof.failure or Failure("old", self.state.part.id, item.label, proof.status.value, proof.status.value)
+            if proof.status is Status.DIFFERENT or proof.tier:
+                self._other.add((item.folder, item.uidvalidity, item.uid))
+                failure = replace(failure, hint="run `backup`: it fetches this message again, and keeps the other one in the earlier snapshots")
             self._tally.tell(self.result, self._archive, record, failure, proof.status)
-
-    def _note_doubts(self, place: MailSource) -> None:
-        """Has the next backup read again what is different, where a message's name does not vouch for its contents."""
-        if place.protocol == "pop3" and self._different:
-            with self.vault.state.journal(doubts(self.state.part)) as journal:
-                journal.append(self._different)
-                journal.sync()
 
     def _changed(self, item: Message, reason: str) -> Failure:
         return Failure("old", self.state.part.id, item.label, "changed-since", reason, _MOVED_ON)

@@ -154,6 +154,7 @@ class Snapshots:
         self._state = state
         self._manifests = manifests
         self._flush = flush
+        self._recent: Snapshot | None = None  # the last that was asked for by a part: the next part wants the same one
         self._parts: dict[str, frozenset[str]] = {}  # by id, of those that were read: what a snapshot holds never changes
 
     def list(self) -> list[str]:
@@ -217,10 +218,12 @@ class Snapshots:
         """
         for snapshot_id in reversed(self.list()):
             if part_id in self._parts.get(snapshot_id, (part_id,)):
+                recent = self._recent
                 try:
-                    snapshot = self._load(snapshot_id)
+                    snapshot = recent if recent is not None and recent.id == snapshot_id else self._load(snapshot_id)
                 except Damaged:
                     continue
+                self._recent = snapshot
                 if part_id in snapshot.parts:
                     yield snapshot
 
