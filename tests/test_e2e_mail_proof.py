@@ -185,15 +185,16 @@ def test_flags_and_dates_that_a_server_drops_are_listed(rewriting: Path) -> None
     assert "did not keep INTERNALDATE, \\Seen as sent" in ran.err
 
 
-def test_a_mailbox_that_was_never_pushed_is_told_message_for_message(rewriting: Path) -> None:
+def test_a_mailbox_that_was_never_pushed_is_told_once(rewriting: Path) -> None:
     with FakeImap().running() as server:
         profile(rewriting, server.port)
         ran = run(rewriting, "verify", "--against", "new")
-    assert ran.exit == 3
-    told = account(ran)
-    assert [(row["messages"], row["not_pushed"], row["there"]) for row in told["folders"]] == [(5, 5, None), (1, 1, None)]
-    assert {row["reason"] for row in told["exceptions"]} == {"was not pushed"}
-    assert "in the vault: latest/mail/taro/cur/" in ran.reasons
+    [failure] = ran.json["failures"]
+    assert (ran.exit, failure["part"], failure["code"]) == (3, "", "unverified")
+    assert failure["reason"] == "no mail was pushed to the new server yet"
+    assert [row["counts"] for row in ran.json["proven"] if row["side"] == "new"] == [{"unverified": 6}]
+    assert "hostbackup push" in ran.reasons
+    assert server.connections == 0
 
 
 # -- both servers in use ------------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def pool_of(listener: Observer) -> AccountsPool:
 
 def works(pool: AccountsPool, count: int, do: Callable[[int, Result], None], limit: int = 4) -> list[AccountWork]:
     made = [
-        AccountWork(Part("mail", f"user{n:02}"), "old", Result(pool.observer), server=(f"mail{n % 2}.test", 993), limit=limit) for n in range(count)
+        AccountWork(Part("mail", f"user{n:02}"), "old", Result(pool.observer()), server=(f"mail{n % 2}.test", 993), limit=limit) for n in range(count)
     ]
     for number, work in enumerate(made):
         work.work = lambda number=number, work=work: do(number, work.result)  # type: ignore[misc]
@@ -69,6 +69,21 @@ def test_each_failure_stays_with_its_account_and_the_order_is_that_of_the_profil
     assert (whole.done, whole.undone, whole.counts["read"]) == (18, 2, 20)
     assert listener.titles[-1] == "backing up mail: 20 of 20 accounts, 2 failed"
     assert any("ZeroDivisionError" in note for note in listener.notes)
+
+
+def test_the_line_counts_what_was_moved_and_not_what_was_looked_at() -> None:
+    listener = Listener()
+    pool = pool_of(listener)
+
+    def do(number: int, result: Result) -> None:
+        result.observer.phase("looking")
+        result.observer.advance(entries=1000)
+        result.observer.phase("reading", 2, 700)
+        result.observer.advance(1, 300)
+        result.observer.advance(1, 400)
+
+    pool.run(works(pool, 10, do))
+    assert listener.titles[-1] == "backing up mail: 10 of 10 accounts, 20 messages, 7.0 kB"
 
 
 def test_no_more_accounts_of_a_server_at_once_than_it_bears() -> None:

@@ -162,7 +162,7 @@ def test_an_account_without_a_password_is_told_by_its_section(tmp_path: Path, se
 
     made.ask = ask
     assert inbox(made).totals() == (0, 0)
-    assert asked == ["Password of taro at 127.0.0.1"]
+    assert asked == ["Password of taro at 127.0.0.1 (nothing: leave this mailbox out)"]
 
 
 def test_an_account_of_pop3_needs_its_section(tmp_path: Path, server: FakePop3) -> None:

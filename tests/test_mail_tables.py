@@ -13,7 +13,7 @@ from hostbackup.jobs.mail_tally import ALIKE, MailTally, described
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Message, Method, Proof, Status, Stored
 from hostbackup.places.mail_subject import subject_of
-from hostbackup.report import mail_table, terminal
+from hostbackup.report import failures, mail_table, terminal
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_a_folder_with_a_failure_is_shown_among_hundreds() -> None:
 
 def test_names_of_mail_folders_are_shown_as_people_read_them() -> None:
     wire = Failure("old", "mail/taro", b"INBOX.&U9dP4Q- UID 2", "refused", "why")
-    assert terminal.failure_line(wire) == "old: mail/taro/INBOX.受信 UID 2: why"
+    assert failures.failure_line(wire) == "old: mail/taro/INBOX.受信 UID 2: why"
     assert wire.as_json()["name"] == "INBOX.&U9dP4Q- UID 2"
     web = Failure("old", "web/site", b"&U9dP4Q-", "refused", "why")
-    assert terminal.failure_line(web) == "old: web/site/&U9dP4Q-: why"
+    assert failures.failure_line(web) == "old: web/site/&U9dP4Q-: why"
 
 
 def many_backed_up(result: Result) -> dict[str, Any]:
@@ -204,3 +204,38 @@ def test_a_failure_names_subject_and_file_where_there_are_any() -> None:
     told = described(plain, "見積書", b"latest/mail/taro/cur/1")
     assert (told.reason, told.hint) == ("too large; subject: 見積書", "split it; in the vault: latest/mail/taro/cur/1")
     assert described(plain, "", b"") == plain
+
+
+def test_a_sync_tells_the_figures_of_each_step() -> None:
+    held = {"state": "complete", "entries": 12, "bytes": 5000, "failed": 0, "stale": 0, "vanished": 0, "reason": ""}
+    proven = [{"side": side, "part": "mail/taro", "counts": {"verified": 12}, "bytes": 5000, "method": "vault-reread"} for side in ("vault", "old")]
+    steps: list[dict[str, Any]] = [
+        {"step": "check", "exit": 0, "counts": {}, "servers": [], "vault": {"path": "v", "free_bytes": 1, "exists": True}, "estimate": {}},
+        {"step": "backup", "exit": 0, "counts": {"new": 2, "entries": 12, "bytes": 5000}, "snapshot": "000007-X", "parts": {"mail/taro": held}},
+        {"step": "push", "exit": 3, "counts": {"written": 2, "verified": 2, "settled": 10, "conflict": 1, "moved": 3}, "planned": {}},
+        {"step": "verify", "exit": 0, "counts": {"objects": 12}, "proven": proven, "snapshot": "000007-X"},
+        {"step": "copy", "skipped": "its section is not in the profile"},
+    ]
+    assert terminal.sync({"steps": steps}, Result()) == [
+        "check: all as asked",
+        "backup: all as asked: 2 new, 0 changed, 0 vanished; snapshot 000007-X holds 12 entries, 5.0 kB",
+        "push: exit 3: 2 written, 2 proven, 10 there already, 3 left alone, 1 conflict",
+        "verify: all as asked: vault 12 verified; old 12 verified",
+        "copy: skipped: its section is not in the profile",
+    ]
+    told = terminal.sync({"steps": steps}, Result(), everything=True)
+    assert "  mail/taro  12       5.0 kB  complete" in told
+    assert terminal.sync({"steps": [{"step": "push", "exit": 1}]}, Result()) == ["push: exit 1"]
+
+
+def test_of_many_mailboxes_that_are_not_as_they_should_be_a_screenful_is_shown() -> None:
+    proven = [{"side": "new", "part": f"mail/u{number}", "counts": {"unverified": 3}, "bytes": 0, "method": "none"} for number in range(60)]
+    lines = terminal.verify({"proven": proven, "snapshot": "000007-X"}, Result())
+    assert len(lines) == 23
+    assert lines[21] == "new: and 40 mailboxes more that are not as they should be (--verbose shows each)"
+    assert len(terminal.verify({"proven": proven, "snapshot": "000007-X"}, Result(), everything=True)) == 62
+
+
+def test_one_folder_is_one_folder() -> None:
+    lines = terminal.push({"planned": {"mail/taro": {"folders": 1, "write": 1, "write_bytes": 5}}, "plan": []}, Result())
+    assert lines[0] == "mail/taro: 1 folder to make, 1 to write; 5 B to move"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
 from hostbackup.cli.streams import say
@@ -12,7 +13,8 @@ from hostbackup.report.words import number, one_line
 
 _WITH_BYTES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
 _ENTRIES = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-_OPEN_END = "{desc}: {n_fmt}{postfix} [{elapsed}]"
+_OPEN_END = "{desc}{postfix} [{elapsed}]"
+_AGAIN = 0.1  # seconds between two drawings of a line that only its title changes
 
 
 class Progress(Observer):
@@ -24,6 +26,8 @@ class Progress(Observer):
         self._by_bytes = False
         self._entries = 0
         self._entries_total = ""
+        self._open_end = False
+        self._drawn = 0.0
 
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         from tqdm import tqdm
@@ -31,6 +35,7 @@ class Progress(Observer):
         with self._lock:
             self._close()
             self._by_bytes = bool(size)
+            self._open_end = not size and not entries
             self._entries, self._entries_total = 0, f"/{number(entries)}" if entries is not None else ""
             total = size if self._by_bytes else entries
             layout = _WITH_BYTES if self._by_bytes else _ENTRIES if total else _OPEN_END
@@ -42,14 +47,16 @@ class Progress(Observer):
     def retitle(self, title: str) -> None:
         with self._lock:
             if self._bar is not None:
-                self._bar.set_description_str(one_line(title), refresh=False)
+                due = time.monotonic() - self._drawn >= _AGAIN
+                self._bar.set_description_str(one_line(title), refresh=due)
+                self._drawn = time.monotonic() if due else self._drawn
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
         with self._lock:
             self._entries += entries
             if self._bar is None:
                 return
-            if self._by_bytes:
+            if self._by_bytes or self._open_end:
                 self._bar.set_postfix_str(f"{number(self._entries)}{self._entries_total} entries", refresh=False)
             self._bar.update(size if self._by_bytes else entries)
 

@@ -68,9 +68,9 @@ class Log(Observer):
         self.write(f"warning: {text}")
 
     def failure(self, failure: Failure) -> None:
-        from hostbackup.report import terminal
+        from hostbackup.report.failures import failure_line
 
-        self.write(f"FAILED {terminal.failure_line(failure)}")
+        self.write(f"FAILED {failure_line(failure)}")
 
 
 @dataclass(slots=True)
@@ -198,12 +198,12 @@ class Session:
     def _tell_failures(self, code: Exit, result: Result) -> None:
         if not (result.failures or code) and (self.output.quiet or self.output.json):
             return
-        from hostbackup.report import terminal
+        from hostbackup.report.failures import closing, failure_lines
 
-        for line in terminal.failure_lines(result.failures, everything=self.output.verbose):
+        for line in failure_lines(result.failures, everything=self.output.verbose):
             say(redact(printable(line), self.secrets), error=True)
         if code or not (self.output.quiet or self.output.json):
-            say(terminal.closing(self.command, code), error=bool(code))
+            say(closing(self.command, code), error=bool(code))
 
     def _emit(self, code: int, counts: Mapping[str, int], failures: list[Failure], details: Mapping[str, Any]) -> None:
         profile = self.profile.name if self.profile else self.profile_name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from hostbackup.cli.run import Session
@@ -19,4 +21,4 @@ def command(session: Session, accept_shrink: tuple[str, ...]) -> None:
     with session.job("write", create=True) as job:
         accepted = [job.find_part(text).id for text in accept_shrink]
         result = sync(job, accept_shrink=accepted)
-    session.end(result, terminal.sync)
+    session.end(result, partial(terminal.sync, everything=session.output.verbose))

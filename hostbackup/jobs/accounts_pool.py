@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hostbackup.interrupts import Stopped, later
@@ -18,7 +18,7 @@ from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.mail_logins import MailLogins, Server
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.model import Failure, Observer
-from hostbackup.report.words import number
+from hostbackup.report.words import number, plural, size
 
 AT_ONCE = 12  # accounts, whatever their servers bear: each has its files open and its messages in memory
 _LOOK = 0.5  # seconds between looks at whether all is done
@@ -42,7 +42,7 @@ class AccountWork(PartWork):
 
 @dataclass(slots=True)
 class AccountsPool:
-    """Use: make an `AccountWork` for each account, with a `Result(pool.observer)`, then `run` them.
+    """Use: make an `AccountWork` for each account, with a `Result(pool.observer())`, then `run` them.
 
     `title`: what is done, for the progress line. A single account (`many` False) is worked on by the thread that calls, which tells what it does as
     it does it.
@@ -53,7 +53,6 @@ class AccountsPool:
     listener: Observer
     title: str
     many: bool = True
-    observer: Observer = field(init=False)
     _stop: threading.Event = field(init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _waiting: list[AccountWork] = field(default_factory=list)
@@ -61,11 +60,16 @@ class AccountsPool:
     _all: int = 0
     _done: int = 0
     _failed: int = 0
+    _messages: int = 0  # that were moved or proven, and their bytes
+    _bytes: int = 0
     _fatal: BaseException | None = None
 
     def __post_init__(self) -> None:
         self._stop = self.logins.stop = threading.Event()
-        self.observer = _Quiet(self.listener, self._stop) if self.many else self.listener
+
+    def observer(self) -> Observer:
+        """For one account."""
+        return _Quiet(self.listener, self._stop, self._moved) if self.many else self.listener
 
     def run(self, accounts: Sequence[AccountWork]) -> None:
         """Has all of them worked on. Raises VaultError, and KeyboardInterrupt where one comes, once the threads have ended."""
@@ -154,24 +158,38 @@ class AccountsPool:
                 self._changed.wait(_LOOK)
             return None
 
+    def _moved(self, messages: int, count: int) -> None:
+        with self._changed:
+            self._messages += messages
+            self._bytes += count
+        self.listener.retitle(self._line())
+
     def _line(self) -> str:
         failed = f", {number(self._failed)} failed" if self._failed else ""
-        return f"{self.title}: {number(self._done)} of {number(self._all)} accounts{failed}"
+        moved = f", {plural(self._messages, 'message')}, {size(self._bytes)}" if self._messages else ""
+        return f"{self.title}: {number(self._done)} of {number(self._all)} accounts{failed}{moved}"
 
 
 class _Quiet(Observer):
-    """What many accounts tell at once: their phases are notes, so that one line stands for all. A thread whose run has ended leaves here."""
+    """What one of many accounts tells: its phases are notes, so that one line stands for all. A thread whose run has ended leaves here.
 
-    def __init__(self, listener: Observer, stop: threading.Event) -> None:
+    What is only looked at, in phases of which nobody knows how much there is, is not counted.
+    """
+
+    def __init__(self, listener: Observer, stop: threading.Event, moved: Callable[[int, int], object]) -> None:
         self._listener = listener
         self._stop = stop
+        self._moved = moved
+        self._counting = False
 
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         self._listener.note(title)
+        self._counting = entries is not None
         self._leave()
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
-        self._listener.advance(entries, size)
+        if self._counting:
+            self._moved(entries, size)
         self._leave()
 
     def note(self, text: str) -> None:

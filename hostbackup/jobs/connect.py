@@ -371,7 +371,7 @@ class Connections:
         if account.password:
             password: str | None = self.secret(account.password, where)
         else:
-            password = self._prompt(where, f"Password of {account.user} at {host}")
+            password = self._prompt(where, f"Password of {account.user} at {host} (nothing: leave this mailbox out)")
         if not password:
             raise NotCovered(
                 "no password is known for this account", where=where, hint="add it to the profile or the accounts CSV, or run at a terminal"
@@ -409,7 +409,7 @@ class Connections:
         over_pop3 = account.protocol == "pop3" and side == "old"
         section = pop3.section(self) if over_pop3 else self.imap_section(side)
         server = login_at(section, account)[0], section.port
-        return AccountWork(Part("mail", part_user), side, Result(pool.observer), server=server, limit=section.connections)
+        return AccountWork(Part("mail", part_user), side, Result(pool.observer()), server=server, limit=section.connections)
 
     def mailbox(self, side: str, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailAccount:
         """`part_user` is the old server's name of the account: parts are called by it on both sides. `reader` opens stored messages, for proofs."""

@@ -135,7 +135,8 @@ class NewSide:
         one = self._waiting[spot].popleft()
         if not self._waiting[spot]:
             del self._waiting[spot]
-        self.result.observer.advance(entries=1, size=one.record.size)
+        if not self.fresh:  # else it counted when it was appended
+            self.result.observer.advance(entries=1, size=one.record.size)
         if proof.status is Status.VERIFIED:
             self._verified(one, proof)
         elif proof.status in (Status.MISSING, Status.CHANGED):

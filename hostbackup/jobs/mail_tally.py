@@ -148,6 +148,6 @@ class MailTally(Tally[Message]):
 
 def described(failure: Failure, subject: str, path: bytes) -> Failure:
     """With the message's subject, and its file in the vault, as far as there are any."""
-    reason = f"{failure.reason}; subject: {subject}" if subject else failure.reason
+    reason = f"{failure.reason.rstrip('.')}; subject: {subject}" if subject else failure.reason
     hints = [failure.hint, "in the vault: " + path.decode("utf-8", "backslashreplace") if path else ""]
     return Failure(failure.side, failure.part, failure.name, failure.code, reason, "; ".join(hint for hint in hints if hint))

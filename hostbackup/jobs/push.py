@@ -14,6 +14,7 @@ from hostbackup.errors import PlaceMissing, UsageError
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
+from hostbackup.jobs.coverage import never_saved
 from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, names_from, to_adapt
 from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
@@ -113,8 +114,9 @@ class Push:
         """The part in the snapshot. One that is not there is told."""
         state = self._snapshot.parts.get(part.id)
         if state is None:
-            error = PlaceMissing(f"snapshot {self._snapshot.id} does not hold it", hint="run `backup` first")
-            self.result.fail_part(error, side="vault", part=part.id)
+            [failure] = never_saved(self._snapshot, [part])
+            self.result.fail(failure)
+            self.result.undone += 1
         return state
 
     def _part(self, part: Part, push: Callable[[PartState], None]) -> None:
@@ -249,9 +251,8 @@ class Push:
                 self._planned(result, part, dict(planned))
                 if self.dry_run:
                     return
-                result.observer.phase(f"{part}: appending", planned["write"], planned["write_bytes"])
+                result.observer.phase(f"{part}: appending and proving", planned["write"], planned["write_bytes"])
                 work.apply()
-                result.observer.phase(f"{part}: proving", planned["write"], planned["write_bytes"])
                 tally = work.prove()
                 account_work.evidence += self._record(result, tally, state)
                 result.details.setdefault("mail", []).append(tally.as_json())

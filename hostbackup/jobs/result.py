@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,8 @@ class Result:
         Where that is all of them the command fails (1, or 2 where it could be known beforehand); among others that were worked on it leaves the
         command incomplete (3). A machine that is not the one meant always fails it.
         """
-        reason = f"{error.where}: {error.reason}" if error.where else error.reason
+        known = error.where.partition(" ")[2] == urllib.parse.unquote(part.partition("/")[2])  # `old.imap USER` says no more than the part
+        reason = f"{error.where}: {error.reason}" if error.where and not known else error.reason
         self.fail(Failure(side, part, b"", error.code, reason, error.hint))
         if isinstance(error, WrongMachine) or error.exit not in (Exit.FAILED, Exit.USAGE):
             self.codes.add(error.exit)

@@ -23,6 +23,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.jobs.verify_live import NewTree, OldTree
 from hostbackup.jobs.verify_mail import NewMail, OldMail
 from hostbackup.jobs.verify_vault import VaultCheck
+from hostbackup.model import Failure
 from hostbackup.places.exclude import Excludes
 from hostbackup.profile import NewWeb
 from hostbackup.vault.mailbox import MailRoot
@@ -30,6 +31,7 @@ from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 
 SIDES = ("old", "new", "copy")
+_PUSH = "run `hostbackup push`, with this profile"
 
 
 @dataclass(slots=True)
@@ -185,6 +187,8 @@ class Verify:
     # -- mail, on both sides ------------------------------------------------------------------------------------------------------------
 
     def _mailboxes(self, side: str, mailboxes: list[tuple[PartState, Account]]) -> None:
+        if side == "new":
+            mailboxes = self._pushed(mailboxes)
         if not mailboxes:
             return
         connections = self.job.connections
@@ -216,6 +220,22 @@ class Verify:
                 tally.counts["unverified"] = state.entries
             self._record(tally, state)
         tell_accounts(self.result, [state.part.id for state, _ in mailboxes], known, side=side)
+
+    def _pushed(self, mailboxes: list[tuple[PartState, Account]]) -> list[tuple[PartState, Account]]:
+        """Those that a push has ever worked on. Of the others nothing can be proven, which is told once, whatever they hold."""
+        journals = [self.job.vault.state.journal(push_journal(state.part, mail_target(self.job, account))) for state, account in mailboxes]
+        never = [row for row, journal in zip(mailboxes, journals, strict=True) if row[0].entries and not journal.begun]
+        for state, _ in never:
+            tally: Tally[Any] = Tally("new", state.part.id)
+            tally.counts["unverified"] = state.entries
+            self._record(tally, state)
+            if len(never) < len(mailboxes):
+                self.result.fail(Failure("new", state.part.id, b"", "unverified", "nothing of this mailbox was pushed yet", _PUSH))
+        if never and len(never) == len(mailboxes):
+            self.result.fail(Failure("new", "", b"", "unverified", "no mail was pushed to the new server yet", _PUSH))
+        untouched = {state.part.id: Figures(state.entries, state.bytes, 0, "incomplete") for state, _ in never}
+        tell_accounts(self.result, list(untouched), untouched, side="new")
+        return [row for row in mailboxes if row not in never]
 
     def _mailbox(self, state: PartState, account: Account, login: Account, work: AccountWork) -> MailTally:
         """Runs in a thread of its own, beside others."""

@@ -19,7 +19,8 @@ _CODES = {
     "THROTTLED": "for-now",
 }
 HINTS = {
-    "too-big": "the new server takes no message of this size",
+    "too-big": "the new server takes no message of this size: ask its provider for more, then run `push` again; it is safe in the vault",
+    "refused": "all others go on; if the new server's provider lifts what keeps it out, `push` tries it again; it is safe in the vault",
     "over-quota": "give the mailbox more room there, then run `push` again",
     "in-doubt": "run `push` again: it looks for the message before it appends it",
     "cut-short": "run `push` again: it looks for the message before it appends it",

@@ -24,6 +24,7 @@ HOLD = 32_768  # messages of one folder kept before the first is given out: up t
 _AHEAD = 4  # folders in flight
 _TRIES = 3
 _FLAGS_CACHED = 4096
+_HINTS = {"folder": "let this user read it, or ask the provider to, then run again"}
 
 
 @dataclass(slots=True, eq=False)
@@ -262,7 +263,7 @@ class Scanner:
     def _conclude(self, scan: _FolderScan, folder: Folder, trouble: tuple[str, str] | None) -> Iterator[Listing[Message]]:
         failure = None
         if trouble is not None:
-            failure = Failure(self._side, self._part, folder.name, trouble[0], trouble[1], "run again" if trouble[0] == "changing" else "")
+            failure = Failure(self._side, self._part, folder.name, trouble[0], trouble[1], _HINTS.get(trouble[0], "run again"))
         # Each range says that it may lack messages: what is not in it must not be taken for deleted.
         numbers = sorted(number for number, bucket in scan.ranges.items() if bucket)
         for number in numbers:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hostbackup.model import Failure
 from hostbackup.protocols.imap.names import display
-from hostbackup.report.words import number, one_line, plural, table
+from hostbackup.report.words import number, one_line, part_name, plural, table
 
 _SHOWN = 30  # rows of one table; of more, only those with something to look at
 _SUMS = {"there": "there now", "pushed": "pushed", "proven": "proven"}
@@ -48,9 +48,9 @@ def renamed(maps: Mapping[str, Sequence[Row]]) -> list[str]:
         for row in rows:
             old, new = _folder(row, "old"), _folder(row, "new")
             if row.get("why") and row["rule"] != "earlier" and bool(row.get("stood")) is real:
-                lines.append(f"  ~ {one_line(part)}: folder {old} {'is' if real else 'will be'} called {new} there: {one_line(row['why'])}")
+                lines.append(f"  ~ {part_name(part)}: folder {old} {'is' if real else 'will be'} called {new} there: {one_line(row['why'])}")
             elif _wire(row, "new") in together:
-                lines.append(f"  ~ {one_line(part)}: folder {old} goes to {new} there, together with others")
+                lines.append(f"  ~ {part_name(part)}: folder {old} goes to {new} there, together with others")
     return lines
 
 
@@ -72,7 +72,7 @@ def _table(side: str, rows: list[tuple[Row, Row]], everything: bool, failed: Col
     header += ["since then"] if told_changes else []
     body = []
     for account, row in shown:
-        cells = [one_line(account["part"].partition("/")[2]), _folder(row, "old")]
+        cells = [part_name(account["part"]).partition("/")[2], _folder(row, "old")]
         cells += [_folder(row, "new")] if side == "new" else []
         cells += [number(row["messages"]), *(_figure(row, key) for key in columns)]
         body.append(cells + ([_changed(row)] if told_changes else []))
@@ -106,5 +106,5 @@ def _wire(row: Row, key: str) -> bytes:
 def _altered(account: Row) -> list[str]:
     """What the server made of messages that count as verified all the same."""
     rows = [row for row in account.get("altered", []) if row["tier"] in _SOUND]
-    told = [f"  ~ {one_line(account['part'])}: {plural(row['messages'], 'message')}: {one_line(row['reason'])}" for row in rows[:5]]
+    told = [f"  ~ {part_name(account['part'])}: {plural(row['messages'], 'message')}: {one_line(row['reason'])}" for row in rows[:5]]
     return [*told, *([f"  ~ … and {number(len(rows) - 5)} other ways: see --json"] if len(rows) > 5 else [])]

@@ -4,61 +4,23 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from hostbackup.errors import Exit
-from hostbackup.model import Failure
-from hostbackup.protocols.imap.names import display
 from hostbackup.report import mail_table
-from hostbackup.report.words import number, one_line, plural, size, table
+from hostbackup.report.failures import shown_name
+from hostbackup.report.words import number, one_line, part_name, plural, size, table
 
-_PLANNED = {"folders": "folders to make", "write": "to write"}
+_PLANNED = {"folders": ("folder to make", "folders to make"), "write": ("to write", "to write")}
 _KINDS = {"mail/": ("mailbox", "mailboxes"), "sieve/": ("set of filters", "sets of filters")}
-_SHOWN = 20  # failures listed before "and so many more"
-
-_CLOSING = {
-    Exit.OK: "{command}: all as asked",
-    Exit.FAILED: "{command}: failed (exit 1)",
-    Exit.USAGE: "{command}: wrong usage (exit 2)",
-    Exit.INCOMPLETE: "{command}: incomplete; what is listed above failed or is unproven, everything else is safe (exit 3)",
-    Exit.DAMAGE: "{command}: damage or a difference was found; it is listed above (exit 4)",
-    Exit.LOCKED: "{command}: another run holds the lock (exit 7)",
-    Exit.INTERRUPTED: "{command}: interrupted (exit 130)",
-}
-
-
-def closing(command: str, code: Exit) -> str:
-    return _CLOSING[code].format(command=command)
-
-
-def failure_line(failure: Failure) -> str:
-    where = failure.part
-    if failure.name:
-        name = _shown(failure.part, failure.name)
-        where = f"{where}/{name}" if where else name
-    head = ": ".join(text for text in (failure.side, where) if text)
-    hint = f" ({one_line(failure.hint)})" if failure.hint else ""
-    return f"{head}: {one_line(failure.reason)}{hint}" if head else f"{one_line(failure.reason)}{hint}"
-
-
-def failure_lines(failures: Sequence[Failure], *, everything: bool) -> list[str]:
-    shown = failures if everything else failures[:_SHOWN]
-    lines = [f"  ! {failure_line(failure)}" for failure in shown]
-    if len(shown) < len(failures):
-        lines.append(f"  ! … and {number(len(failures) - len(shown))} more: see --verbose, --json or the snapshot")
-    return lines
+_SHOWN = 20  # rows, before "and so many more"
 
 
 def name_of(row: Mapping[str, Any], key: str = "name") -> str:
     """A name out of a row of JSON."""
     raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "")).encode("utf-8", "surrogateescape")
-    return _shown(str(row.get("part", "")), raw)
-
-
-def _shown(part: str, name: bytes) -> str:
-    """A name for people: that of a mail folder is not shown in the modified UTF-7 of the wire."""
-    return one_line(display(name) if part.startswith("mail/") else name)
+    return shown_name(str(row.get("part", "")), raw)
 
 
 # -- one function a command ---------------------------------------------------------------------------------------------------------------
@@ -69,16 +31,20 @@ def _few(rows: list[list[str]], part: int, result: Any, fine: Callable[[list[str
 
     Takes the others out of `rows`. A part that a failure names is never one of them.
     """
-    troubled = {one_line(failure.part) for failure in result.failures}
+    troubled = {part_name(failure.part) for failure in result.failures}
     lines = []
     for kind, (one, many) in _KINDS.items():
         mine = [row for row in rows if row[part].startswith(kind)]
         good = [row for row in mine if row[part] not in troubled and fine(row)]
-        if everything or len(mine) <= _SHOWN or not good:
+        if everything or len(mine) <= _SHOWN:
             continue
-        gone = set(map(id, good))
+        bad = [row for row in mine if row not in good]
+        gone = set(map(id, [*good, *bad[_SHOWN:]]))
         rows[:] = [row for row in rows if id(row) not in gone]
-        lines.append(f"and {number(len(good))} of {plural(len(mine), one, many)}, all as they should be (--verbose shows each)")
+        if len(bad) > _SHOWN:
+            lines.append(f"and {plural(len(bad) - _SHOWN, one, many)} more that are not as they should be (--verbose shows each)")
+        if good:
+            lines.append(f"and {number(len(good))} of {plural(len(mine), one, many)}, all as they should be (--verbose shows each)")
     return lines
 
 
@@ -106,9 +72,9 @@ def backup(details: Mapping[str, Any], result: Any, everything: bool = False) ->
         notes = [part["state"]] if part["state"] != "complete" else ["complete"]
         notes += [f"{number(part[key])} {key}" for key in ("failed", "stale", "vanished") if part[key]]
         why = f": {one_line(part['reason'])}" if part["state"] == "carried" else ""
-        rows.append([one_line(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes) + why])
+        rows.append([part_name(name), number(part["entries"]), size(part["bytes"]), ", ".join(notes) + why])
     lost = [row for row in details.get("accounts", []) if row["state"] == "failed"]
-    rows += [[one_line(row["part"]), "-", "-", "not backed up"] for row in lost]
+    rows += [[part_name(row["part"]), "-", "-", "not backed up"] for row in lost]
     others = [*_few(rows, 0, result, lambda row: row[3] == "complete", everything), *_mail_total(details, "new")]
     lines = [f"a new vault was begun at {one_line(details['new_vault'])}"] if "new_vault" in details else []
     lines += [*(table(rows, ["part", "entries", "bytes", "state"]) if rows else []), *others]
@@ -148,7 +114,7 @@ def _plan(details: Mapping[str, Any], everything: bool = False) -> list[str]:
         if kind:
             sums.setdefault(kind, Counter()).update({"parts": 1, **planned})
         else:
-            lines.append(f"{one_line(part)}: {_planned(planned)}")
+            lines.append(f"{part_name(part)}: {_planned(planned)}")
     for kind, total in sums.items():
         parts = plural(total.pop("parts"), *_KINDS[kind])
         lines.append(f"{parts}: {_planned(total)} (--verbose shows each)")
@@ -157,9 +123,8 @@ def _plan(details: Mapping[str, Any], everything: bool = False) -> list[str]:
 
 
 def _planned(planned: Mapping[str, int]) -> str:
-    told = ", ".join(
-        f"{number(value)} {_PLANNED.get(key, key.replace('_', ' '))}" for key, value in planned.items() if value and not key.endswith("bytes")
-    )
+    words = {key: _PLANNED.get(key, (key.replace("_", " "),) * 2) for key in planned}
+    told = ", ".join(plural(value, *words[key]) for key, value in planned.items() if value and not key.endswith("bytes"))
     return f"{told or 'nothing to do'}; {size(planned.get('wanted_bytes', planned.get('write_bytes', 0)))} to move"
 
 
@@ -169,8 +134,9 @@ def verify(details: Mapping[str, Any], result: Any, everything: bool = False) ->
         counts = dict(line["counts"])
         verified = counts.pop("verified", 0)
         others = ", ".join(f"{number(value)} {key}" for key, value in counts.items() if value) or "-"
-        rows.append([line["side"], one_line(line["part"]) or "-", number(verified), size(line["bytes"]), line["method"], others])
-    rows += [["vault", one_line(row["part"]), "-", "-", "-", "never backed up"] for row in details.get("never_saved", [])]
+        moved = size(line["bytes"]) if line["bytes"] or not verified else "-"  # of the view no bytes are told
+        rows.append([line["side"], part_name(line["part"]) or "-", number(verified), moved, line["method"], others])
+    rows += [["vault", part_name(row["part"]), "-", "-", "-", "never backed up"] for row in details.get("never_saved", [])]
     rows.sort(key=lambda row: row[0] != "vault")
     notes = []
     shown: list[list[str]] = []
@@ -198,12 +164,14 @@ def push(details: Mapping[str, Any], result: Any, everything: bool = False) -> l
         left = planned.get("changed-at-new-side", 0) + planned.get("adapted", 0) + planned.get("moved", 0)
         conflicts = planned.get("conflict", 0)
         method = proven["method"] if proven else "-"
-        rows.append([one_line(part), number(planned.get("write", 0)), verified, method, number(settled), number(left), number(conflicts)])
+        rows.append([part_name(part), number(planned.get("write", 0)), verified, method, number(settled), number(left), number(conflicts)])
     header = ["part", "to write", "proven", "method", "there already", "left alone", "conflicts"]
     if proven_nowhere(details):
         return [*_plan(details, everything), *lines]
     rows += [
-        [one_line(row["part"]), "-", "-", "not pushed", "-", "-", "-"] for row in details.get("accounts", []) if row["part"] not in details["planned"]
+        [part_name(row["part"]), "-", "-", "not pushed", "-", "-", "-"]
+        for row in details.get("accounts", [])
+        if row["part"] not in details["planned"]
     ]
     notes = [*_few(rows, 0, result, lambda row: row[2] != "-" and row[6] == "0", everything), *_mail_total(details, "written")]
     dressed = result.counts["attributes_written"]
@@ -218,15 +186,16 @@ def proven_nowhere(details: Mapping[str, Any]) -> bool:
 
 def _left_alone(details: Mapping[str, Any]) -> list[str]:
     rows = mail_table.renamed(details.get("folders", {}))
-    rows += [f"  = {row['part']}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
+    rows += [f"  = {part_name(row['part'])}/{name_of(row)}: {one_line(row['reason'])}" for row in details.get("left_alone", [])]
     rows += [
-        f"  ~ {row['part']}: the script {one_line(row['script'])} files into {one_line(row['folder'])}, on the new server {one_line(row['becomes'])}:"
-        " adapt it by hand"
+        f"  ~ {part_name(row['part'])}: the script {one_line(row['script'])} files into {one_line(row['folder'])},"
+        f" on the new server {one_line(row['becomes'])}: adapt it by hand"
         for row in details.get("filters_to_adapt", [])
     ]
     rows += _not_covered(details)
     rows += [
-        f"  saved before overwriting: {row['part']}/{name_of(row)} as objects/{row['digest'][:2]}/{row['digest']}" for row in details.get("saved", [])
+        f"  saved before overwriting: {part_name(row['part'])}/{name_of(row)} as objects/{row['digest'][:2]}/{row['digest']}"
+        for row in details.get("saved", [])
     ]
     return rows[:_SHOWN] + ([f"  = … and {number(len(rows) - _SHOWN)} more: see --json"] if len(rows) > _SHOWN else [])
 
@@ -239,12 +208,58 @@ def copy(details: Mapping[str, Any], result: Any) -> list[str]:
     return table(rows, ["copy", "where", "copied", "bytes", "there already", "newest snapshot"]) if rows else []
 
 
-def sync(details: Mapping[str, Any], result: Any) -> list[str]:
+def sync(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
+    """A line for each step; with `everything`, all that the step's own command would print."""
     lines = []
     for step in details["steps"]:
-        told = f"skipped: {step['skipped']}" if "skipped" in step else f"exit {step['exit']}"
-        lines.append(f"{step['step']}: {told}")
+        if "skipped" in step:
+            lines.append(f"{step['step']}: skipped: {step['skipped']}")
+            continue
+        figures = _STEPS.get(step["step"])
+        told = figures(step, Counter(step["counts"])) if figures is not None and "counts" in step else ""
+        ended = "all as asked" if not step["exit"] else f"exit {step['exit']}"
+        lines.append(f"{step['step']}: {ended}{f': {told}' if told else ''}")
+        shown = {"check": check, "backup": backup, "verify": verify, "push": push}.get(step["step"])
+        if everything and shown is not None and "counts" in step:
+            own = SimpleNamespace(counts=Counter(step["counts"]), failures=result.failures)
+            lines += [f"  {line}".rstrip() for line in shown(step, own, True)]
     return lines
+
+
+def _backup_figures(step: Mapping[str, Any], counts: Counter[str]) -> str:
+    changed = f"{number(counts['new'])} new, {number(counts['changed'])} changed, {number(counts['vanished'])} vanished"
+    held = f"{plural(counts['entries'], 'entry', 'entries')}, {size(counts['bytes'])}"
+    return f"{changed}; snapshot {step['snapshot']} holds {held}" if "snapshot" in step else "no snapshot was written"
+
+
+def _verify_figures(step: Mapping[str, Any], counts: Counter[str]) -> str:
+    sums: dict[str, Counter[str]] = {}
+    for row in step.get("proven", []):
+        sums.setdefault(row["side"], Counter()).update(row["counts"])
+    told = [f"{one_line(side)} {', '.join(f'{number(count)} {what}' for what, count in found.items() if count)}" for side, found in sums.items()]
+    return "; ".join(told)
+
+
+def _push_figures(step: Mapping[str, Any], counts: Counter[str]) -> str:
+    there = sum(counts[key] for key in ("equal", "adopt", "settled", "there"))
+    told = f"{number(counts['written'])} written, {number(counts['verified'])} proven, {number(there)} there already"
+    left = sum(counts[key] for key in ("changed-at-new-side", "adapted", "moved"))
+    return told + (f", {number(left)} left alone" if left else "") + (f", {plural(counts['conflict'], 'conflict')}" if counts["conflict"] else "")
+
+
+def _copy_figures(step: Mapping[str, Any], counts: Counter[str]) -> str:
+    return "; ".join(
+        f"{one_line(name)}: {number(done['uploaded'])} copied, {size(done['bytes'])}, {number(done['skipped'])} there already"
+        for name, done in step.get("copies", {}).items()
+    )
+
+
+_STEPS: dict[str, Callable[[Mapping[str, Any], Counter[str]], str]] = {
+    "backup": _backup_figures,
+    "verify": _verify_figures,
+    "push": _push_figures,
+    "copy": _copy_figures,
+}
 
 
 def snapshots(details: Mapping[str, Any], result: Any) -> list[str]:
@@ -337,7 +352,10 @@ def check(details: Mapping[str, Any], result: Any, everything: bool = False) -> 
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
         )
-    lines += [f"adapt on the new server: {row['part']}/{name_of(row)} names {one_line(row['names'])}" for row in details.get("to_adapt", [])[:_SHOWN]]
+    lines += [
+        f"adapt on the new server: {part_name(row['part'])}/{name_of(row)} names {one_line(row['names'])}"
+        for row in details.get("to_adapt", [])[:_SHOWN]
+    ]
     vault, estimate = details["vault"], details["estimate"]
     lines.append(f"vault {one_line(vault['path'])}: {size(vault['free_bytes'])} free")
     if vault["exists"] or not details.get("parts"):

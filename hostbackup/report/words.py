@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import urllib.parse
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -41,6 +42,11 @@ def size(count: float) -> str:
 
 def number(count: int) -> str:
     return f"{count:,}"
+
+
+def part_name(part: str) -> str:
+    """A part's id (`mail/USER`, percent-encoded) as people write it."""
+    return one_line(urllib.parse.unquote(part, errors="backslashreplace"))
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -143,6 +143,14 @@ class Journal:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
 
+    @property
+    def begun(self) -> bool:
+        """Whether it tells anything."""
+        try:
+            return self.path.stat().st_size > 0
+        except OSError:
+            return False
+
     def clear(self) -> None:
         """Ends what it told, so that another can begin. Does nothing to one that tells nothing."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import time
@@ -20,11 +21,12 @@ CHUNK = 256 * 1024  # bytes: what one recv takes, and so the largest piece a lit
 _LIMITED = 64 * 1024  # bytes that move at once where their rate is bounded
 _BULK = 16 * 1024  # bytes sent in one go that are contents and no commands
 MAX_LINE = 1024 * 1024  # bytes of one line, literals not counted
+_TIMING = re.compile(r"\s*\(\d+\.\d+(?: \+ \d+\.\d+)* secs\)\.?\Z")  # how long it took Dovecot to say so
 
 
 def plain(text: bytes, limit: int = 200) -> str:
     """What a server said, safe to show: control characters and invalid UTF-8 escaped, cut to `limit` characters."""
-    shown = text.decode("utf-8", "backslashreplace").strip()
+    shown = _TIMING.sub("", text.decode("utf-8", "backslashreplace").strip())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
