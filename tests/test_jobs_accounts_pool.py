@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.mail_logins import MailLogins
 from hostbackup.jobs.result import Result
 from hostbackup.model import Observer, Part
+from hostbackup.vault.state import StateFolder
 
 
 class Listener(Observer):
@@ -84,6 +87,25 @@ def test_the_line_counts_what_was_moved_and_not_what_was_looked_at() -> None:
 
     pool.run(works(pool, 10, do))
     assert listener.titles[-1] == "backing up mail: 10 of 10 accounts, 20 messages, 7.0 kB"
+
+
+def test_what_was_seen_of_a_server_is_on_record_while_the_accounts_are_still_at_work(tmp_path: Path) -> None:
+    """A large mailbox may take hours: who is killed then must know next time which server it was."""
+    (tmp_path / "state").mkdir()
+    state = StateFolder(tmp_path / "state")
+    identity = Identity(state)
+    pool = AccountsPool(MailLogins(lambda host, port, given: given), identity, Observer(), "backing up mail")
+    on_record = threading.Event()
+
+    def do(number: int, result: Result) -> None:
+        identity.see_mailbox("old.imap", f"user{number}", {"INBOX": 7 + number})
+        until = time.monotonic() + 60
+        while number == 0 and not on_record.is_set() and time.monotonic() < until:  # all others have ended long since
+            if len(state.read("identity") or {}) == 5:
+                on_record.set()
+
+    pool.run(works(pool, 5, do))
+    assert on_record.is_set()
 
 
 def test_no_more_accounts_of_a_server_at_once_than_it_bears() -> None:

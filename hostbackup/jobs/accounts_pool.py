@@ -113,6 +113,7 @@ class AccountsPool:
                 if self._fatal is not None or self._done == self._all:
                     return
                 self._changed.wait(_LOOK)
+            self.identity.keep_up()
 
     def _end(self, threads: list[threading.Thread]) -> None:
         if self._done < self._all:

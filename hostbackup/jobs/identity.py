@@ -35,7 +35,7 @@ def looks_old(where: str, why: str) -> WrongMachine:
 class Identity:
     """The pins of one vault. Without a vault (`check` before the first backup) nothing is kept and only addresses are compared.
 
-    Used by many threads. What is seen is written at once, or, within `together`, every few seconds and at the end.
+    Used by many threads. What is seen is written at once, or, within `together`, after a few seconds at most and at the end.
     """
 
     state: StateFolder | None = None
@@ -161,8 +161,16 @@ class Identity:
 
     def _changed(self) -> None:
         self._unsaved = True
-        if not self._many or time.monotonic() - self._saved > _SAVE_SECONDS:
+        if not self._many:
             self._save()
+        else:
+            self.keep_up()
+
+    def keep_up(self) -> None:
+        """Writes what was seen, within `together`, if it is time: to be called now and then, as the next change may be hours away."""
+        with self._lock:
+            if time.monotonic() - self._saved > _SAVE_SECONDS:
+                self._save()
 
     def _save(self) -> None:
         if self._unsaved and self.state is not None:
