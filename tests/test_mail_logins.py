@@ -63,6 +63,13 @@ def test_a_server_that_was_there_is_given_time_to_start_again(world: World) -> N
     assert sum(world.waited) == 15.5
 
 
+def test_one_that_many_accounts_depend_on_is_given_time_from_the_start(world: World) -> None:
+    world.logins.many = True
+    world.unknown = 5
+    world.line("hanako").main().close()
+    assert sum(world.waited) == 15.5
+
+
 def test_one_that_nobody_has_met_is_looked_for_twice(world: World) -> None:
     world.unknown = 99
     with pytest.raises(NameNotResolved):

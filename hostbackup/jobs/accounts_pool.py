@@ -79,6 +79,7 @@ class AccountsPool:
             return
         self._waiting = list(accounts)
         self._all = len(accounts)
+        self.logins.many = True
         self.logins.queued.update(account.server for account in accounts)
         room = sum({account.server: account.limit for account in accounts}.values())
         threads = [threading.Thread(target=self._work, name=f"account-{n}", daemon=True) for n in range(min(AT_ONCE, self._all, room))]
@@ -93,6 +94,7 @@ class AccountsPool:
                 finally:
                     self._end(threads)
         finally:
+            self.logins.many = False
             self.logins.queued.clear()
         if self._fatal is not None:
             raise self._fatal

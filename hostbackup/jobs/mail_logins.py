@@ -18,8 +18,8 @@ from hostbackup.protocols.slots import Slots
 Server = tuple[str, int]  # host as the profile calls it, and port
 
 _BUSY_TRIES = 5  # logins, before an account that a busy server turns away gives up
-_TRIES = 2  # to reach a server that nobody has met …
-_MET_TRIES = 6  # … and one that was there a moment ago
+_TRIES = 2  # to reach a server …
+_PATIENT_TRIES = 6  # … that was there a moment ago, or that many accounts depend on
 _LONGEST = 60.0  # seconds that are waited because a server asks for it
 
 
@@ -63,6 +63,7 @@ class MailLogins:
     note: Callable[[str], object] = lambda text: None
     pause: Callable[[float, threading.Event], object] = lambda seconds, stop: stop.wait(seconds)
     stop: threading.Event = field(default_factory=threading.Event)  # of the work that is under way
+    many: bool = False  # accounts are at work: who gives a server up too soon does so for all of them
     queued: Counter[Server] = field(default_factory=Counter)  # accounts that have not begun: they come before anybody's spare connection
     clock: Callable[[], float] = time.monotonic
     _slots: dict[Server, Slots] = field(default_factory=dict)
@@ -143,8 +144,8 @@ class AccountLine(Generic[Made]):
     def main(self) -> Made:
         """Logs in, as soon as the server has a connection to give. Raises ConnectionFailed, WrongMachine or Stopped.
 
-        A server that takes no more connections is given time; one that does not answer is looked for again, for longer where it was there before:
-        it may be starting again. A refused login is never tried again.
+        A server that takes no more connections is given time; one that does not answer is looked for again, for longer where it was there before or
+        many accounts depend on it: it may be starting again. A refused login is never tried again.
         """
         tries, began = 0, self.logins.clock()
         while True:
@@ -158,7 +159,7 @@ class AccountLine(Generic[Made]):
                 self.logins.note(f"{self.section} {self.target.user}: {error.reason}; waiting")
                 self._pause(0.5 * 2**tries, error)
             except (Unreachable, NameNotResolved, LineCut) as error:
-                enough = _MET_TRIES if any(one.met for one in there) else _TRIES
+                enough = _PATIENT_TRIES if self.logins.many or any(one.met for one in there) else _TRIES
                 late = self.logins.clock() - began >= PATIENCE
                 if tries >= (_TRIES if late else enough) or any(one.gone for one in there):
                     raise
