@@ -287,6 +287,21 @@ def test_a_line_that_stays_cut_ends_the_read(box: Box) -> None:
         box.read(*wanted)
 
 
+def test_a_server_that_never_answers_is_asked_once(box: Box) -> None:
+    box.server.greeting = b""
+    tried = 0
+
+    def factory() -> Pop3Session:
+        nonlocal tried
+        tried += 1
+        return connect(box.server.target(timeout=0.05))
+
+    box.new(factory)
+    with pytest.raises(LineCut, match="nothing moved"):
+        box.scan()
+    assert tried == 1
+
+
 def test_gone_and_unreadable_are_told_apart(box: Box) -> None:
     box.server.put(*(letter(n) for n in range(4)))
     box.server.messages[3] = replace(box.server.messages[3], data=b"", told=100)

@@ -180,6 +180,7 @@ class Pop3Account:
     def _again(self, work: Callable[[], _Result]) -> _Result:
         """Work that may be repeated from the start, done once more where the line was cut."""
         while True:
+            self._session()  # who cannot be reached at all is not looked for again here
             try:
                 result = work()
             except (LineCut, ProtocolBroken) as error:
