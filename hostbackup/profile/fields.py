@@ -212,3 +212,21 @@ def last_part(path: str) -> str | None:
 def with_default(value: Any, key: str, default: object) -> Any:
     """The table `value` with `key` filled in, where the table lacks it and there is a default."""
     return {**value, key: default} if isinstance(value, dict) and key not in value and default is not None else value
+
+
+def named_by_path(value: Any, *, local: bool = False) -> Any:
+    """The table `value` with a name by its path's last part, where it has none; `local`: the path is one of this machine."""
+    path = value.get("path") if isinstance(value, dict) else None
+    if not isinstance(path, str) or "\0" in path:
+        return with_default(value, "name", "?")  # the path's own error says it all
+    default = last_part(Path(path).as_posix() if local else path)
+    if default is None and "name" not in value:
+        raise WrongValue(f"the path {path!r} ends in no name; add name = …")
+    return with_default(value, "name", default)
+
+
+def no_two(names: list[str], what: str, hint: str) -> None:
+    """Raises WrongValue where two names are alike."""
+    for name in names:
+        if names.count(name) > 1:
+            raise WrongValue(f"two {what} {name!r}; {hint}")

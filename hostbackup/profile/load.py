@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hostbackup import osal
 from hostbackup.errors import ProfileError
+from hostbackup.profile.mail import Mail
 from hostbackup.profile.root import Profile
-from hostbackup.profile.sections import Mail, Ssh
 from hostbackup.profile.shape import At, read
+from hostbackup.profile.trees import Ssh
 
 FOLDER = Path("profiles")
 _AT_LINE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")

@@ -12,9 +12,13 @@ from typing import Annotated, Any, Literal, cast
 from hostbackup import secrets
 from hostbackup.accounts import Account, read_accounts, read_mailboxes
 from hostbackup.errors import ProfileError, SecretError, WrongValue
+from hostbackup.profile.copies import Copy, PathCopy
 from hostbackup.profile.fields import LocalPath, Many, Name
-from hostbackup.profile.sections import Contract, Copy, Domain, ImapAccount, Local, Mail, MailRules, New, Old, Pace, PathCopy, Sync
+from hostbackup.profile.leaving import Contract, Domain
+from hostbackup.profile.mail import ImapAccount, Mail, MailRules
+from hostbackup.profile.sections import New, Old, Pace, Sync
 from hostbackup.profile.shape import Called, Section, after, made
+from hostbackup.profile.trees import Local
 from hostbackup.secrets import SecretSource
 
 
