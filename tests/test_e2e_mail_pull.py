@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,24 @@ USERS = {f"u{number}@example.test": "secret" for number in range(20)}
 FOLDERS = (("Sent",), ("仕事",), ("仕事", "2025"), ("Trash",))
 TURNS = 14  # of the whole second run, the TLS handshake and the login among them
 _next_user = itertools.count()
+
+# What a run that brings nothing must not load, by the beginnings of names: each costs it time. Counted in modules, not in seconds.
+NOT_NEEDED = (
+    *("pydantic", "paramiko", "fabric", "invoke", "cryptography", "boto3", "pathspec", "keyring", "tqdm", "imapclient"),
+    *("asyncio", "concurrent", "ctypes", "csv", "difflib", "email", "importlib.metadata", "multiprocessing", "zoneinfo"),
+    *("hostbackup.jobs.connect_ssh", "hostbackup.jobs.copy", "hostbackup.jobs.push", "hostbackup.jobs.verify", "hostbackup.profile.explain"),
+    *("hostbackup.places.mail_fetch", "hostbackup.places.mail_prove", "hostbackup.places.mail_write", "hostbackup.places.pop3"),
+    *("hostbackup.places.sftp", "hostbackup.places.stream", "hostbackup.protocols.openssh", "hostbackup.protocols.pop3"),
+    *("hostbackup.protocols.s3", "hostbackup.protocols.sftp", "hostbackup.protocols.ssh", "hostbackup.protocols.tar"),
+)
+MODULES = 300
+REPORTING = """
+import atexit, json, sys
+file = sys.argv.pop(1)
+atexit.register(lambda: json.dump(sorted(sys.modules), open(file, "w")))
+from hostbackup.cli.main import main
+main()
+"""
 
 
 class Pull(Move):
@@ -66,6 +86,18 @@ def test_an_unchanged_mailbox_costs_few_turns_on_the_wire(it: Move) -> None:
     assert ran.json["counts"].get("read", 0) == 0
     assert turns <= TURNS
     assert {row["stored"] for row in told(it).values()} == {3}
+
+
+def test_an_unchanged_mailbox_loads_only_what_it_needs(it: Move) -> None:
+    it.backup()
+    file = it.folder / "modules.json"
+    program = [sys.executable, "-c", REPORTING, str(file), "backup", "move.toml", "--quiet"]
+    done = subprocess.run(program, cwd=it.folder, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    loaded = json.loads(file.read_text())
+    assert [name for name in loaded if name.startswith(NOT_NEEDED)] == []
+    assert {"hostbackup.places.mail_scan", "hostbackup.vault.view"} <= set(loaded)
+    assert len(loaded) < MODULES
 
 
 def test_only_what_changed_is_written_and_everything_is_followed(it: Move) -> None:

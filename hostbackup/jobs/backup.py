@@ -122,9 +122,11 @@ class Backup:
     # -- trees --------------------------------------------------------------------------------------------------------------------------
 
     def _web(self, part: Part) -> None:
+        from hostbackup.jobs import connect_ssh
+
         web = next(web for web in self.job.profile.old.web if web.name == part.name)
         # What is proven here decides no more than what is fetched again.
-        tree = self.job.connections.old_tree(web, self.job.vault.objects.read, weak=True)
+        tree = connect_ssh.old_tree(self.job.connections, web, self.job.vault.objects.read, weak=True)
         self._tree(part, tree, self.result, lambda: {"path": web.path, "exclude": list(web.exclude)}, volatile=Excludes(web.volatile))
 
     def _local(self, part: Part) -> None:

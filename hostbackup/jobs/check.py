@@ -16,7 +16,7 @@ from typing import Any
 from hostbackup import osal
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
-from hostbackup.jobs import pop3
+from hostbackup.jobs import connect_ssh, pop3
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.coverage import tell_coverage
@@ -89,8 +89,8 @@ class Check:
     # -- SSH ----------------------------------------------------------------------------------------------------------------------------
 
     def _ssh(self, side: str, section: Ssh) -> None:
-        client = self.connections.ssh_client(side)
-        target = self.connections.ssh_target(side)
+        client = connect_ssh.client(self.connections, side)
+        target = connect_ssh.target(self.connections, side)
         self.result.observer.phase(f"{side}.ssh {section.host}")
         row: dict[str, Any] = {
             "section": f"{side}.ssh",
@@ -107,7 +107,7 @@ class Check:
             self.connections.check_new_endpoints(mail=False)
         kind, fingerprint, key = client.scan_host_key(target)
         row["host_key"] = f"{kind} {fingerprint}"
-        log_in = self.connections.ssh_factory(side)
+        log_in = connect_ssh.factory(self.connections, side)
         try:
             session = log_in()
         except HostKeyUnknown:
@@ -138,7 +138,7 @@ class Check:
             return ""
 
     def _web(self, part: Part, web: Web) -> None:
-        self._tree(part, self.connections.old_tree(web))
+        self._tree(part, connect_ssh.old_tree(self.connections, web))
 
     def _local(self, part: Part, path: Path) -> None:
         self._tree(part, self.connections.local_tree(part.name, path))

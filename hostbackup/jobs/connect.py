@@ -8,39 +8,31 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hostbackup.accounts import Account
-from hostbackup.errors import HostKeyChanged, LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
+from hostbackup.errors import LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
 from hostbackup.jobs import pop3
 from hostbackup.jobs.accounts_pool import AccountsPool, AccountWork
 from hostbackup.jobs.connect_sieve import FilterLogins
-from hostbackup.jobs.identity import Identity, looks_new
+from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.mail_logins import AccountLine, MailLogins
 from hostbackup.jobs.result import Result
 from hostbackup.model import Observer, Part
-from hostbackup.profile import BucketCopy, Imap, PathCopy, Pop3, Profile, Ssh, Web
+from hostbackup.profile import BucketCopy, Imap, PathCopy, Pop3, Profile, Ssh
 from hostbackup.profile.root import login_at
 from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.secrets import Secret, SecretSource
 
 if TYPE_CHECKING:
     from hostbackup.places.base import MailSource
-    from hostbackup.places.digests import Reader
     from hostbackup.places.local import LocalTree
     from hostbackup.places.mail import MailAccount
-    from hostbackup.places.sftp import SftpTree
     from hostbackup.places.sieve import SieveTree
     from hostbackup.protocols.imap.deflate import Packing
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.imap.shared import SharedLogin
-    from hostbackup.protocols.remote import Login
-    from hostbackup.protocols.ssh import SshTarget
-    from hostbackup.protocols.ssh_hostkeys import HostKey
     from hostbackup.vault.stores import Store
-
-_WRITERS = 7  # channels to the new server: its processes share syncs; three of the ten that sshd allows a login stay free for commands
-_LOGIN_WAIT = 30.0  # seconds that a server may take for each step of a login
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
 
@@ -55,14 +47,6 @@ def weaker_mail(section: Imap | Pop3) -> Iterator[tuple[str, str]]:
         yield f'certificate_name = "{section.certificate_name}"', "the certificate is verified against this name and not against host"
     if isinstance(section, Imap) and section.tunnel:
         yield f"tunnel = {section.tunnel[0]}", "who answers, and whether it is encrypted, is up to this command"
-
-
-class SshClient(Protocol):
-    """What speaks SSH: a module with these functions."""
-
-    def connect(self, target: SshTarget, /) -> Login: ...
-    def scan_host_key(self, target: SshTarget, /) -> tuple[str, str, HostKey]: ...
-    def record_host_key(self, target: SshTarget, known_hosts: Path | None, key: HostKey, /) -> Path: ...
 
 
 @dataclass(slots=True)
@@ -81,13 +65,13 @@ class Connections:
     _secrets: dict[str, Secret] = field(default_factory=dict)
     _masters: dict[str, SharedLogin] = field(default_factory=dict)  # by mail server
     _packings: dict[str, Packing] = field(default_factory=dict)  # by mail server
-    _ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
+    ssh_addresses: dict[str, str] = field(default_factory=dict)  # by side, as the first login of the run found it
     _imap_addresses: dict[tuple[str, str], str] = field(default_factory=dict)  # by side and host, where a mailbox was met
     logins: MailLogins = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # what is warned of
     _no_secret: dict[str, SecretError] = field(default_factory=dict)
     _filters: FilterLogins = field(default_factory=FilterLogins)
-    _ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
+    ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def __post_init__(self) -> None:
         self.logins = MailLogins(self.addresses, self.observer.note)
@@ -125,7 +109,7 @@ class Connections:
         self._secrets[where] = secret
         self.on_secret(secret)
 
-    def _prompt(self, where: str, question: str) -> str | None:
+    def prompt(self, where: str, question: str) -> str | None:
         if where not in self._secrets:
             if self.ask is None:
                 return None
@@ -193,123 +177,7 @@ class Connections:
         if mail:
             pop3.check_new_endpoint(self)
 
-    # -- SSH ----------------------------------------------------------------------------------------------------------------------------
-
-    def ssh_section(self, side: str) -> Ssh:
-        section = (self.profile.old if side == "old" else self.profile.new).ssh
-        if section is None:
-            raise ProfileError(f"[{side}.ssh] is missing", where=str(self.profile.file), hint=f"web trees need a section [{side}.ssh]")
-        return section
-
-    def ssh_target(self, side: str) -> SshTarget:
-        from hostbackup.protocols.ssh import SshTarget
-
-        section = self.ssh_section(side)
-        where = f"{side}.ssh"
-        if section.legacy:
-            self.weaker(f"{where} {section.host}", "legacy = true", "SHA-1 signatures and key exchange are accepted, and ciphers of that time")
-        password = self.secret(section.password, f"{where}.password") if section.password else None
-        passphrase = self.secret(section.passphrase, f"{where}.passphrase") if section.passphrase else None
-        return SshTarget(
-            host=section.host,
-            port=section.port,
-            user=section.user or "",
-            addresses=tuple(section.address) or tuple(filter(None, [self._ssh_addresses.get(side)])),
-            password=password,
-            key_file=section.key,
-            passphrase=passphrase,
-            host_key=section.host_key,
-            known_hosts=section.known_hosts,
-            shell=section.shell,
-            timeout=min(_LOGIN_WAIT, self.limits.stall),
-            ask=self._ssh_ask(where) if self.ask else None,
-            on_host_key=functools.partial(self._check_host_key, side, section.host),
-            legacy=section.legacy,
-        )
-
-    def ssh_client(self, side: str) -> SshClient:
-        """The client that the profile names for a side."""
-        from hostbackup.protocols import openssh, ssh
-
-        return openssh if self.ssh_section(side).client == "openssh" else ssh
-
-    def _check_host_key(self, side: str, host: str, fingerprint: str) -> None:
-        if side == "old":
-            self.identity.check_host_key("old.ssh", host, fingerprint)
-        else:
-            self.identity.see_new_host_key(host, fingerprint)
-
-    def _ssh_ask(self, where: str) -> Ask:
-        def ask(question: str) -> str:
-            return self._prompt(f"{where} {question}", question) or ""
-
-        return ask
-
-    def ssh_factory(self, side: str) -> Callable[[], Login]:
-        """Logs in each time it is called, always at the address of the run's first login, and checks that each server is on its own side."""
-        self.ssh_target(side)  # what is wrong with secrets shows before anything is connected
-
-        def connect() -> Login:
-            if side in self._ssh_refused:
-                raise self._ssh_refused[side]
-            target = self.ssh_target(side)
-            try:
-                session = self.ssh_client(side).connect(target)
-            except LoginRefused as error:
-                self._ssh_refused[side] = error
-                raise
-            except HostKeyChanged as error:
-                if side == "old" and self.identity.known("old.ssh") and not self.identity.accept:
-                    raise looks_new(f"old.ssh {target.host}", error.reason) from error
-                raise
-            if side == "old":
-                self.identity.see_host_key("old.ssh", target.host, session.address, session.host_key_fingerprint)
-            self._ssh_addresses[side] = session.address
-            return session
-
-        return connect
-
-    def old_tree(self, web: Web, reader: Reader | None = None, *, weak: bool = False) -> SftpTree:
-        """`reader` and `weak`: what proofs may rest on (`hostbackup.places.sftp_prove.Means`)."""
-        from hostbackup.places.sftp import SftpTree
-        from hostbackup.places.stream import Streams
-
-        return SftpTree(
-            self.ssh_factory("old"),
-            web.path,
-            side="old",
-            part=Part("web", web.name),
-            exclude=web.exclude,
-            volatile=web.volatile,
-            limits=self.limits,
-            reader=reader,
-            weak=weak,
-            streams=Streams(note=self._stream_note("old", web.name)),
-        )
-
-    def new_tree(self, name: str, path: str, reader: Reader | None = None, *, witness: bool = False) -> SftpTree:
-        """`witness`: for proofs alone, of what another tree writes. `reader` as for the old side."""
-        from hostbackup.places.sftp import SftpTree
-        from hostbackup.places.stream import Streams
-
-        part, streams = Part("web", name), Streams(note=self._stream_note("new", name))
-        return SftpTree(
-            self.ssh_factory("new"),
-            path,
-            side="new",
-            part=part,
-            limits=self.limits,
-            reader=reader,
-            witness=witness,
-            streams=streams,
-            channels=_WRITERS,
-        )
-
-    def _stream_note(self, side: str, name: str) -> Callable[[str], None]:
-        def note(text: str) -> None:
-            self.observer.note(f"{side} web/{name}: {text}")
-
-        return note
+    # -- folders of this machine ----------------------------------------------------------------------------------------------------------
 
     def local_tree(self, name: str, path: Path) -> LocalTree:
         from hostbackup.places.local import LocalTree
@@ -371,7 +239,7 @@ class Connections:
         if account.password:
             password: str | None = self.secret(account.password, where)
         else:
-            password = self._prompt(where, f"Password of {account.user} at {host} (nothing: leave this mailbox out)")
+            password = self.prompt(where, f"Password of {account.user} at {host} (nothing: leave this mailbox out)")
         if not password:
             raise NotCovered(
                 "no password is known for this account", where=where, hint="add it to the profile or the accounts CSV, or run at a terminal"

@@ -11,6 +11,7 @@ from typing import Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import PlaceMissing, UsageError
+from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
@@ -36,7 +37,7 @@ from hostbackup.vault.tree import TreeRoot
 
 def web_target(job: Job, web: NewWeb) -> str:
     """What a tree's journal is called after: the machine and the folder."""
-    section = job.connections.ssh_section("new")
+    section = connect_ssh.section(job.connections, "new")
     return f"{section.host}:{section.port}:{web.path}"
 
 
@@ -133,7 +134,7 @@ class Push:
     def _web(self, web: NewWeb, state: PartState) -> None:
         job, part = self.job, state.part
         reader = job.vault.objects.read
-        target, witness = (job.connections.new_tree(part.name, web.path, reader, witness=witness) for witness in (False, True))
+        target, witness = (connect_ssh.new_tree(job.connections, part.name, web.path, reader, witness=witness) for witness in (False, True))
         with self._tree(state, target, witness, push_journal(part, web_target(job, web)), Excludes(web.adapted)) as work:
             left = self._tidy(part, target)
             if not (planned := self._plan(work, state)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
@@ -140,7 +141,7 @@ class Verify:
             if web is None:
                 return self._absent(state)
             volatile = Excludes(web.volatile)
-            tree: Any = job.connections.old_tree(web, job.vault.objects.read)
+            tree: Any = connect_ssh.old_tree(job.connections, web, job.vault.objects.read)
         else:
             local = next((local for local in job.profile.local if local.name == part.name), None)
             if local is None:
@@ -171,7 +172,7 @@ class Verify:
         job.connections.check_new_endpoints(mail=False)
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         with job.ledger(push_journal(part, web_target(job, web))) as ledger:
-            tree = job.connections.new_tree(part.name, web.path, job.vault.objects.read)
+            tree = connect_ssh.new_tree(job.connections, part.name, web.path, job.vault.objects.read)
             return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
 
     def _new_filters(self, state: PartState, account: Account) -> Tally[Any]:
