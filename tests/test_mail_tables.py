@@ -90,13 +90,14 @@ class Nowhere:
         return b""
 
 
-def test_where_a_folder_is_called_otherwise_an_exception_tells_both_names() -> None:
+def test_an_exception_is_called_by_its_old_name_and_tells_where_it_is_at_the_new_server() -> None:
     tally, result = MailTally("new", "mail/taro"), Result()
     record = Stored(Message(b"v1.2", 1, 7))
-    for new in (Message(b"INBOX.v1&,w4-2", 3, 4), Message(b"v1.2", 3, 4)):
-        failure = Failure("new", "mail/taro", new.label, "missing", "is gone", "")
+    for new in (Message(b"INBOX.v1&,w4-2", 3, 4), None):
+        failure = Failure("new", "mail/taro", record.item.label, "missing", "is gone", "")
         tally.tell(result, Nowhere(), record, failure, Status.MISSING, new=new)  # type: ignore[arg-type]
-    assert [failure.reason for failure in result.failures] == ["is gone; at the old server: v1.2 UID 7", "is gone"]
+    assert [failure.name for failure in result.failures] == [b"v1.2 UID 7"] * 2
+    assert [failure.reason for failure in result.failures] == ["is gone; on the new server it is INBOX.v1．2 UID 4", "is gone"]
 
 
 def test_folders_that_are_called_otherwise_are_told_once_and_merged_ones_always() -> None:

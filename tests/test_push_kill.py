@@ -6,132 +6,24 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from hostbackup.errors import ConnectionFailed, Exit
+from hostbackup.errors import Exit
 from hostbackup.jobs import push_append, push_mail
-from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.push_mail import MailPush
 from hostbackup.jobs.push_search import TargetSearch
-from hostbackup.jobs.result import Result
-from hostbackup.jobs.scratch import MailScratch
-from hostbackup.jobs.verify_mail import NewMail
 from hostbackup.model import Folder, Message, Stored
 from hostbackup.places import mail_write
-from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
-from hostbackup.protocols.imap.session import ImapSession
 from hostbackup.vault.layout import mail_meta
-from hostbackup.vault.mailbox import MailRoot, MailWriter
-from hostbackup.vault.snapshots import PartState
+from hostbackup.vault.mailbox import MailWriter
 from hostbackup.vault.vault import Vault
 from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk, appended
-from tests.support.sample_vault import MAIL, Mail, write_mail
+from tests.support.push_rig import BODIES, INBOX, SENT, WHOLE, Rig, Steps, write_mailbox
+from tests.support.sample_vault import MAIL, Mail
 
-BODIES = [b"Subject: message %d\r\nDate: Wed, 1 Jul 2026 02:44:25 +0900\r\n\r\n" % number + b"x" * number for number in range(9)]
-INBOX = [Mail(uid, data) for uid, data in enumerate([*BODIES[:5], BODIES[2], BODIES[2]], 1)]  # one of them three times
-SENT = [Mail(uid, data) for uid, data in enumerate([*BODIES[5:], BODIES[0]], 1)]
-WHOLE = {b"INBOX": Counter(mail.data for mail in INBOX), b"Sent": Counter(mail.data for mail in SENT)}
 CAPABILITIES = [b"IMAP4rev1 LITERAL+ UIDPLUS MULTIAPPEND UNSELECT", b"IMAP4rev1"]
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@dataclass
-class Steps:
-    """Counts what could be the last thing that is done, and ends it all at the one that is asked for."""
-
-    last: int = -1
-    count: int = 0
-    dead: bool = False
-
-    def step(self) -> None:
-        if self.dead or self.count == self.last:
-            self.dead = True
-            raise Killed
-        self.count += 1
-
-
-class Killing(Ledger):
-    """A journal that a kill can come before each use of, and after each sync. `synced` bytes are what a power cut leaves."""
-
-    def __init__(self, vault: Vault, steps: Steps) -> None:
-        self.steps = steps
-        self.path = vault.state.folder / "push-test.jsonl"
-        self.synced = self.path.stat().st_size if self.path.exists() else 0
-        super().__init__(vault.state.journal("push-test"), vault.incoming)
-
-    def append(self, records: Iterable[Record]) -> None:
-        self.steps.step()
-        super().append(records)
-
-    def sync(self) -> None:
-        self.steps.step()
-        super().sync()
-        self.synced = self.path.stat().st_size if self.path.exists() else 0
-        self.steps.step()
-
-
-@dataclass
-class Rig:
-    """A vault with a mailbox, and a server that it goes to."""
-
-    vault: Vault
-    root: str
-    fake: FakeImap
-    spare: bool = True
-    pauses: list[float] = field(default_factory=list)  # before another connection
-    naps: list[float] = field(default_factory=list)  # to see whether more arrives
-    patience: float = 14.0
-
-    def push(self, steps: Steps | None = None, *, power_cut: bool = False) -> Result | None:
-        """None where it was killed."""
-        result, made = Result(), list[ImapSession]()
-        journal = Killing(self.vault, steps or Steps())
-
-        def connect() -> ImapSession:
-            made.append(self.fake.factory())
-            return made[-1]
-
-        spare: Callable[[], ImapSession | None] = connect if self.spare else lambda: None
-        place = MailAccount(connect, side="new", part=MAIL, pause=self.pauses.append, reader=self.vault.objects.read, spare=spare)
-        source = MailRoot.open(self.vault.manifests, self.root)
-        try:
-            with MailScratch(self.vault.incoming) as todo:
-                mapping = FolderMap.between(source.folders(), place.folders(), old_prefix=b"", new_prefix=b"", new_separator=b"/")
-                place.prepare(mapping.folders(), mapping)
-                work = MailPush(MAIL, place, source, self.vault, journal, mapping, result, todo, pause=self.naps.append, patience=self.patience)
-                work.plan()
-                work.apply()
-                work.prove()
-        except Killed:
-            for session in made:
-                session.drop()
-            if power_cut:
-                with journal.path.open("ab") as file:
-                    file.truncate(journal.synced)
-            return None
-        except ConnectionFailed as error:
-            result.fail_part(error, side="new", part=MAIL.id)
-            return result
-        finally:
-            if not journal.steps.dead:
-                place.close()
-            journal.close()
-        return result
-
-    def journal(self) -> dict[str, str]:
-        """The state of every message that the journal knows."""
-        lines = (self.vault.state.folder / "push-test.jsonl").read_bytes().splitlines()
-        return {json.dumps(row["key"]): row["state"] for row in map(json.loads, lines)}
-
-    def standing(self) -> dict[bytes, Counter[bytes]]:
-        return {name: Counter(box.messages.values()) for name, box in self.fake.boxes.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -148,10 +40,7 @@ def _many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Vault, str]]:
     with Vault.open(tmp_path_factory.mktemp("push") / "vault", "write", create=True) as made:
-        totals = write_mail(made, MAIL, [(Folder(b"INBOX", b"/"), INBOX), (Folder(b"Sent", b"/"), SENT)])
-        made.objects.flush()
-        made.manifests.flush()
-        yield made, totals.root
+        yield made, write_mailbox(made, (b"INBOX", INBOX), (b"Sent", SENT))
 
 
 @pytest.fixture
@@ -363,10 +252,7 @@ def test_an_append_in_doubt_of_an_earlier_day_costs_no_waiting(rig: Rig, monkeyp
 
 
 def mailbox_of(vault: tuple[Vault, str], mails: list[Mail], folder: bytes = b"INBOX") -> str:
-    totals = write_mail(vault[0], MAIL, [(Folder(folder, b"/"), mails)])
-    vault[0].objects.flush()
-    vault[0].manifests.flush()
-    return totals.root
+    return write_mailbox(vault[0], (folder, mails))
 
 
 def test_a_server_that_is_long_at_work_on_what_was_cut_off_gets_nothing_twice(rig: Rig) -> None:
@@ -521,10 +407,6 @@ def test_a_folder_that_was_numbered_anew_and_cannot_be_read_is_not_taken_for_emp
         assert rig.push() is not None
         rig.fake.boxes[b"INBOX"].uidvalidity += 1
         rig.fake.hook = hook
-        result, root = Result(), MailRoot.open(rig.vault.manifests, rig.root)
-        place = MailAccount(rig.fake.factory, side="new", part=MAIL, pause=rig.pauses.append, reader=rig.vault.objects.read)
-        with Ledger(rig.vault.state.journal("push-test"), rig.vault.incoming) as ledger:
-            state = PartState(MAIL, rig.root, 0, 0)
-            tally = NewMail(state, root, rig.vault, result, ledger, {b"INBOX": b"INBOX", b"Sent": b"Sent"}).run(place)
-    assert tally.counts == {"verified": len(SENT), "unverified": len(INBOX)}
+        result, counts = rig.verify()
+    assert counts == {"verified": len(SENT), "unverified": len(INBOX)}
     assert result.exit == Exit.INCOMPLETE

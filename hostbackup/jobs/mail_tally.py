@@ -92,7 +92,8 @@ class MailTally(Tally[Message]):
         new: Message | None = None,
         exit_code: Exit | None = None,
     ) -> None:
-        """Adds an exception: to the counts, to the evidence, and to what the command lists. `new`: where it was put on the new server."""
+        """Adds an exception: to the counts, to the evidence, and to what the command lists. `new`: where it was put on the new server, whose numbers
+        are others than those of the old one, by which `failure` calls it."""
         self.counts[status.value] += 1
         subject, path = archive.subject(record), archive.path(record)
         item = record.item
@@ -103,8 +104,8 @@ class MailTally(Tally[Message]):
         told |= {"subject": subject} if subject else {}
         told |= name_json(path, "path") if path else {}
         self.exceptions.append(told)
-        if new is not None and display(new.folder) != display(item.folder):
-            failure = dataclasses.replace(failure, reason=f"{failure.reason}; at the old server: {display(item.folder)} UID {item.uid}")
+        if new is not None and new.uid:
+            failure = dataclasses.replace(failure, reason=f"{failure.reason}; on the new server it is {display(new.folder)} UID {new.uid}")
         result.fail(described(failure, subject, path), exit_code or EXIT_OF[status])
 
     def tell_alike(self, result: Result, archive: Archive, record: Stored[Message], failure: Failure, status: Status) -> None:

@@ -17,7 +17,7 @@ from hostbackup.errors import Exit
 from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
-from hostbackup.jobs.mail_proof import SETTLED, Sent
+from hostbackup.jobs.mail_sent import SETTLED, Sent
 from hostbackup.jobs.mail_tally import described
 from hostbackup.jobs.push_abreast import Abreast
 from hostbackup.jobs.push_search import TargetSearch

@@ -9,6 +9,7 @@ repeated. Where the server takes more connections, what is appended is proven wh
 from __future__ import annotations
 
 import datetime
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -18,7 +19,8 @@ from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
-from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
+from hostbackup.jobs.mail_proof import NewSide
+from hostbackup.jobs.mail_sent import SETTLED, Sent
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.push_abreast import Abreast
 from hostbackup.jobs.push_append import Appending, OfFolder
@@ -61,6 +63,9 @@ class MailPush:
     _archive: Archive = field(init=False)
     _witness: Witnessed | None = None
     _folders: dict[bytes, list[Folder]] = field(default_factory=dict)  # target name -> the old folders that lead there
+    _lost: list[Sent] = field(default_factory=list)  # by the server itself, of the folder that is being planned
+    _large: dict[bytes, list[Stored[Message]]] = field(default_factory=dict)  # by target name: larger than the server takes, but perhaps there
+    _there: set[tuple[bytes, int, int]] = field(default_factory=set)  # of those: found there, in a dry run too
     _doubtful: dict[bytes, list[Stored[Message]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -81,27 +86,64 @@ class MailPush:
         left = self._left_behind()
         for name, folders in self._folders.items():
             self._plan_folder(name, folders, left)
-        self._room.tell()
+        self._room.tell(dry_run=self.dry_run)
         return self.planned
 
     def _plan_folder(self, name: bytes, folders: Sequence[Folder], left: dict[str, list[Record]]) -> None:
         before = self.planned["write"]
         sizes: set[int] = set()
         seen = self._search.seen(name)
-        self.planned["folders"] += seen is None or name in self.folder_map.made
+        self.planned["folders"] += seen is None
         for folder in folders:
             for records in self._by_range(folder):
-                kept = [record for record in self._candidates(name, records, left) if self._fits(name, record)]
-                if kept:
-                    self.todo.put(_range_of(kept[0]), [(record, True) for record in kept])
-                    sizes.update(record.size for record in kept)
+                self._want(name, self._candidates(name, records, left), sizes)
+        if self._lost:
+            self._want(name, self._nowhere(), sizes)
         if sizes and seen is not None and seen.exists:
             self._recognise(name, folders, sizes)
         if self._doubtful[name]:
             self._settle_doubt(name)
+        self._leave_out_too_big(name)
         if self.dry_run and self.planned["write"] > before:
             row = {"part": self.part.id, **name_json(name, "folder"), "action": "append", "messages": self.planned["write"] - before}
             self.result.details.setdefault("plan", []).append(row)
+
+    def _want(self, name: bytes, records: Iterable[Stored[Message]], sizes: set[int]) -> None:
+        """Has them appended, or only proven, unless they turn out to be there. Adds their sizes."""
+        for group, some in itertools.groupby(records, key=_range_of):
+            wanted = list(some)
+            for record in wanted:
+                if self._state(record) != "done":
+                    self.planned["write"] += 1
+                    self.planned["write_bytes"] += record.size
+                    self._room.count(name, record)
+            self.todo.put(group, [(record, True) for record in wanted])
+            sizes.update(record.size for record in wanted)
+
+    def _leave_out_too_big(self, name: bytes) -> None:
+        """What the server has said that it does not take, and does not have either, is told and not sent."""
+        for record in self._large.pop(name, []):
+            failure = self._room.too_big(name, record)
+            if failure is not None and self._state(record) not in SETTLED and id_of(record) not in self._there:
+                self.result.fail(failure)
+                self._is_there(name, record)
+
+    def _nowhere(self) -> Iterator[Stored[Message]]:
+        """Of those that the server lost, what it has in no other folder, to be appended again."""
+        lost, self._lost = self._lost, []
+        side = self._new_side(self.target)
+        nowhere = lost if self.dry_run else side.missing.nowhere(lost)
+        if side.missing.blind:
+            self._search.hold_back([one.record for one in nowhere], side.missing.blind)
+            return
+        for one in nowhere:
+            self.planned["again"] += 1
+            if not self.dry_run:
+                self.ledger.put({**one.known, "state": "lost", "uid": 0})
+            yield one.record
+        if nowhere:
+            told = f"the new server lost {len(nowhere):,} messages that it had taken: it gave them numbers that it says now are still to be given"
+            self.result.observer.warn(f"{self.part}: {told}; they are appended again")
 
     def _by_range(self, folder: Folder) -> Iterator[list[Stored[Message]]]:
         for ref in self.source.refs(folder.name):
@@ -119,7 +161,9 @@ class MailPush:
                     reason = f"it never came whole from the old server: {record.failed or 'no reason on record'}"
                     self.result.fail(Failure("vault", self.part.id, record.item.label, "failed", reason, "run `backup` again, then `push`"))
                 continue
-            if known is not None and known["state"] in SETTLED:
+            if known is not None and known["state"] in SETTLED and self._search.took_back(known):
+                self._lost.append(Sent(record, known))
+            elif known is not None and known["state"] in SETTLED:
                 self.planned["settled"] += 1
                 if known["state"] == "done":
                     yield record  # an earlier run ended before it could prove it
@@ -131,24 +175,17 @@ class MailPush:
             else:
                 if known is not None and known["state"] == "intent":
                     self._doubtful[name].append(record)
+                if self._room.too_big(name, record) is not None:
+                    self._large.setdefault(name, []).append(record)
                 yield record
-
-    def _fits(self, name: bytes, record: Stored[Message]) -> bool:
-        """Counts what is to be appended. Not what is only to be proven, and not what the server has said that it does not take."""
-        known = self.ledger.get(message_key(record.item))
-        if known is not None and known["state"] == "done":
-            return True
-        if not self._room.takes(name, record):
-            return False
-        self.planned["write"] += 1
-        self.planned["write_bytes"] += record.size
-        return True
 
     def _is_there(self, name: bytes, record: Stored[Message], *, wanted: bool = False) -> None:
         """A planned message need not be appended. `wanted`: it is still to be proven."""
         self.planned["write"] -= 1
         self.planned["write_bytes"] -= record.size
         self._room.gives_back(name, record)
+        if name in self._large:
+            self._there.add(id_of(record))
         if not wanted:
             self.todo.drop((record.item.folder, record.item.uidvalidity, record.item.uid))
 

@@ -27,16 +27,18 @@ class Room:
         """Asks for what is told of these folders; `False` for those that are not there yet. Raises ConnectionFailed."""
         self._limits = self.target.room([b"INBOX", *(name for name, there in folders.items() if there and name != b"INBOX")])
 
-    def takes(self, name: bytes, record: Stored[Message]) -> bool:
-        """Whether a message may be sent to the folder. One that is larger than the server takes is told as failed."""
-        largest = self._limits.largest.get(name)
-        if largest is not None and record.size > largest:
-            reason = f"it has {record.size} bytes, and the new server takes messages of at most {largest}: it was not sent"
-            hint = "ask its provider for a larger limit; the vault has the message"
-            self.result.fail(Failure("new", self.part.id, record.item.label, "too-big", reason, hint))
-            return False
+    def count(self, name: bytes, record: Stored[Message]) -> None:
+        """A message is to be appended to the folder."""
         self._count(name, record, 1)
-        return True
+
+    def too_big(self, name: bytes, record: Stored[Message]) -> Failure | None:
+        """What is to be told of a message that is larger than the server takes; None where it is not."""
+        largest = self._limits.largest.get(name)
+        if largest is None or record.size <= largest:
+            return None
+        reason = f"it has {record.size} bytes, and the new server takes messages of at most {largest}: it was not sent"
+        hint = "ask its provider for a larger limit; the vault has the message"
+        return Failure("new", self.part.id, record.item.label, "too-big", reason, hint)
 
     def gives_back(self, name: bytes, record: Stored[Message]) -> None:
         """A message that was counted need not be appended."""
@@ -46,8 +48,9 @@ class Room:
         self.messages[name] += many
         self._bytes[name] += many * record.size
 
-    def tell(self) -> None:
-        """Tells of each quota that cannot hold what was counted. A folder that is not there yet is taken to be under the quotas of INBOX."""
+    def tell(self, *, dry_run: bool) -> None:
+        """Tells of each quota that cannot hold what was counted: in a dry run as a failure, else as a warning, since the server has the last word. A
+        folder that is not there yet is taken to be under the quotas of INBOX."""
         needs: dict[Quota, int] = defaultdict(int)
         for name in self.messages:
             for quota in self._limits.quotas.get(name) or self._limits.quotas.get(b"INBOX", []):
@@ -61,6 +64,9 @@ class Room:
                 f"{needed} {what} are to be pushed, and the mailbox has room for {quota.free} (quota {root!r}: {quota.used} of {quota.limit} used)"
             )
             hint = "give the mailbox more room on the new server, then run `push` again; until then it takes what fits"
-            self.result.fail(Failure("new", self.part.id, b"", "over-quota", reason, hint))
+            if dry_run:
+                self.result.fail(Failure("new", self.part.id, b"", "over-quota", reason, hint))
+            else:
+                self.result.observer.warn(f"{self.part}: {reason}; {hint}")
             row = {"part": self.part.id, **name_json(quota.root, "root"), "resource": quota.resource, "needed": needed, "free": quota.free}
             self.result.details.setdefault("room", []).append(row)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.mail_proof import SETTLED
+from hostbackup.jobs.mail_sent import SETTLED, was_taken_back
 from hostbackup.jobs.result import Result
 from hostbackup.model import Counts, Failure, Message, Part, Stored
 from hostbackup.places.mail import MailAccount
@@ -108,6 +108,11 @@ class TargetSearch:
     def seen(self, folder: bytes) -> Selected | None:
         """As `look` found it; None where it is not there."""
         return self._seen.get(folder)
+
+    def took_back(self, known: Record) -> bool:
+        """Whether the server gave a message its number and, by the counters that `look` found, has not given it now."""
+        folder = key_name(known["folder"])
+        return was_taken_back((folder, known["uidvalidity"], known["uid"]), self._seen.get(folder))
 
     def standing(self, folder: bytes, sizes: set[int], troubles: list[Failure]) -> Spots:
         """What of these sizes stands in a folder and belongs to no source message yet, by its digest. Raises ConnectionFailed."""

@@ -11,7 +11,8 @@ from hostbackup.jobs.backup_mail import GONE, message_key
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
-from hostbackup.jobs.mail_proof import SETTLED, NewSide, Sent
+from hostbackup.jobs.mail_proof import NewSide
+from hostbackup.jobs.mail_sent import SETTLED, Sent
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.push_mail import why_not_pushed
