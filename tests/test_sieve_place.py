@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pytest
@@ -51,6 +51,14 @@ class _Session(SieveSession):
     def get(self, name: bytes) -> bytes | None:
         self._server.before("get", name)
         return self._server.scripts.get(name)
+
+    def get_all(self, names: Sequence[bytes]) -> Iterator[bytes | Refused | None]:
+        self._server.before("get_all", b"")
+        for name in names:
+            try:
+                yield self.get(name)
+            except Refused as refused:
+                yield refused
 
     def put(self, name: bytes, script: bytes) -> None:
         self._server.before("put", name)
@@ -245,7 +253,7 @@ def test_what_is_no_script_is_refused_here() -> None:
     assert write(Server().place(), Write(item)) == {b"sub": "name-refused"}
 
 
-@pytest.mark.parametrize("verb", ["scripts", "get", "put", "activate"])
+@pytest.mark.parametrize("verb", ["scripts", "get", "get_all", "put", "activate"])
 def test_a_cut_line_is_made_anew_once(verb: str) -> None:
     server = Server({b"away": AWAY})
     server.before = once(verb, cut)
@@ -260,6 +268,13 @@ def test_a_line_that_stays_cut_ends_the_place() -> None:
     server.before = always("get", b"away", LineCut("the line was cut"))
     with pytest.raises(LineCut):
         scan(server.place())
+    assert server.logins == 3  # with several at once, and alone, and once more
+
+
+def test_a_server_that_does_not_bear_to_be_asked_for_several_is_asked_one_by_one() -> None:
+    server = Server({b"away": AWAY, b"sort": SORT})
+    server.before = always("get_all", b"", LineCut("the line was cut"))
+    assert [entry.size for entry in scan(server.place()).items] == [len(AWAY), len(SORT)]
     assert server.logins == 2
 
 

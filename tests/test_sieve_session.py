@@ -19,7 +19,7 @@ from hostbackup.protocols.imap.wire import Wire
 from hostbackup.protocols.sieve import Refused, Script, connect
 from tests.support.dovecot import HOST, Dovecot, dovecot, free_ports
 from tests.support.dovecot import managesieve as with_sieve
-from tests.support.sieve_script import GREETING, agreeable, scripted
+from tests.support.sieve_script import GREETING, Shelf, agreeable, scripted
 from tests.test_errors_mapped import SECRET, family, holds, made, name_of
 
 TARO, HANAKO = "taro@example.test", "hanako@example.test"
@@ -208,6 +208,30 @@ def test_a_response_code_is_told_from_parentheses_in_the_text() -> None:
             session.put(b"x", b"keep;")
         assert (caught.value.code, caught.value.text) == ("QUOTA/MAXSCRIPTS", 'You have (too) many "scripts" (16)')
         session.drop()
+
+
+def test_many_scripts_are_asked_for_before_the_first_one_comes() -> None:
+    names = [b"%d" % number for number in range(40)]
+    shelf = Shelf({name: None if name == b"3" else b"# " + name for name in names if name != b"5"})
+    waiting: list[bytes] = []
+
+    def answer(command: bytes) -> bytes | None:
+        if not command.startswith(b"GETSCRIPT"):
+            return agreeable(command)
+        waiting.append(command)
+        if len(waiting) < 8:  # so many must be under way, or nobody ever answers
+            return b""
+        told = b"".join(shelf(one) or b"" for one in waiting)
+        waiting.clear()
+        return told
+
+    with scripted(answer) as server:
+        session = connect(server.target())
+        found = dict(zip(names, session.get_all(names), strict=True))
+        session.drop()
+    refused = found.pop(b"3")
+    assert isinstance(refused, Refused) and refused.text == "it cannot be read"
+    assert found == {name: None if name == b"5" else b"# " + name for name in names if name != b"3"}
 
 
 @settings(max_examples=60, deadline=None)

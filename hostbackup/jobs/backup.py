@@ -18,7 +18,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
-from hostbackup.jobs.filters import after_mailbox, filter_parts, first_seen, names_from, names_meta
+from hostbackup.jobs.filters import filter_parts, first_seen, follow, names_from, names_meta
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
@@ -84,10 +84,8 @@ class Backup:
         if "mail" in self.only:
             tell_coverage(job.profile, self.result)
         if accounts:
-            filters = filter_parts(job)
-            self._mailboxes(accounts, [*_AFTER_MAIL, *(_FOR_FILTERS if filters else ())])
-            for part in filters:
-                self._part(part, self._filters)
+            filters = set(filter_parts(job))
+            self._mailboxes(accounts, filters, [*_AFTER_MAIL, *(_FOR_FILTERS if filters else ())])
         for local in locals_:
             self._part(Part("local", local.name), self._local)
         if self.dry_run:
@@ -133,16 +131,16 @@ class Backup:
         local = next(local for local in self.job.profile.local if local.name == part.name)
         self._tree(part, self.job.connections.local_tree(local.name, local.path), self.result, lambda: {"path": str(local.path)})
 
-    def _filters(self, part: Part) -> None:
-        after_mailbox(self._finished, part)
-        account = next(account for account in self.job.profile.old_accounts() if account.user == part.name)
+    def _filters(self, account: Account, filters: PartWork) -> None:
+        """Runs in a thread of its own, beside others."""
+        part = filters.part
         place = self.job.connections.filters("old", account, part.name)
 
         def ready(previous: TreeRoot | None) -> None:
             place.dated = first_seen(previous, self.job.started)
             place.names |= names_from(previous.meta) if previous else {}
 
-        self._tree(part, place, self.result, lambda: {"user": part.name, **names_meta(place.names)}, ready=ready)
+        self._tree(part, place, filters.result, lambda: {"user": part.name, **names_meta(place.names)}, ready=ready)
 
     def _tree(
         self,
@@ -170,20 +168,25 @@ class Backup:
 
     # -- mail ---------------------------------------------------------------------------------------------------------------------------
 
-    def _mailboxes(self, accounts: Sequence[Account], later: Iterable[str]) -> None:
-        """`later`: modules that what comes after it will need."""
-
+    def _mailboxes(self, accounts: Sequence[Account], filters: Collection[Part], later: Iterable[str]) -> None:
+        """`filters`: those of these accounts that are wanted. `later`: modules that what comes after it will need."""
         connections = self.job.connections
         pool = connections.accounts_pool("old", "backing up mail", accounts)
         works = [connections.account_work(pool, "old", account, account.user) for account in accounts]
         for account, work in zip(accounts, works, strict=True):
             work.work = functools.partial(self._mail, account, work)
+            part = Part("sieve", account.user)
+            if part in filters:
+                follow(work, functools.partial(self._filters, account), optional=part.id not in self._parts)
+        if filters:
+            connections.knock_for_filters("old", [account for account, work in zip(accounts, works, strict=True) if work.then])
         with ahead.loading(*later):
             pool.run(works)
         for work in works:
             self._new[work.part.id] = work.result.counts["new"]
-            self.result.add(work.result)
-            self._settled(work.part, work.error)
+        for done in [*works, *(work.then for work in works if work.then)]:
+            self.result.add(done.result)
+            self._settled(done.part, done.error)
 
     def _mail(self, account: Account, account_work: AccountWork) -> None:
         """Runs in a thread of its own, beside others."""

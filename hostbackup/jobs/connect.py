@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hostbackup.accounts import Account
-from hostbackup.errors import LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
+from hostbackup.errors import ConnectionFailed, LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
 from hostbackup.jobs import pop3
 from hostbackup.jobs.accounts_pool import AccountsPool, AccountWork
 from hostbackup.jobs.connect_sieve import FilterLogins
@@ -70,11 +70,12 @@ class Connections:
     logins: MailLogins = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # what is warned of
     _no_secret: dict[str, SecretError] = field(default_factory=dict)
-    _filters: FilterLogins = field(default_factory=FilterLogins)
+    _filters: FilterLogins = field(init=False)
     ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def __post_init__(self) -> None:
         self.logins = MailLogins(self.addresses, self.observer.note)
+        self._filters = FilterLogins(self.logins)
 
     def _warn_once(self, text: str) -> None:
         with self._lock:
@@ -249,7 +250,7 @@ class Connections:
     def mail_line(self, side: str, account: Account) -> AccountLine[ImapSession]:
         """The account's connections, none of which is open yet. Raises SecretError, as `imap_target`."""
         target = self.imap_target(side, account)
-        refused = functools.partial(self._filters.refused, target.host, target.user)
+        refused = functools.partial(self._filters.refused, side, target.host, target.user)
         return self.logins.line(side, target, self.imap_section(side).connections, functools.partial(self._see_mail, side), refused)
 
     def _see_mail(self, side: str, made: ImapSession) -> None:
@@ -290,6 +291,13 @@ class Connections:
             line.main, side=side, part=part, observer=self.observer, reader=reader, shared=shared, pause=self.logins.rest, spare=line.spare
         )
 
+    def knock_for_filters(self, side: str, accounts: Iterable[Account]) -> None:
+        """Finds out, while their mail is worked on, whether the servers of these accounts offer filters."""
+        port = self.imap_section(side).sieve_port
+        for account in {account.host or "": account for account in accounts}.values():
+            with contextlib.suppress(SecretError, ConnectionFailed):  # told when it is that account's turn
+                self._filters.knock(self.imap_target(side, account), port)
+
     def filters(
         self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None, names: Mapping[bytes, bytes] | None = None
     ) -> SieveTree:
@@ -297,7 +305,8 @@ class Connections:
         from hostbackup.places.sieve import SieveTree
 
         imap = self.imap_target(side, account)  # which tells where the section is unencrypted: that goes for filters too
-        log_in = self._filters.factory(imap, self.imap_section(side).sieve_port, self._imap_addresses.get((side, imap.host), ""))
+        section = self.imap_section(side)
+        log_in = self._filters.factory(side, imap, section.sieve_port, self._imap_addresses.get((side, imap.host), ""), section.connections)
         return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good, names=names)
 
     def old_mailbox(self, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailSource:

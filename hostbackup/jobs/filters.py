@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
+from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job
-from hostbackup.model import Entry, Kind, Part, Stored, name_from_json, name_json
+from hostbackup.jobs.part_work import PartWork
+from hostbackup.jobs.result import Result
+from hostbackup.model import Entry, Failure, Kind, Observer, Part, Stored, name_from_json, name_json
 
 if TYPE_CHECKING:
     from hostbackup.places.digests import Reader
@@ -33,14 +36,40 @@ def filter_parts(job: Job) -> list[Part]:
     return [Part("sieve", account.user) for account in job.profile.old_accounts() if account.protocol == "imap"]
 
 
-def mailbox_of(part: Part) -> Part:
-    return Part("mail", part.name)
+def follow(work: AccountWork, filters: Callable[[PartWork], None], *, optional: bool) -> None:
+    """Has an account's `filters` worked on after its mailbox, within that one's progress; `optional` as in `PartWork`.
+
+    Where the mailbox could not be worked on they count as not offered: a refused password must not be tried again, nor another machine asked.
+    """
+
+    def after_mailbox() -> None:
+        if work.error is not None:
+            raise NotOffered("not asked for, as its mailbox could not be worked on")
+        filters(then)
+
+    work.then = then = PartWork(Part("sieve", work.part.name), work.side, Result(_Within(work.result.observer)), after_mailbox, optional)
 
 
-def after_mailbox(finished: Iterable[Part], part: Part) -> None:
-    """Raises NotOffered where the mailbox was not read: a refused password must not be tried again, nor another machine asked."""
-    if mailbox_of(part) not in finished:
-        raise NotOffered("not asked for, as its mailbox could not be worked on")
+class _Within(Observer):
+    """What is done in moments, beside work that shows its own progress: phases are notes, and nothing is counted."""
+
+    def __init__(self, listener: Observer) -> None:
+        self._listener = listener
+
+    def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
+        self._listener.note(title)
+
+    def advance(self, entries: int = 0, size: int = 0) -> None:
+        self._listener.advance()  # where those leave whose run has ended
+
+    def note(self, text: str) -> None:
+        self._listener.note(text)
+
+    def warn(self, text: str) -> None:
+        self._listener.warn(text)
+
+    def failure(self, failure: Failure) -> None:
+        self._listener.failure(failure)
 
 
 def first_seen(previous: TreeRoot | None, started: datetime.datetime) -> Dated:

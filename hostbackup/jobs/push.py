@@ -16,7 +16,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.coverage import never_saved
-from hostbackup.jobs.filters import after_mailbox, contents, filters_target, mailbox_of, names_from, to_adapt
+from hostbackup.jobs.filters import contents, filters_target, follow, names_from, to_adapt
 from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.proofs import Tally
@@ -46,6 +46,9 @@ def mail_target(job: Job, account: Account) -> str:
     return f"{section.host}:{section.port}:{job.profile.new_account_for(account).user}"
 
 
+_NONE = Excludes()
+
+
 @dataclass(slots=True)
 class Push:
     """Use: `run()`. `only` holds "web", "mail"; `accounts` users to restrict mail to; `overwrite` gitignore patterns."""
@@ -60,7 +63,6 @@ class Push:
     result: Result = field(init=False)
     _snapshot: Snapshot = field(init=False)
     _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
-    _finished: list[Part] = field(init=False, default_factory=list)
     _unused: list[set[str]] = field(init=False, default_factory=list)  # of each mailbox the names in [mail] folders that it does not have
     _known: dict[str, Figures] = field(init=False, default_factory=dict)  # by mailbox that could be worked on
 
@@ -81,8 +83,6 @@ class Push:
         for part, push in self._webs():
             self._part(part, push)
         self._mailboxes([account for account in accounts if self._held(Part("mail", account.user)) is not None])
-        for part, push in self._saved_filters(accounts):
-            self._part(part, push)
         if not self.dry_run:
             tell_accounts(self.result, [Part("mail", account.user).id for account in accounts], self._known)
         if self._evidence:
@@ -106,10 +106,9 @@ class Push:
             raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
         return [users[user] for user in dict.fromkeys(self.accounts or users)]
 
-    def _saved_filters(self, accounts: Sequence[Account]) -> list[tuple[Part, Callable[[PartState], None]]]:
+    def _has_filters(self, account: Account) -> bool:
         new = self.job.profile.new.imap
-        parts = [(Part("sieve", account.user), account) for account in accounts if new is not None and new.sieve != "never"]
-        return [(part, functools.partial(self._filters, account)) for part, account in parts if part.id in self._snapshot.parts]
+        return new is not None and new.sieve != "never" and Part("sieve", account.user).id in self._snapshot.parts
 
     def _held(self, part: Part) -> PartState | None:
         """The part in the snapshot. One that is not there is told."""
@@ -124,10 +123,7 @@ class Push:
         state = self._held(part)
         if state is None:
             return
-        work = PartWork(part, "new", self.result, functools.partial(push, state), optional=True)
-        work.run()
-        if work.error is None:
-            self._finished.append(part)
+        PartWork(part, "new", self.result, functools.partial(push, state)).run()
 
     # -- web ----------------------------------------------------------------------------------------------------------------------------
 
@@ -135,17 +131,20 @@ class Push:
         job, part = self.job, state.part
         reader = job.vault.objects.read
         target, witness = (connect_ssh.new_tree(job.connections, part.name, web.path, reader, witness=witness) for witness in (False, True))
-        with self._tree(state, target, witness, push_journal(part, web_target(job, web)), Excludes(web.adapted)) as work:
+        journal = push_journal(part, web_target(job, web))
+        with self._tree(state, target, witness, self.result, journal=journal, adapted=Excludes(web.adapted)) as work:
             left = self._tidy(part, target)
             if not (planned := self._plan(work, state)):
                 return
             self._remember_temporary(part, *left, target.temporary_prefix)
-            self._apply(work, state, planned)
+            self._evidence += self._apply(work, state, planned)
             if work.cut is None and not target.untidy:  # else half-written files may stand there still: the next push finds them by the prefix
                 self._remember_temporary(part, *left)
 
     @contextlib.contextmanager
-    def _tree(self, state: PartState, target: TreePlace, witness: TreePlace, journal: str, adapted: Excludes) -> Iterator[TreePush]:
+    def _tree(
+        self, state: PartState, target: TreePlace, witness: TreePlace, result: Result, *, journal: str, adapted: Excludes = _NONE
+    ) -> Iterator[TreePush]:
         """The push of one tree; both places are closed after it."""
         job = self.job
         with contextlib.ExitStack() as stack:
@@ -163,7 +162,7 @@ class Push:
                 there=there,
                 todo=todo,
                 bare=bare,
-                result=self.result,
+                result=result,
                 adapted=adapted,
                 overwrite=Excludes(self.overwrite),
                 shrunk=state.shrunk is not None,
@@ -172,15 +171,16 @@ class Push:
 
     def _plan(self, work: TreePush, state: PartState) -> dict[str, int]:
         """What there is to do; nothing in a dry run."""
-        self.job.observer.phase(f"{state.part}: comparing with the new server", state.entries)
+        work.result.observer.phase(f"{state.part}: comparing with the new server", state.entries)
         planned = work.plan()
-        self._planned(self.result, state.part, dict(planned))
+        self._planned(work.result, state.part, dict(planned))
         return {} if self.dry_run else {"write": planned["write"], "attributes": planned["attributes"], "write_bytes": planned["write_bytes"]}
 
-    def _apply(self, work: TreePush, state: PartState, planned: dict[str, int]) -> None:
+    def _apply(self, work: TreePush, state: PartState, planned: dict[str, int]) -> list[dict[str, Any]]:
+        """Does it. Gives lines of evidence."""
         entries = 2 * planned["write"] + planned["attributes"]
-        self.job.observer.phase(f"{state.part}: writing and proving", entries, 2 * planned["write_bytes"])
-        self._evidence += self._record(self.result, work.apply(), state)
+        work.result.observer.phase(f"{state.part}: writing and proving", entries, 2 * planned["write_bytes"])
+        return self._record(work.result, work.apply(), state)
 
     def _tidy(self, part: Part, target: SftpTree) -> list[bytes]:
         """Removes what earlier pushes of this part may have left half-written on the target. Gives the prefixes of what may be left all the same."""
@@ -205,14 +205,17 @@ class Push:
         works = [connections.account_work(pool, "new", login, account.user) for account, login in zip(accounts, logins, strict=True)]
         for account, work in zip(accounts, works, strict=True):
             work.work = functools.partial(self._mail, account, work)
+            if self._has_filters(account):
+                follow(work, functools.partial(self._filters, account, work), optional=True)
+        connections.knock_for_filters("new", [login for login, work in zip(logins, works, strict=True) if work.then])
         pool.run(works)
+        for done in [*works, *(work.then for work in works if work.then)]:
+            self.result.add(done.result)
+            self._evidence += done.evidence
         for work in works:
-            self.result.add(work.result)
-            self._evidence += work.evidence
             if work.error is None:
                 state = self._snapshot.parts[work.part.id]
                 self._known[work.part.id] = Figures(state.entries, state.bytes, work.result.counts["written"])
-                self._finished.append(work.part)
         self._tell_unused(len(accounts))
 
     def _tell_unused(self, accounts: int) -> None:
@@ -262,18 +265,19 @@ class Push:
 
     # -- filters ------------------------------------------------------------------------------------------------------------------------
 
-    def _filters(self, account: Account, state: PartState) -> None:
-        job, part = self.job, state.part
-        after_mailbox(self._finished, part)
+    def _filters(self, account: Account, mailbox: AccountWork, filters: PartWork) -> None:
+        """Runs in a thread of its own, beside others."""
+        job, part = self.job, filters.part
+        state = self._snapshot.parts[part.id]
         source = TreeRoot.open(job.vault.manifests, state.root)
         login = job.profile.new_account_for(account)
-        target, witness = (job.connections.filters("new", login, part.name, contents(source), names_from(source.meta)) for _ in range(2))
-        with self._tree(state, target, witness, push_journal(part, filters_target(job, account)), Excludes()) as work:
+        place = job.connections.filters("new", login, part.name, contents(source), names_from(source.meta))
+        with self._tree(state, place, place, filters.result, journal=push_journal(part, filters_target(job, account))) as work:
             if planned := self._plan(work, state):
-                self._apply(work, state, planned)
-        rows = self.result.details.get("folders", {}).get(mailbox_of(part).id, [])
+                filters.evidence += self._apply(work, state, planned)
+        rows = mailbox.result.details.get("folders", {}).get(mailbox.part.id, [])
         if notes := list(to_adapt(source, job.vault.objects.read, rows)):
-            self.result.details.setdefault("filters_to_adapt", []).extend(notes)
+            filters.result.details.setdefault("filters_to_adapt", []).extend(notes)
 
     # -- account ------------------------------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from hostbackup.errors import LineCut
 from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Method, Part, Proof, Read, Sink, Status, Write, Written
-from hostbackup.protocols.sieve import Refused, Script, SieveSession
+from hostbackup.protocols.sieve import Refused, SieveSession
 
 ACTIVE = b"active"
 ENDING = b".sieve"
@@ -100,28 +102,55 @@ class SieveTree:
         self._good = good
         self.names = dict(names or {})
         self._session: SieveSession | None = None
+        self._line = threading.RLock()  # one may prove while another writes
         self._seen: dict[bytes, bytes] = {}  # by path, since the last scan
 
     # -- the line -----------------------------------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[SieveSession], Told]) -> Told:
         """Asks; once more, over a new login, where the line was cut. Every question may be asked twice. Raises Refused."""
-        for again in (True, False):
-            self.reach()
-            assert self._session is not None
-            try:
-                return question(self._session)
-            except LineCut:
-                self._session.drop()
-                self._session = None
-                if not again:
-                    raise
+        with self._line:
+            for again in (True, False):
+                session = self._reached()
+                try:
+                    return question(session)
+                except LineCut:
+                    self._forget()
+                    if not again:
+                        raise
         raise AssertionError("the second cut is raised")
+
+    def _get_all(self, names: Sequence[bytes]) -> Iterator[bytes | Refused | None]:
+        """The contents of these scripts; one by one from where the line was cut, should the server not bear to be asked for several at once."""
+        done = 0
+        with self._line:
+            session = self._reached()
+            try:
+                for told in session.get_all(names):
+                    done += 1
+                    yield told
+            except LineCut:
+                self._forget()
+            for name in names[done:]:
+                try:
+                    yield self._ask(partial(_get_script, name))
+                except Refused as refused:
+                    yield refused
 
     def reach(self) -> None:
         """Logs in now rather than when it is needed."""
+        with self._line:
+            self._reached()
+
+    def _reached(self) -> SieveSession:
         if self._session is None:
             self._session = self._connect()
+        return self._session
+
+    def _forget(self) -> None:
+        if self._session is not None:
+            self._session.drop()
+            self._session = None
 
     def close(self) -> None:
         """Logs out. May be called twice."""
@@ -139,14 +168,12 @@ class SieveTree:
         except Refused as refused:
             yield Listing(b"", (), self._failure(b"", refused))
             return
-        entries: dict[bytes, Entry] = {}  # by path: a server may list a script twice
-        for script in scripts:
-            path = self._path(script.name)
-            if path not in entries:
-                entries[path] = self._fetch(path, script)
-            if script.active and ACTIVE not in entries:
-                entries[ACTIVE] = Entry(ACTIVE, Kind.LINK, 0, self.dated(ACTIVE, of_link(path)), target=path)
-        yield Listing(b"", [entries[path] for path in sorted(entries)])
+        named = {self._path(script.name): script.name for script in scripts}  # once each: a server may list one twice
+        entries = [self._fetched(path, told) for path, told in zip(named, self._get_all(list(named.values())), strict=True)]
+        active = next((self._path(script.name) for script in scripts if script.active), b"")
+        if active:
+            entries.append(Entry(ACTIVE, Kind.LINK, 0, self.dated(ACTIVE, of_link(active)), target=active))
+        yield Listing(b"", sorted(entries, key=lambda entry: entry.path))
 
     def _path(self, name: bytes) -> bytes:
         path = file_name(name)
@@ -154,12 +181,8 @@ class SieveTree:
             self.names[path] = name
         return path
 
-    def _fetch(self, path: bytes, script: Script) -> Entry:
-        try:
-            data = self._ask(lambda session: session.get(script.name))
-        except Refused:
-            data = None
-        if data is None:
+    def _fetched(self, path: bytes, data: bytes | Refused | None) -> Entry:
+        if data is None or isinstance(data, Refused):
             return Entry(path, Kind.FILE, 0, 0, _MODE)
         if sum(map(len, self._seen.values())) + len(data) <= _HELD:
             self._seen[path] = data
@@ -191,7 +214,7 @@ class SieveTree:
 
     def _get(self, path: bytes) -> bytes | None:
         name = script_name(path, self.names)
-        return self._ask(lambda session: session.get(name))
+        return self._ask(partial(_get_script, name))
 
     # -- write --------------------------------------------------------------------------------------------------------------------------
 
@@ -304,6 +327,10 @@ class SieveTree:
 
     def _told(self, path: bytes, code: str, reason: str, hint: str = "") -> Failure:
         return Failure(self.side, self.part.id, path, code, reason, hint)
+
+
+def _get_script(name: bytes, session: SieveSession) -> bytes | None:
+    return session.get(name)
 
 
 def _lines(data: bytes) -> list[bytes]:

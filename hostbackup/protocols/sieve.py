@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ from hostbackup.protocols.imap.wire import Wire, plain
 from hostbackup.protocols.net import connect_tcp
 
 LARGEST = 16 * 1024 * 1024  # bytes of a script: more than any server takes, little enough for memory
-_KNOCK = 10.0  # seconds in which a port that is open answers; many servers have none, behind a firewall that says nothing
+_KNOCK = 3.5  # seconds for a connection, as one that is lost is asked for again after 1 and 3: many servers have no such port, and a silent firewall
+_GREETING = 10.0  # seconds in which a server that is there greets
+_AHEAD = 16  # commands under way at once,
+_AHEAD_BYTES = 16 * 1024  # and their bytes: so few that sending them never waits for the answers to be read
 _GOODBYE = 5.0  # seconds to wait for an answer to LOGOUT
 _WORDS = 400  # characters of what a server says that are shown
 
@@ -36,6 +39,7 @@ _ANSWER = re.compile(r'(?P<type>OK|NO|BYE)(?: \((?P<code>(?:[^")]|"(?:[^"\\]|\\.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(r"\{(\d+)\+?\}$")
 _QUOTABLE = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]{0,1024}")
+_NEVER = 'check `sieve_port`, or set `sieve = "never"` to leave filters out'
 _FOR_NOW = ("TRYLATER",)  # RFC 5804 §1.3: says nothing about the password
 
 
@@ -45,6 +49,10 @@ class Script:
 
     name: bytes
     active: bool = False
+
+
+class Silent(LineCut):
+    """Somebody took the connection and never greeted."""
 
 
 class Refused(Exception):
@@ -152,7 +160,12 @@ class _Client(managesieve.MANAGESIEVE):
 
     def ask(self, name: bytes, *arguments: bytes) -> list[list[str | None]]:
         """A command's data. Raises Refused where the server says NO."""
-        kind, data = self._command(name, b" ".join(arguments) or None)
+        self.wire.send(b" ".join((name, *arguments)) + b"\r\n")
+        return self.answer()
+
+    def answer(self) -> list[list[str | None]]:
+        """The data of the next answer. Raises Refused where it is NO."""
+        kind, data = self._get_response()
         if kind != "OK":
             raise Refused((self.response_code or "").split(" ")[0].upper(), self.said() or "no reason given")
         return data  # type: ignore[no-any-return]
@@ -164,6 +177,7 @@ class SieveSession:
     def __init__(self, client: _Client, address: str) -> None:
         self._client = client
         self.address = address
+        self.on_end: Callable[[], object] = lambda: None  # hears once that the connection is closed, whoever closes it
         self.extensions = frozenset(client.capabilities)  # of the Sieve language, such as "fileinto"
         self.software: str = client.implementation
 
@@ -178,13 +192,25 @@ class SieveSession:
 
     def get(self, name: bytes) -> bytes | None:
         """The bytes of a script; None where there is none of that name. Raises Refused."""
+        self._client.wire.send(_get(name))
+        found = self._got()
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    def get_all(self, names: Sequence[bytes]) -> Iterator[bytes | Refused | None]:
+        """The same of many, in their order and to be taken to the end, several asked for at a time. Refused is given, not raised."""
+        for lot in _lots([_get(name) for name in names]):
+            self._client.wire.send(b"".join(lot))
+            for _ in lot:
+                yield self._got()
+
+    def _got(self) -> bytes | Refused | None:
         with _in_words(self._client.wire):
             try:
-                rows = self._client.ask(b"GETSCRIPT", _string(name))
+                rows = self._client.answer()
             except Refused as refused:
-                if refused.code == "NONEXISTENT":
-                    return None
-                raise
+                return None if refused.code == "NONEXISTENT" else refused
             if len(rows) != 1:
                 raise ProtocolBroken("the server sent a script as something else than one string", where=self.where)
             return _bytes(rows[0][0])
@@ -204,18 +230,48 @@ class SieveSession:
         with contextlib.suppress(ConnectionFailed, OSError, Refused), _in_words(self._client.wire):
             self._client.wire.sock.settimeout(_GOODBYE)
             self._client.ask(b"LOGOUT")
-        self._client.wire.close()
+        self.drop()
 
     def drop(self) -> None:
-        """Closes without a word."""
+        """Closes without a word; from other threads too."""
+        self._client.wire.close()
+        told, self.on_end = self.on_end, lambda: None
+        told()
+
+
+class Greeted:
+    """A connection to a server that has said what it offers, and that nobody has logged in on."""
+
+    def __init__(self, client: _Client, address: str) -> None:
+        self._client = client
+        self._address = address
+
+    def log_in(self, target: ImapTarget) -> SieveSession:
+        """Encrypts by STARTTLS unless `security` is "plain", logs in. Raises what `connect` raises, the connection closed then."""
+        wire = self._client.wire
+        try:
+            wire.wait_up_to(target.timeout)
+            with _in_words(wire):
+                _log_in(self._client, target)
+                return SieveSession(self._client, self._address)
+        except BaseException:
+            wire.close()
+            raise
+
+    def close(self) -> None:
         self._client.wire.close()
 
 
 def connect(target: ImapTarget) -> SieveSession:
-    """Connects, encrypts by STARTTLS unless `security` is "plain", logs in. `target`: as for the mailbox, with the port of ManageSieve.
+    """Connects, encrypts, logs in. `target`: as for the mailbox, with the port of ManageSieve.
 
     Raises NotOffered where nothing listens on the port; NameNotResolved, Unreachable, CertificateRefused, LoginRefused, LineCut, ProtocolBroken.
     """
+    return greet(target).log_in(target)
+
+
+def greet(target: ImapTarget) -> Greeted:
+    """Connects and hears the greeting. Raises NotOffered where nothing listens on the port; NameNotResolved, Unreachable, LineCut, ProtocolBroken."""
     if target.tunnel:
         raise NotOffered("the tunnel leads to IMAP alone", where=target.host)
     try:
@@ -223,19 +279,24 @@ def connect(target: ImapTarget) -> SieveSession:
     except Unreachable as error:
         raise NotOffered(f"the server offers no ManageSieve: {error.reason}") from None
     where = f"{target.host}:{target.port}" if address == target.host else f"{target.host}:{target.port} ({address})"
-    wire = Wire(sock, where, target.timeout, target.rate)
+    wire = Wire(sock, where, min(_GREETING, target.timeout), target.rate)
     try:
         with _in_words(wire):
-            return SieveSession(_log_in(wire, target), address)
+            client = _Client(wire)
+        if not client.answered:
+            raise Unreachable(f"the server takes no session at the moment: {client.said()}", where=where, hint="try again later")
+    except LineCut as error:
+        wire.close()
+        kind = Silent if isinstance(error.__context__, TimeoutError) else LineCut
+        raise kind(f"the port of filters is open, and no greeting came: {error.reason}", where=where, hint=_NEVER) from None
     except BaseException:
         wire.close()
         raise
+    return Greeted(client, address)
 
 
-def _log_in(wire: Wire, target: ImapTarget) -> _Client:
-    client = _Client(wire)
-    if not client.answered:
-        raise Unreachable(f"the server takes no session at the moment: {client.said()}", where=wire.where, hint="try again later")
+def _log_in(client: _Client, target: ImapTarget) -> None:
+    wire = client.wire
     if target.security != "plain":
         if not client.supports_tls:
             hint = 'ask the provider why this port is not encrypted, or set `sieve = "never"` to leave filters out'
@@ -248,7 +309,6 @@ def _log_in(wire: Wire, target: ImapTarget) -> _Client:
         raise LoginRefused(f"the server takes no login for filters as the mailbox does; its ways: {offered}", where=wire.where)
     if not client.authenticate_by(attempt):
         raise _refused(client, target, token)
-    return client
 
 
 def _attempt(target: ImapTarget, token: str, offered: set[str]) -> sasl.Attempt | None:
@@ -271,6 +331,23 @@ def _refused(client: _Client, target: ImapTarget, token: str) -> ConnectionFaile
     return LoginRefused(f"the server refused the login of {target.user} for filters: {text}", where=client.wire.where, hint=hint)
 
 
+def _get(name: bytes) -> bytes:
+    return b"GETSCRIPT " + _string(name) + b"\r\n"
+
+
+def _lots(commands: Sequence[bytes]) -> Iterator[list[bytes]]:
+    lot: list[bytes] = []
+    size = 0
+    for command in commands:
+        if lot and (len(lot) >= _AHEAD or size + len(command) > _AHEAD_BYTES):
+            yield lot
+            lot, size = [], 0
+        lot.append(command)
+        size += len(command)
+    if lot:
+        yield lot
+
+
 def _string(name: bytes) -> bytes:
     """A name as an argument: quoted where it is plain ASCII, else a literal that needs no leave (RFC 5804 §4)."""
     return b'"' + name + b'"' if _QUOTABLE.fullmatch(name) else _literal(name)
@@ -291,5 +368,4 @@ def _in_words(wire: Wire) -> Iterator[None]:
         yield
     except (managesieve.MANAGESIEVE.error, AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         reason = f"this does not look like a ManageSieve server: {plain(str(error).encode('utf-8', 'replace')) or type(error).__name__}"
-        hint = 'check `sieve_port`, or set `sieve = "never"` to leave filters out'
-        raise ProtocolBroken(reason, where=wire.where, hint=hint) from None
+        raise ProtocolBroken(reason, where=wire.where, hint=_NEVER) from None

@@ -59,6 +59,11 @@ class Wire:
         self._since = 0.0  # when bytes last moved
         sock.settimeout(timeout)
 
+    def wait_up_to(self, seconds: float) -> None:
+        """From here on, how long may pass without a byte."""
+        self._timeout = seconds
+        self.sock.settimeout(seconds)
+
     def start_tls(self, trust: Trust) -> None:
         """Encrypts from here on, with whom `trust` accepts. Bytes that came before the handshake may be forged and end the session."""
         if self._at < len(self._buffer):
