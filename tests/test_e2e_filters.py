@@ -104,6 +104,28 @@ def test_filters_move_and_what_the_new_server_does_not_take_is_listed(tmp_path: 
     assert standing(new) == ({NAME: SORT + b"# new\r\n", b".50%": b"stop;", b"away": b"discard;\n"}, [NAME])
     assert move.push().json["planned"][f"sieve/{TARO}"] == {"equal": 3, "changed-at-new-side": 1}
 
+    theirs = scripts(new)  # somebody switches the filters off, and takes two away
+    theirs._client.ask(b"SETACTIVE", b'""')
+    for name in (b"away", b".50%"):
+        theirs._client.ask(b"DELETESCRIPT", b'"%s"' % name)
+    theirs.close()
+    mine = scripts(old)
+    mine.put(b"away", b"keep;\n")
+    mine.close()
+    move.backup()
+    ran = move.push(exit=3)
+    assert [(row["name"], row["code"]) for row in ran.json["failures"]] == [("away.sieve", "conflict")]
+    assert [row["name"] for row in ran.json["left_alone"]] == ["%2E50%25.sieve", "active"]
+    assert standing(new) == ({NAME: SORT + b"# new\r\n"}, [])
+    ran = move.run("verify", "--against", "new", exit=3)
+    assert {row["name"]: row["code"] for row in ran.json["failures"]} == {
+        "%2E50%25.sieve": "missing",
+        "active": "changed-since",
+        "away.sieve": "unverified",
+    }
+    move.push("--overwrite", "*")  # unless it is asked for
+    assert standing(new) == ({NAME: SORT + b"# new\r\n", b".50%": KEEP, b"away": b"keep;\n"}, [NAME])
+
     out = tmp_path / "out"
     move.run("restore", "sieve", "--to", str(out))
     assert (out / "sieve" / TARO / "active").read_bytes() == SORT + b"# new\r\n"

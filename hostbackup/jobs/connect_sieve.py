@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NotOffered, Unreachable
-from hostbackup.interrupts import Stopped
+from hostbackup.interrupts import Stopped, beside
 
 if TYPE_CHECKING:
     from hostbackup.jobs.mail_logins import MailLogins
@@ -66,7 +66,7 @@ class FilterLogins:
             slots.main(mailbox.user, stop.is_set)
             give_back = functools.partial(slots.give_back, mailbox.user)
             try:
-                made = door.enter(target, stop)
+                made = beside(lambda: door.enter(target, stop), stop, lambda late: late.drop())
             except BaseException as error:
                 give_back()
                 if isinstance(error, LoginRefused):

@@ -166,6 +166,7 @@ class Push:
                 adapted=adapted,
                 overwrite=Excludes(self.overwrite),
                 shrunk=state.shrunk is not None,
+                gone_stays=state.part.kind == "sieve",  # a filter that somebody took away or switched off must not work again
                 dry_run=self.dry_run,
             )
 

@@ -70,6 +70,7 @@ class Comparer:
     adapted: Excludes
     overwrite: Excludes
     shrunk: bool = False  # the source lost much at once: nothing is updated until somebody accepts that
+    gone_stays: bool = False  # what was pushed and is not there any more was taken away by somebody who does not want it back
 
     def steps(self, pairs: Iterable[tuple[Stored[Entry], Entry | None]]) -> Iterator[Step]:
         """The plan for these entries, in their order, each with what stands at its path on the target."""
@@ -116,7 +117,7 @@ class Comparer:
         source, there, written = pair.source, pair.there, pair.written
         path, kind = source.item.path, source.item.kind
         if there is None:
-            return Step(Action.CREATE, source)
+            return self._absent(pair)
         if pair.equal and pair.killed and kind is Kind.DIR and finished(written) is None:
             return Step(Action.CREATE, source, there)  # a push was killed before it gave the folder its mode and time
         if pair.equal and kind is not Kind.LINK:
@@ -144,6 +145,14 @@ class Comparer:
             return Step(Action.OVERWRITE, source, there)
         reason = "changed on both servers" if last else "was on the new server before and differs"
         return Step(Action.CONFLICT, source, there, reason)
+
+    def _absent(self, pair: _Pair) -> Step:
+        source, last = pair.source, finished(pair.written)
+        if not self.gone_stays or last is None or self.overwrite.covers(source.item.path, False):
+            return Step(Action.CREATE, source)
+        if _source_as_written(source, last):
+            return Step(Action.THEIRS, source, reason="was taken away on the new server since it was pushed")
+        return Step(Action.CONFLICT, source, reason="changed on the old server, and was taken away on the new one")
 
 
 def journal_record(source: Stored[Entry], there: Entry, state: str, before: Record | None = None) -> Record:

@@ -50,6 +50,7 @@ class TreePush:
     adapted: Excludes = field(default_factory=Excludes)
     overwrite: Excludes = field(default_factory=Excludes)
     shrunk: bool = False
+    gone_stays: bool = False  # as in Comparer
     dry_run: bool = False
     planned: Counter[str] = field(default_factory=Counter)
     cut: ConnectionFailed | None = None
@@ -77,7 +78,7 @@ class TreePush:
         self.planned[Action.EQUAL.value] += sum(self._counts.values())
         if all(folder in held for folder in self.source.folders()):
             return self.planned
-        comparer = Comparer(self.target, self.ledger, self.adapted, self.overwrite, self.shrunk)
+        comparer = Comparer(self.target, self.ledger, self.adapted, self.overwrite, self.shrunk, self.gone_stays)
         rows: list[tuple[Stored[Entry], bool]] = []
         current = b""
         blocked: set[bytes] = set()
