@@ -18,7 +18,7 @@ from hostbackup.protocols import sieve
 from hostbackup.protocols.imap.session import ImapTarget
 from hostbackup.protocols.sieve import SieveSession
 from tests.support.dovecot import free_ports
-from tests.support.sieve_script import Scripted, Shelf, agreeable, scripted
+from tests.support.sieve_script import Scripted, Shelf, agreeable, scripted, unanswered
 
 MAILBOX = ImapTarget("mail.example.test", "taro", "secret", 143, "plain", ("127.0.0.1",), timeout=5.0)
 REFUSING = Shelf(refuses={b"AUTHENTICATE": b'NO "wrong"\r\n'})
@@ -86,16 +86,8 @@ def test_a_port_without_a_greeting_of_filters_is_asked_for_one_account_alone(
 
 def test_a_port_that_nobody_answers_is_waited_for_once_and_not_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sieve, "_KNOCK", 0.2)
-    with socket.socket() as listener, contextlib.ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):  # they fill its queue: whoever comes now gets no answer, as where a firewall drops what comes
-            one = stack.enter_context(socket.socket())
-            one.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                one.connect(listener.getsockname())
-        filters = logins()
-        errors = told(filters, listener.getsockname()[1], 3)
+    with unanswered() as port:
+        errors = told(logins(), port, 3)
     assert [("did not answer" in error.reason, type(error)) for error in errors] == [(True, NotOffered)] * 3
 
 

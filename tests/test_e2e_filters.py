@@ -13,9 +13,10 @@ from hostbackup.protocols.imap.session import ImapTarget
 from hostbackup.protocols.sieve import SieveSession, connect
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
+from tests.support.cli import hostbackup
 from tests.support.dovecot import HOST, Dovecot, dovecot, free_ports, managesieve
 from tests.support.mail_move import Hands, Move, letter
-from tests.support.sieve_script import Shelf, scripted
+from tests.support.sieve_script import Shelf, scripted, unanswered
 
 TARO = "taro@example.test"
 SORT = 'require ["fileinto"];\r\n# fileinto "Sent";\r\nif header :contains "subject" "見積" { fileinto "見積"; }\r\n'.encode()
@@ -171,6 +172,23 @@ def test_a_refused_password_is_not_tried_again_for_the_filters(tmp_path: Path, s
     ran = move.backup(exit=1)
     assert [(row["part"], row["code"]) for row in ran.json["failures"]] == [(f"mail/{TARO}", "login-refused")]
     assert old.log().count("managesieve-login: Info: Disconnected: Connection closed (auth failed") == refused
+
+
+def test_a_port_that_stays_silent_behind_a_firewall_is_left_alone_by_the_runs_after_it(tmp_path: Path, servers: tuple[Dovecot, Dovecot]) -> None:
+    old, new = servers
+    with unanswered() as port:
+        soon = f"sieve_port = {new.ports['sieve']}\n[limits]\nstall_timeout = 2"
+        move = a_move(tmp_path, old, new, old_sieve=f"sieve_port = {port}", new_sieve=soon)
+        [row] = move.backup().json["not_covered"]
+        assert "did not answer within" in row["reason"]
+        ran = hostbackup("backup", "move.toml", "--json", "--verbose", cwd=tmp_path)
+        [row] = ran.json["not_covered"]
+        assert ("is asked again some hours after that" in row["reason"], "`check` asks at once" in ran.err, ran.exit) == (True, True, 0)
+    known = move.vault / "state" / "filters.json"
+    told = json.loads(known.read_text())
+    known.write_text(json.dumps({"silent": dict.fromkeys(told["silent"], "20200101T000000Z")}))  # as long ago as it takes
+    [row] = move.backup().json["not_covered"]
+    assert "refused the connection" in row["reason"]
 
 
 def test_odd_names_are_kept_and_one_that_is_not_handed_out_is_no_others_trouble(tmp_path: Path, servers: tuple[Dovecot, Dovecot]) -> None:

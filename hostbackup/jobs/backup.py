@@ -18,7 +18,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, resume_journal
 from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
-from hostbackup.jobs.filters import filter_parts, first_seen, follow, names_from, names_meta
+from hostbackup.jobs.filters import filter_parts, first_seen, follow, names_from, names_meta, recall_silence, remember_silence
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
@@ -178,10 +178,14 @@ class Backup:
             part = Part("sieve", account.user)
             if part in filters:
                 follow(work, functools.partial(self._filters, account), optional=part.id not in self._parts)
+        if not any(state.part.kind == "sieve" for state in self._parts.values()):  # else filters may be lost
+            recall_silence(self.job)
         if filters:
             connections.knock_for_filters("old", [account for account, work in zip(accounts, works, strict=True) if work.then])
         with ahead.loading(*later):
             pool.run(works)
+        if not self.dry_run:
+            remember_silence(self.job)
         for work in works:
             self._new[work.part.id] = work.result.counts["new"]
         for done in [*works, *(work.then for work in works if work.then)]:

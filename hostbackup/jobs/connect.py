@@ -70,12 +70,12 @@ class Connections:
     logins: MailLogins = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)  # what is warned of
     _no_secret: dict[str, SecretError] = field(default_factory=dict)
-    _filters: FilterLogins = field(init=False)
+    filter_logins: FilterLogins = field(init=False)
     ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def __post_init__(self) -> None:
         self.logins = MailLogins(self.addresses, self.observer.note)
-        self._filters = FilterLogins(self.logins)
+        self.filter_logins = FilterLogins(self.logins)
 
     def _warn_once(self, text: str) -> None:
         with self._lock:
@@ -250,7 +250,7 @@ class Connections:
     def mail_line(self, side: str, account: Account) -> AccountLine[ImapSession]:
         """The account's connections, none of which is open yet. Raises SecretError, as `imap_target`."""
         target = self.imap_target(side, account)
-        refused = functools.partial(self._filters.refused, side, target.host, target.user)
+        refused = functools.partial(self.filter_logins.refused, side, target.host, target.user)
         return self.logins.line(side, target, self.imap_section(side).connections, functools.partial(self._see_mail, side), refused)
 
     def _see_mail(self, side: str, made: ImapSession) -> None:
@@ -296,7 +296,7 @@ class Connections:
         port = self.imap_section(side).sieve_port
         for account in {account.host or "": account for account in accounts}.values():
             with contextlib.suppress(SecretError, ConnectionFailed):  # told when it is that account's turn
-                self._filters.knock(self.imap_target(side, account), port)
+                self.filter_logins.knock(self.imap_target(side, account), port)
 
     def filters(
         self, side: str, account: Account, part_user: str, good: Mapping[bytes, str] | None = None, names: Mapping[bytes, bytes] | None = None
@@ -306,7 +306,7 @@ class Connections:
 
         imap = self.imap_target(side, account)  # which tells where the section is unencrypted: that goes for filters too
         section = self.imap_section(side)
-        log_in = self._filters.factory(side, imap, section.sieve_port, self._imap_addresses.get((side, imap.host), ""), section.connections)
+        log_in = self.filter_logins.factory(side, imap, section.sieve_port, self._imap_addresses.get((side, imap.host), ""), section.connections)
         return SieveTree(log_in, side=side, part=Part("sieve", part_user), good=good, names=names)
 
     def old_mailbox(self, account: Account, part_user: str, reader: Callable[[str], BinaryIO] | None = None) -> MailSource:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hostbackup.errors import ConnectionFailed, LineCut, LoginRefused, NotOffered, Unreachable
 from hostbackup.interrupts import Stopped, beside
+from hostbackup.jobs.keys import spoken
 
 if TYPE_CHECKING:
     from hostbackup.jobs.mail_logins import MailLogins
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LOOK = 0.5  # seconds between looks at whether the run has ended
 _REFUSALS = 3  # logins that a server refuses, before no more are tried where it lets nobody in: many close their doors to whoever fails five times
 _WAITS = 20.0  # seconds that any server waits for a login
+_SLOW = 1.0  # seconds for which a port that nobody answers is worth remembering
 _MISSES = 2  # connections in a row to a server that greeted before, until it counts as gone
 
 _Place = tuple[str, int, tuple[str, ...]]  # host, port and addresses
@@ -36,6 +38,11 @@ class FilterLogins:
     _doors: dict[_Place, _Door] = field(default_factory=dict)
     _refused: dict[tuple[str, str, str], LoginRefused] = field(default_factory=dict)  # by side, host and user
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    silent: dict[str, str] = field(default_factory=dict)  # by port and address: where nobody answered an earlier run, and when that was
+
+    def silent_now(self) -> list[str]:
+        """Ports and addresses where nobody answered this run, which it took seconds to find out."""
+        return [_named(place) for place, door in self._doors.items() if door.silent]
 
     def refused(self, side: str, host: str, user: str, error: LoginRefused) -> None:
         """A login was refused there, be it to the filters or to the mailbox."""
@@ -88,8 +95,19 @@ class FilterLogins:
         return replace(mailbox, port=port, addresses=(met or self._addresses(mailbox)[0],))
 
     def _door(self, target: ImapTarget) -> _Door:
+        place = target.host, target.port, target.addresses
         with self._lock:
-            return self._doors.setdefault((target.host, target.port, target.addresses), _Door())
+            if place not in self._doors:
+                self._doors[place] = _Door()
+                if since := self.silent.get(_named(place)):
+                    there = f"port {target.port} of {target.host}"
+                    told = f"the server offers no ManageSieve: {there} did not answer {spoken(since)}, and is asked again some hours after that"
+                    self._doors[place].keep_shut(NotOffered(told))
+            return self._doors[place]
+
+
+def _named(place: _Place) -> str:
+    return f"{place[0]}:{place[1]} {' '.join(place[2])}"
 
 
 @dataclass(slots=True, eq=False)
@@ -102,10 +120,16 @@ class _Door:
     _error: BaseException | None = None  # why nobody can log in there
     _ready: Greeted | None = None  # the connection of the knock, for whoever comes first
     _ready_since: float = 0.0
+    silent: bool = False  # nobody answered, for so long that it is worth remembering
     _misses: int = 0
     _let_in: bool = False
     _trying: bool = False
     _refusals: int = 0
+
+    def keep_shut(self, error: NotOffered) -> None:
+        """Nobody is to look: that is what is known already."""
+        self._knocked, self._error = True, error
+        self._known.set()
 
     def knock(self, target: ImapTarget) -> None:
         with self._changed:
@@ -121,6 +145,7 @@ class _Door:
     def _knock(self, target: ImapTarget) -> None:
         from hostbackup.protocols import sieve
 
+        began = time.monotonic()
         try:
             try:
                 self._ready = sieve.greet(target)
@@ -130,6 +155,7 @@ class _Door:
                 self._ready = sieve.greet(target)  # one may be cut
         except BaseException as error:  # for whoever waits for it
             self._error = error
+            self.silent = isinstance(error, NotOffered) and time.monotonic() - began >= _SLOW
         finally:
             self._ready_since = time.monotonic()
             self._known.set()

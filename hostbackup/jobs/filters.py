@@ -11,6 +11,7 @@ from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job
+from hostbackup.jobs.keys import spoken, stamp
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
 from hostbackup.model import Entry, Failure, Kind, Observer, Part, Stored, name_from_json, name_json
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hostbackup.places.sieve import Dated
     from hostbackup.vault.tree import TreeRoot
 
+_SILENT = "filters"  # in state/
+_SILENT_FOR = datetime.timedelta(hours=12)  # a nightly run asks each time
 _EARLY_NS = 3_000_000_000
 # RFC 5228 §2.3, §2.4.2: comments, quoted strings and `text:` blocks are told apart before anything else is looked for.
 _TOKEN = re.compile(
@@ -34,6 +37,22 @@ def filter_parts(job: Job) -> list[Part]:
     if section is None or section.sieve == "never":
         return []
     return [Part("sieve", account.user) for account in job.profile.old_accounts() if account.protocol == "imap"]
+
+
+def recall_silence(job: Job) -> None:
+    """Has ports left alone that a firewall kept silent for an earlier run: every run would wait seconds for them. For some hours, and told."""
+    known = (job.vault.state.read(_SILENT) or {}).get("silent", {})
+    fresh = {place: since for place, since in known.items() if since > stamp(job.started - _SILENT_FOR)}
+    for place, since in fresh.items():
+        job.observer.note(f"filters: {place} is not asked, as nobody answered there {spoken(since)}; `check` asks at once")
+    job.connections.filter_logins.silent = fresh
+
+
+def remember_silence(job: Job) -> None:
+    """Notes the ports that nobody answered, for `recall_silence`."""
+    logins = job.connections.filter_logins
+    if new := dict.fromkeys(logins.silent_now(), job.now):
+        job.vault.state.write(_SILENT, {"silent": {**logins.silent, **new}})
 
 
 def follow(work: AccountWork, filters: Callable[[PartWork], None], *, optional: bool) -> None:

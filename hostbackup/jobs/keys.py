@@ -24,3 +24,8 @@ def stamp(moment: datetime.datetime | None = None) -> str:
     """UTC as snapshots write it: `20261125T031500Z`."""
     moment = moment or datetime.datetime.now(datetime.UTC)
     return moment.astimezone(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def spoken(stamped: str) -> str:
+    """A `stamp` within a sentence: `on 2026-11-25 at 03:15 UTC`."""
+    return f"on {stamped[:4]}-{stamped[4:6]}-{stamped[6:8]} at {stamped[9:11]}:{stamped[11:13]} UTC"

@@ -130,3 +130,17 @@ def _command(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> byt
     while literal := re.search(rb"\{(\d+)\+\}\r\n\Z", command):
         command += read(int(literal[1])) + readline()
     return command
+
+
+@contextmanager
+def unanswered() -> Iterator[int]:
+    """A port that takes nobody in and refuses nobody, as where a firewall drops what comes: its queue is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(listener.getsockname())
+        yield listener.getsockname()[1]
