@@ -123,7 +123,7 @@ class MailBackup:
         """What of the known messages is to be looked at again, where their names prove little."""
         from hostbackup.places.pop3_check import Again
 
-        return Again(self.vault.objects.read, self.checksum, lambda message: _key(message) in self.doubted)
+        return Again(self.vault.objects.read, self.checksum, lambda message: _key(message) in self.doubted, self.result.observer)
 
     def _find_silent_changes(self) -> None:
         """Messages whose bytes are others under the same UID, which no server may do: all that the last manifest has are fetched and compared."""

@@ -235,8 +235,7 @@ class Pop3Account:
             self.prove,
             self._prover().fingerprints,
             self._again,
-            self._observer,
-            str(self.part),
+            self.part,
         )
         checker.run()
         if checker.other:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from hostbackup.errors import Damaged, VaultError
-from hostbackup.model import Claim, Failure, Message, Observer, Proof, Status, Stored
+from hostbackup.model import Claim, Failure, Message, Observer, Part, Proof, Status, Stored
 from hostbackup.places.mail_compare import Fingerprint, Tier, fingerprint, same_letter
 from hostbackup.places.pop3_fetch import MAX_EXTRA, Drop
 from hostbackup.protocols.pop3.session import Pop3Session
@@ -25,11 +25,15 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What is to be looked at again. `reader` opens what is stored under a digest; `doubted`: messages to be read whole; `every`: all of them."""
+    """What is to be looked at again. `reader` opens what is stored under a digest; `doubted`: messages to be read whole; `every`: all of them.
+
+    `observer` hears how far that has come.
+    """
 
     reader: Callable[[str], BinaryIO]
     every: bool = False
     doubted: Callable[[Message], bool] = lambda message: False
+    observer: Observer = field(default_factory=Observer)
 
 
 @dataclass(slots=True)
@@ -46,8 +50,7 @@ class Checker:
     prove: Callable[[Iterable[Claim[Message]]], Iterator[Proof[Message]]]
     fingerprints: Callable[[Iterable[Message]], Iterator[tuple[Message, Fingerprint]]]
     repeat: Callable[[Callable[[], list[Message]]], list[Message]]
-    observer: Observer
-    part: str
+    part: Part
     other: list[int] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     _stored: dict[int, tuple[str, int]] = field(default_factory=dict)  # digest and size by number, of those that are looked at
@@ -84,12 +87,12 @@ class Checker:
         """Reads messages whole; whether any of them is another one. What a server writes into a header makes no other message."""
         if not messages:
             return False
-        self.observer.phase(f"{self.part}: reading known messages again", len(messages), sum(message.size for message in messages))
+        self.again.observer.phase(f"{self.part}: reading known messages again", len(messages), sum(message.size for message in messages))
         before = len(self.other)
         rewritten: list[Message] = []
         for proof in self.prove(Claim(message, *self._stored[message.uid]) for message in messages):
             item = proof.claim.item
-            self.observer.advance(1, item.size)
+            self.again.observer.advance(1, item.size)
             if proof.status is Status.DIFFERENT:
                 self.other.append(item.uid)
             elif proof.tier == Tier.BODY:
