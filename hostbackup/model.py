@@ -340,6 +340,9 @@ class Observer:
     def retitle(self, title: str) -> None:
         """The stretch of work that is under way is called differently now."""
 
+    def waiting(self, reason: str) -> None:
+        """Nothing goes on for the moment, and why; "" once it does again."""
+
     def advance(self, entries: int = 0, size: int = 0) -> None:
         """So much more is done."""
 

@@ -107,6 +107,8 @@ def test_a_server_that_takes_nobody_for_now_is_given_time(tmp_path: Path, server
     waited: list[float] = []
     made = connections(tmp_path, section(server))
     made.logins.pause = lambda seconds, stop: waited.append(seconds)
+    told: list[str] = []
+    made.logins.waiting = told.append
 
     def busy(talk: Talk, verb: bytes, rest: bytes) -> bool:
         if verb != b"PASS" or talk.number > 3:
@@ -120,6 +122,8 @@ def test_a_server_that_takes_nobody_for_now_is_given_time(tmp_path: Path, server
     assert server.count(b"PASS") == 4
     assert len(waited) == 3
     assert waited == sorted(waited)
+    assert [text[:10] for text in told] == ["waiting 1 ", "", "waiting 2 ", "", "waiting 4 ", ""]
+    assert "the server takes no login of taro at the moment" in told[0]
     assert made.logins.slots(("127.0.0.1", server.port), 6).limit == limit
     place.close()
 

@@ -23,6 +23,7 @@ class Progress(Observer):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bar: Any = None
+        self._title = ""
         self._by_bytes = False
         self._entries = 0
         self._entries_total = ""
@@ -34,6 +35,7 @@ class Progress(Observer):
 
         with self._lock:
             self._close()
+            self._title = title
             self._by_bytes = bool(size)
             self._open_end = not size and not entries
             self._entries, self._entries_total = 0, f"/{number(entries)}" if entries is not None else ""
@@ -46,10 +48,16 @@ class Progress(Observer):
 
     def retitle(self, title: str) -> None:
         with self._lock:
+            self._title = title
             if self._bar is not None:
                 due = time.monotonic() - self._drawn >= _AGAIN
                 self._bar.set_description_str(one_line(title), refresh=due)
                 self._drawn = time.monotonic() if due else self._drawn
+
+    def waiting(self, reason: str) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.set_description_str(one_line(f"{self._title}: {reason}" if reason else self._title))
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
         with self._lock:
@@ -72,6 +80,8 @@ class Progress(Observer):
         if self._bar is not None:
             self._bar.clear()
         say(text, error=True)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def close(self) -> None:
         with self._lock:
@@ -116,6 +126,10 @@ class Chorus(Observer):
     def retitle(self, title: str) -> None:
         for observer in self._observers:
             observer.retitle(title)
+
+    def waiting(self, reason: str) -> None:
+        for observer in self._observers:
+            observer.waiting(reason)
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
         for observer in self._observers:

@@ -74,7 +74,7 @@ class Connections:
     ssh_refused: dict[str, LoginRefused] = field(default_factory=dict)  # by side: a refused login is never tried twice, whoever asks
 
     def __post_init__(self) -> None:
-        self.logins = MailLogins(self.addresses, self.observer.note)
+        self.logins = MailLogins(self.addresses, self.observer.note, self.observer.waiting)
         self.filter_logins = FilterLogins(self.logins)
 
     def _warn_once(self, text: str) -> None:

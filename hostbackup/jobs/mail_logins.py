@@ -61,6 +61,7 @@ class MailLogins:
 
     resolve: Callable[[str, int, tuple[str, ...]], tuple[str, ...]]  # raises NameNotResolved
     note: Callable[[str], object] = lambda text: None
+    waiting: Callable[[str], object] = lambda reason: None  # hears why the only account that is at work stands still, and "" once it goes on
     pause: Callable[[float, threading.Event], object] = lambda seconds, stop: stop.wait(seconds)
     stop: threading.Event = field(default_factory=threading.Event)  # of the work that is under way
     many: bool = False  # accounts are at work: who gives a server up too soon does so for all of them
@@ -96,9 +97,17 @@ class MailLogins:
     def rest(self, seconds: float) -> None:
         """Waits, or leaves with Stopped where the work ends meanwhile."""
         stop = self.stop
-        self.pause(seconds, stop)
+        self.wait(seconds, "the line was cut, or the server asks for a rest", stop)
         if stop.is_set():
             raise Stopped
+
+    def wait(self, seconds: float, reason: str, stop: threading.Event) -> None:
+        """Until the work that `stop` is of ends, at most."""
+        if not self.many:
+            self.waiting(f"waiting {seconds:.0f} s: {reason}" if seconds >= 1 else "waiting")
+        self.pause(seconds, stop)
+        if not self.many:
+            self.waiting("")
 
     def end(self) -> None:
         """Ends the work that is under way: whoever waits for a server, an answer or a slot leaves with Stopped."""
@@ -170,7 +179,7 @@ class AccountLine(Generic[Made]):
         from hostbackup.protocols.imap.throttle import wait_told
 
         told = wait_told(error.reason.encode("utf-8", "replace"))
-        self.logins.pause(seconds if told is None else min(told, _LONGEST), self.stop)
+        self.logins.wait(seconds if told is None else min(told, _LONGEST), error.reason, self.stop)
 
     def _try(self, there: list[Presence]) -> Made:
         """One login. `there` gets what is known of whether the server is there, by its name and by its address."""
