@@ -151,6 +151,8 @@ def test_what_is_below_a_refused_name_goes_below_the_one_it_got() -> None:
 def test_a_refused_level_that_is_no_folder_is_replaced_too() -> None:
     rows, failed = Picky(no(rb"\.")).bring("v1.2|x", "v1.2|y.z")
     assert (shown(rows), failed) == (["v1．2/x", "v1．2/y．z"], [])
+    rows, failed = Picky(no(rb"%")).bring("a!b|x%", "a!b|y", "a!b|c|z%")
+    assert (shown(rows), failed) == (["a!b/x％", "a!b/y", "a!b/c/z％"], []), "nothing is wrong with what stands"
 
 
 def test_another_name_is_not_tried_for_what_is_no_fault_of_the_name() -> None:

@@ -98,6 +98,7 @@ class FolderMap:
         self._owners: dict[bytes, bytes] = {same(b"INBOX", new_separator): b"INBOX"}  # new name -> the old folder whose messages are there
         self._homes: dict[bytes, bytes] = {}  # old name, of a folder or only above some -> where it is in the new hierarchy
         self._settlers: dict[bytes, bytes] = {}  # the same, backwards
+        self._below_old: dict[bytes, list[_Choice]] = {}  # by old level the folders below it
         self._careful: set[bytes] = set()  # of those that are only above folders, the ones that were refused as they are
         for row in self._earlier.values():
             self._owners.setdefault(self._same(row.new), row.old)
@@ -175,6 +176,9 @@ class FolderMap:
             choice.rule = "path"
             self._find_name(choice)
         self._choices |= {choice.folder.name: choice for choice in fresh}
+        for choice in fresh:
+            for above, _ in choice.levels[:-1]:
+                self._below_old.setdefault(above, []).append(choice)
 
     def _choice(self, folder: Folder) -> _Choice:
         if folder.name not in self._choices:
@@ -278,23 +282,26 @@ class FolderMap:
         if choice.rule == "path":
             choice.style, choice.number = (choice.style, choice.number + 1) if taken else (Style(choice.style + 1), 1)
         choice.rule, choice.earlier = "path", None
-        below = [one for one in self._choices.values() if one.rule == "path" and not one.stood and _is_below(one, folder.name)]
-        loose = {folder.name} | {old for one in below for old, _ in one.levels[len(choice.levels) :]}
-        if not taken:
-            refused = {old for old, _ in choice.levels[:-1] if old not in self._choices}
+        moving = [one for one in self._below_old.get(folder.name, ()) if one.rule == "path" and not one.stood]
+        loose = {folder.name} | {old for one in moving for old, _ in one.levels[len(choice.levels) :]}
+        if not taken:  # what it stands below may be to blame, unless something stands there
+            above = [old for old, _ in choice.levels[:-1] if old not in self._choices]
+            refused = {old for old in above if not any(one.stood for one in self._below_old[old])}
             self._careful |= refused
             loose |= refused
-        for owners in (self._owners, self._settlers):
-            for key in [key for key, owner in owners.items() if owner in loose]:
-                del owners[key]
+        for one in (choice, *moving):
+            self._forget(self._owners, one.new, loose)
         for old in loose:
-            self._homes.pop(old, None)
+            self._forget(self._settlers, self._homes.pop(old, b""), loose)
         found = self._find_name(choice)
-        if not found:  # it keeps the last one, which is nobody else's
-            self._take(choice)
-        for one in below:
-            self._find_name(one)
+        for one, named in ((choice, found), *((one, self._find_name(one)) for one in moving)):
+            if not named:  # it keeps the last one, which is nobody else's
+                self._take(one)
         return found
+
+    def _forget(self, owners: dict[bytes, bytes], name: bytes, loose: set[bytes]) -> None:
+        if owners.get(self._same(name)) in loose:
+            del owners[self._same(name)]
 
     # -- old names ----------------------------------------------------------------------------------------------------------------------
 
@@ -378,10 +385,6 @@ class FolderMap:
         separator = self._new_separator.decode("latin-1")
         levels = [level for level in text.replace(separator or "/", "/").split("/") if level]
         return self._new_prefix + (self._new_separator or b"_").join(fitted(names.encode(level), self._new_separator) for level in levels)
-
-
-def _is_below(choice: _Choice, old: bytes) -> bool:
-    return any(above == old for above, _ in choice.levels[:-1])
 
 
 def _shown(name: bytes) -> str:
