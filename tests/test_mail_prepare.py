@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hostbackup.model import Failure, Folder, Part
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap, Mapped
+from hostbackup.places.mail_prepare import Preparation
 from hostbackup.protocols.imap import names
+from hostbackup.protocols.imap.framer import Answer, Tagged
+from hostbackup.protocols.imap.session import Listed
 from tests.support.imap_script import FakeBox, FakeImap, Hangup, Talk
 
 PART = Part("mail", "user")
@@ -312,3 +317,91 @@ def test_hundreds_of_folders_cost_a_few_round_trips() -> None:
     listings = [command for command in server.fake.commands if command.startswith(b"LIST")]
     assert len(listings) == 3, "what is there, before and after"
     assert len(server.creates()) == 600
+
+
+@dataclass
+class Simulated:
+    """A session with a server of that mind, without a line: what it has under a name decides, not what is asked for."""
+
+    canonical: Callable[[bytes], bytes]
+    refuses: Callable[[bytes], bool]
+    hollow: set[bytes]
+    code: str
+    boxes: dict[bytes, int] = field(default_factory=lambda: {b"INBOX": 0})
+    answers: dict[bytes, Tagged] = field(default_factory=dict)
+
+    def list_folders(self) -> tuple[list[Listed], list[Listed]]:
+        hollow = [Listed(name, b"/", ("\\Noselect",)) for name in self.hollow if name not in self.boxes]
+        return [Listed(name, b"/", ()) for name in self.boxes] + hollow, []
+
+    def offers(self, capability: str) -> bool:
+        return True
+
+    def status(self, name: bytes) -> object:
+        return self.canonical(name) in self.boxes or None
+
+    @property
+    def channel(self) -> Simulated:
+        return self
+
+    def at_once(self, *arguments: object) -> bool:
+        return True
+
+    def start(self, verb: bytes, name: bytes, *more: bytes) -> bytes:
+        assert verb == b"CREATE"
+        asked = name.strip(b'"').replace(b'\\"', b'"').replace(b"\\\\", b"\\")
+        tag, stands = b"%d" % len(self.answers), self.canonical(asked)
+        refused = self.refuses(asked) or stands in self.hollow
+        if stands in self.boxes:
+            answer = Answer("NO", "ALREADYEXISTS") if self.code != "OK" else Answer("OK")
+        else:
+            answer = Answer("NO", self.code if self.code != "OK" else "", text=b"no") if refused else Answer("OK")
+            if not refused:
+                self.boxes[stands] = 0
+        self.answers[tag] = Tagged(tag, answer)
+        return tag
+
+    def finish(self, tag: bytes) -> Tagged:
+        return self.answers[tag]
+
+
+_PART = st.sampled_from(["a", "A", "b", " a", "a.b", "a．b", "a%", "a (2)", "Sent", "SENT", "長" * 60, ""])
+_PATHS = st.lists(st.lists(_PART, min_size=1, max_size=3).map("|".join), min_size=1, max_size=10, unique=True)
+_CANONICAL: list[Callable[[bytes], bytes]] = [
+    bytes,
+    lower,
+    lambda name: b"/".join(part.strip() or b"_" for part in name.split(b"/")),
+    lambda name: names.encode("/".join(" ".join(part.split()) for part in names.decode(name).upper().split("/"))) if name != b"INBOX" else name,
+]
+
+
+_PATTERNS = [rb"\.", rb"%|\.", rb"[^ -~]|&", rb"[^/]{80}|(/.*){2}", rb"\)", rb"^a"]
+
+
+@given(_PATHS, st.sampled_from(_CANONICAL), st.sampled_from(_PATTERNS), st.data())
+def test_on_whatever_server_no_two_folders_become_one(
+    paths: list[str], canonical: Callable[[bytes], bytes], pattern: bytes, data: st.DataObject
+) -> None:
+    wire = {b"|".join(names.encode(part) for part in path.split("|")): "\\Sent" if "S" in path else "" for path in paths}
+    folders = [Folder(name, b"|", special_use=use) for name, use in wire.items() if name]
+    there = set(map(canonical, data.draw(st.sets(st.sampled_from([b"a", b"b", b"sent"])))))
+    hollow = set(map(canonical, data.draw(st.sets(st.sampled_from([b"a", b"A", b"a/b"]))))) - there
+    server = Simulated(canonical, lambda name: re.search(pattern, name) is not None, hollow, data.draw(st.sampled_from(["", "CANNOT", "OK"])))
+    server.boxes |= dict.fromkeys(there, 0)
+
+    def run(listed: Iterable[bytes], earlier: Iterable[Mapped] = ()) -> tuple[list[Mapped], list[Failure]]:
+        new = [Folder(name, b"/") for name in listed]
+        made = FolderMap.between(folders, new, old_prefix=b"", new_prefix=b"", new_separator=b"/", earlier=earlier)
+        failed = Preparation(folders, made, lambda *facts: Failure("new", "", *facts)).run(server)  # type: ignore[arg-type]
+        return made.rows, failed
+
+    rows, failed = run(list(server.boxes))
+    stood = [row for row in rows if row.stood]
+    assert len(failed) + len(stood) == len(rows)
+    assert len({canonical(row.new) for row in stood}) == len(stood)
+    assert all(row.new in server.boxes for row in stood)
+    asked = len(server.answers)
+    again, _ = run([], [Mapped.from_record(row.as_record()) for row in rows])
+    if not failed:
+        assert {row.old: row.new for row in again} == {row.old: row.new for row in rows}
+        assert len(server.answers) == asked, "nothing more is made"

@@ -50,9 +50,11 @@ def special_use_by_name(text: str) -> str:
     return _BY_NAME.get(unicodedata.normalize("NFKC", text).casefold().strip(), "")
 
 
-def alike(name: bytes) -> str:
-    """Equal for names that a server may take for one and the same: they differ in case, in spaces at the ends, or in how a letter is composed."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", names.display(name)).casefold()).strip()
+def alike(name: bytes, separator: bytes) -> str:
+    """Equal for names that a server may take for one and the same: they differ in case, in how a letter is composed, or in spaces around a level."""
+    levels = name.split(separator) if separator else [name]
+    text = "\0".join(" ".join(names.display(level).split()) for level in levels)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def same(name: bytes, separator: bytes) -> bytes:

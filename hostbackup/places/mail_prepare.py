@@ -77,7 +77,7 @@ class Preparation:
         self._failed: dict[bytes, Failure] = {}  # by the folder's own name
         self._plainly: set[bytes] = set()  # names that are refused with their special use
         self._there: dict[bytes, Listed] = {}
-        self._alike: dict[str, list[bytes]] = {}
+        self._alike: dict[str | bytes, list[bytes]] = {}
         self._separator = b"/"
         self._uses: set[str] = set()
         self._subscribed: set[bytes] = set()
@@ -100,13 +100,18 @@ class Preparation:
     def _look(self, session: ImapSession) -> None:
         listed, subscribed = session.list_folders()
         self._there = {one.name: one for one in listed}
+        self._separator = next((one.separator for one in listed if one.separator), b"/")
         self._alike = {}
         for one in listed:
             if one.is_mailbox(one.name):
-                self._alike.setdefault(alike(one.name), []).append(one.name)
-        self._separator = next((one.separator for one in listed if one.separator), b"/")
+                for key in self._spellings(one.name):
+                    self._alike.setdefault(key, []).append(one.name)
         self._uses = {attribute for one in listed for attribute in one.attributes}
         self._subscribed = {one.name for one in subscribed} | {one.name for one in listed if one.has("\\Subscribed")}
+
+    def _spellings(self, name: bytes) -> tuple[str, bytes]:
+        """What it has in common with a name that may be the same: as text, or as the name of a file on a disk that knows no case."""
+        return alike(name, self._separator), name.lower()
 
     def _stands(self, name: bytes) -> bool:
         return names.is_inbox(name) or (name in self._there and self._there[name].is_mailbox(name))
@@ -165,8 +170,9 @@ class Preparation:
         listed = name in self._there  # as something that holds no mail
         exists = answer.ok or code == "ALREADYEXISTS"
         if exists and not listed:
-            spelled = next((one for one in self._alike.get(alike(name), []) if self._naming.is_free(one, folder)), None)
-            if spelled is None and (answer.ok or self._naming.is_bound(folder)) and session.status(name) is not None:
+            twins = [one for key in self._spellings(name) for one in self._alike.get(key, [])]
+            spelled = next((one for one in twins if self._naming.is_free(one, folder)), None)
+            if not twins and (answer.ok or self._naming.is_bound(folder)) and session.status(name) is not None:
                 spelled = name  # a folder that LIST keeps to itself
             if spelled is not None:
                 self._naming.stands(folder, spelled)
