@@ -49,12 +49,12 @@ class Picky:
         if verb == "LIST":
             for name in self.fake.boxes:
                 if name != self.hidden:
-                    talk.send(b'* LIST (%s) "/" "%s"\r\n' % (self.uses.get(name, b""), name))
+                    talk.send(b'* LIST (%s) "/" "%s"\r\n' % (self.uses.get(name, b""), name.replace(b"\\", b"\\\\")))
             for name in self.hollow:
                 talk.send(b'* LIST (\\Noselect) "/" "%s"\r\n' % name)
         elif verb == "CREATE":
             quoted, _, use = rest.partition(b" (USE")
-            asked = quoted.strip(b'"')
+            asked = quoted.strip(b'"').replace(b"\\\\", b"\\")
             name = self.spelled(asked)
             refusal = self.refuses(name + use)
             if not refusal and self.hollow.get(name, 0) > 1:
@@ -237,6 +237,15 @@ def test_what_the_profile_names_is_never_replaced() -> None:
     rows, failed = server.bring("x", "y", "z", named={"x": "a.b", "y": "Sent", "z": "Sent"})
     assert shown(rows) == ["a.b", "sent", "sent"]
     assert [(failure.name, failure.code) for failure in failed] == [(b"a.b", "folder")]
+
+
+def test_names_go_in_modified_utf7_to_a_server_that_could_take_utf8_too() -> None:
+    """RFC 6855 §3, RFC 9051 §5.1: UTF-8 is for those who enabled it. What the old server sent as raw UTF-8 or broken is made sound."""
+    server = Picky(capabilities=b"IMAP4rev1 IMAP4rev2 ENABLE UTF8=ACCEPT LITERAL+")
+    rows, failed = server.bring("送信", Folder("受信".encode(), b"|"), Folder(b"&broken.\xff", b"|"))
+    assert failed == []
+    assert [row.new for row in rows.values()] == [names.encode("送信"), names.encode("受信"), b"&-broken.\\xff"]
+    assert not [command for command in server.fake.commands if command.startswith(b"ENABLE")]
 
 
 USED = b"IMAP4rev1 LITERAL+ CREATE-SPECIAL-USE SPECIAL-USE LIST-EXTENDED"
