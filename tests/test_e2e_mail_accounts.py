@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def run(folder: Path, *words: str, exit: int) -> Ran:
 def one_line(ran: Ran) -> str:
     """The single failure of a run, as JSON tells it, which stderr tells in one line too."""
     [failure] = ran.json["failures"]
-    [line] = [line for line in ran.err.splitlines() if failure["reason"] in line]
+    [line] = [line for line in ran.err.splitlines() if failure["reason"].removesuffix(".") in line]
     assert failure["hint"] in line
     reason: str = failure["reason"]
     return reason
@@ -141,16 +142,38 @@ def test_a_folder_that_could_not_be_opened_is_told_by_all_that_works_from_that_s
     hands.drop(("Locked",))
 
 
+def account_rows(document: dict[str, Any]) -> list[tuple[object, ...]]:
+    """`accounts` of a document, or of a step of `sync`."""
+    figures = ("state", "messages", "new", "failed", "reason")
+    return [(row["part"].removeprefix("mail/"), row.get("side", ""), *(row[key] for key in figures)) for row in document["accounts"]]
+
+
 def test_accounts_map_to_other_names_at_the_new_server(tmp_path: Path, server: Dovecot) -> None:
     new_users = {"t.yamada@new.test": "neu", TARO: USERS[TARO]}
     with dovecot(PLAIN_SLASH, users=new_users) as new:
-        section = f'[new.imap]\nhost = "{HOST}"\naddress = "127.0.0.1"\nport = {new.ports["tls"]}\nca_file = "{new.authority}"\n'
+        section = f'[sync]\nsteps = ["backup", "push", "verify"]\n[new.imap]\nhost = "{HOST}"\naddress = "127.0.0.1"\n'
+        section += f'port = {new.ports["tls"]}\nca_file = "{new.authority}"\n'
         rows = f"user,password,new_user,new_password\n{TARO},kirin-77,t.yamada@new.test,neu\n{INFO},geheim-9,,\n"
         profile(tmp_path, server, accounts=rows, more=section)
         run(tmp_path, "backup", exit=0)
         ran = run(tmp_path, "push", exit=3)  # info is not there yet
         assert "info@example.test" in one_line(ran)
         assert Hands(new, "t.yamada@new.test").count() == 2
+        refused = ran.json["failures"][0]["reason"]
+        assert account_rows(ran.json) == [(TARO, "", "complete", 2, 2, 0, ""), (INFO, "", "failed", 0, 0, 1, refused)]
+        proven = run(tmp_path, "verify", "--against", "old", "--against", "new", exit=3).json
+        assert account_rows(proven) == [
+            (INFO, "vault", "complete", 2, 0, 0, ""),
+            (TARO, "vault", "complete", 2, 0, 0, ""),
+            (INFO, "old", "complete", 2, 0, 0, ""),
+            (TARO, "old", "complete", 2, 0, 0, ""),
+            (INFO, "new", "incomplete", 2, 0, 1, "nothing of this mailbox was pushed yet"),
+            (TARO, "new", "complete", 2, 0, 0, ""),
+        ]
+        steps = {step["step"]: account_rows(step) for step in run(tmp_path, "sync", exit=3).json["steps"]}
+        assert steps["backup"] == [(TARO, "", "complete", 2, 0, 0, ""), (INFO, "", "complete", 2, 0, 0, "")]
+        assert steps["push"] == [(TARO, "", "complete", 2, 0, 0, ""), (INFO, "", "failed", 0, 0, 1, refused)]
+        assert steps["verify"] == [(INFO, "vault", "complete", 2, 0, 0, ""), (TARO, "vault", "complete", 2, 0, 0, "")]
         ran = run(tmp_path, "push", "--account", TARO, exit=0)
         assert ran.json["counts"].get("written", 0) == 0
         assert "no account" in run(tmp_path, "push", "--account", "nobody", exit=2).reasons
