@@ -273,7 +273,7 @@ def snapshots(details: Mapping[str, Any], result: Any) -> list[str]:
 def ls_line(row: Mapping[str, Any]) -> str:
     kind = row["kind"]
     if kind == "part":
-        return f"{number(row['entries']):>12}  {size(row['bytes']):>9}  {one_line(row['name'])}  ({row['state']})"
+        return f"{number(row['entries']):>12}  {size(row['bytes']):>9}  {part_name(row['name'])}  ({row['state']})"
     if kind == "folder":
         return f"{number(row['messages']):>12}  {one_line(row['display'])}  ({name_of(row)})"
     marks = "".join(f"  [{key}: {one_line(row[key])}]" for key in ("stale", "failed", "vanished") if key in row)
@@ -286,7 +286,7 @@ def ls_line(row: Mapping[str, Any]) -> str:
 
 def diff_line(row: Mapping[str, Any]) -> str:
     sign = {"added": "+", "removed": "-", "changed": "~", "metadata": "m", "part-added": "+", "part-removed": "-"}[row["action"]]
-    return f"{sign} {one_line(row['part'])}/{name_of(row)}".rstrip("/")
+    return f"{sign} {part_name(row['part'])}/{name_of(row)}".rstrip("/")
 
 
 def restore(details: Mapping[str, Any], result: Any) -> list[str]:
