@@ -132,10 +132,13 @@ def test_a_folder_that_could_not_be_opened_is_told_by_all_that_works_from_that_s
     finally:
         folder.chmod(mode)
     assert "Locked" in failure["name"]
-    for words in (("verify",), ("restore", "--to", "all"), ("restore", f"mail/{INFO}", "--to", "one")):
-        ran = run(tmp_path, *words, exit=3)
-        assert [(row["part"], row["name"], row["code"]) for row in ran.json["failures"]] == [(f"mail/{INFO}", failure["name"], "not-stored")]
-        assert one_line(ran) == f"it could not be listed whole when it was backed up: {failure['reason']}"
+    with FakeImap().running() as new:
+        section = f'[new.imap]\nhost = "127.0.0.1"\nport = {new.port}\nsecurity = "plain"\nsieve = "never"\n'
+        profile(tmp_path, server, user=INFO, more=section)
+        for words in (("verify",), ("restore", "--to", "all"), ("restore", f"mail/{INFO}", "--to", "one"), ("push",)):
+            ran = run(tmp_path, *words, exit=3)
+            assert [(row["part"], row["name"], row["code"]) for row in ran.json["failures"]] == [(f"mail/{INFO}", failure["name"], "not-stored")]
+            assert one_line(ran) == f"it could not be listed whole when it was backed up: {failure['reason']}"
     run(tmp_path, "restore", f"mail/{INFO}/INBOX", "--to", "inbox", exit=0)
     run(tmp_path, "backup", exit=0)
     run(tmp_path, "verify", exit=0)

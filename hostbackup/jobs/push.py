@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import PlaceMissing, UsageError
+from hostbackup.errors import Damaged, PlaceMissing, UsageError
 from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
-from hostbackup.jobs.coverage import never_saved
+from hostbackup.jobs.coverage import never_saved, unlisted
 from hostbackup.jobs.filters import contents, filters_target, follow, names_from, to_adapt
 from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
@@ -117,6 +117,10 @@ class Push:
             [failure] = never_saved(self._snapshot, [part])
             self.result.fail(failure)
             self.result.undone += 1
+            return None
+        with contextlib.suppress(Damaged):  # told where the part is worked on
+            for failure in unlisted(self.job.vault.snapshots, self.job.vault.manifests, self._snapshot, state):
+                self.result.fail(failure)
         return state
 
     def _part(self, part: Part, push: Callable[[PartState], None]) -> None:

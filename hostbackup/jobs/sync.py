@@ -61,6 +61,7 @@ def _add(result: Result, name: str, done: Result) -> None:
     else:
         result.done += 1
         result.codes |= {done.exit} if done.exit else set()
-    told = {failure.part for failure in result.failures if not failure.name}
-    result.failures += [failure for failure in done.failures if failure.code != "not-covered" or failure.part not in told]  # once is enough
+    told = {(failure.part, failure.name) for failure in result.failures}
+    again = ("not-covered", "not-stored")  # what the backup could not get is missed by each step after it: once is enough
+    result.failures += [failure for failure in done.failures if failure.code not in again or (failure.part, failure.name) not in told]
     result.counts.update({f"{name}_{key}": value for key, value in done.counts.items()})
