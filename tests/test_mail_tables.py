@@ -71,6 +71,21 @@ def test_of_hundreds_of_mailboxes_only_folders_with_exceptions_are_shown() -> No
     assert len(many) < 40
 
 
+def test_what_earlier_pushes_brought_does_not_read_as_unproven() -> None:
+    again = account(1, 3)
+    for row in again["folders"][1:]:
+        del row["pushed"], row["proven"]
+    assert mail_table.folders([again])[2:] == [
+        "mailbox  folder   new folder  snapshot  there now  pushed  proven",
+        "user1    INBOX.0  Box0        3         3          3       3",
+        "2 folders had nothing new to push",
+    ]
+    del again["folders"][0]
+    assert mail_table.folders([again])[2:] == ["2 folders had nothing new to push"]
+    again["folders"][0]["missing"] = 1
+    assert len(mail_table.folders([again])[2:]) == 3
+
+
 def test_names_from_servers_cannot_move_the_cursor() -> None:
     odd = account(1, 1, new="\x1b[2J&MEI-")
     odd["altered"] = [{"tier": "added-headers", "reason": "the server added headers: \x1b[31mX", "messages": 3}]

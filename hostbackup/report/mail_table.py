@@ -56,13 +56,17 @@ def renamed(maps: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def _table(side: str, rows: list[tuple[Row, Row]], everything: bool, failed: Collection[tuple[str, bytes]]) -> list[str]:
     troubled = [(account, row) for account, row in rows if _troubled(row) or (account["part"], _wire(row, "old")) in failed]
+    # After a push, what earlier ones brought is neither pushed nor proven again: zeros would read as if it were not there.
+    loud = {id(row) for _, row in troubled}
+    idle = {id(row) for _, row in rows if side == "new" and row["messages"] and not row.get("pushed") and id(row) not in loud}
+    notes = [f"{plural(len(idle), 'folder')} had nothing new to push"] if idle else []
+    rows = [(account, row) for account, row in rows if id(row) not in idle]
     shown = rows if everything or len(rows) <= _SHOWN else troubled[:_SHOWN]
     left = len(rows) - len(shown)
-    notes = []
     if left:
         quiet = len(rows) - len(troubled)
         mailboxes = plural(len({account["part"] for account, _ in rows}), "mailbox", "mailboxes")
-        notes = [f"{plural(quiet, 'folder')} of {mailboxes} have no exception; every one of {number(len(rows))} is in --json and in evidence/"]
+        notes.append(f"{plural(quiet, 'folder')} of {mailboxes} have no exception; every one of {number(len(rows))} is in --json and in evidence/")
     if not shown:
         return notes
     columns = ["there", *(["pushed"] if side == "new" else []), "proven"]
