@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +125,19 @@ def test_work_beside_is_left_where_the_run_ends_and_what_it_gives_is_dropped() -
     assert not dropped.is_set()
     end.set()
     assert dropped.wait(20)
+
+
+def test_an_interrupt_in_the_midst_of_an_import_ends_with_our_exit_code(tmp_path: Path) -> None:
+    """A class that is being made runs exec(): CPython notes an interrupt there, and ends `python -m` by a signal long after it was handled."""
+    (tmp_path / "interrupted.py").write_text(
+        "from hostbackup.cli import main\n"
+        "def run(arguments):\n"
+        "    try:\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt:\n"
+        "        return 130\n"
+        "main._run = run\n"
+        "main.main()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, env=environment, check=False).returncode == 130

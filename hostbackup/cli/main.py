@@ -64,6 +64,8 @@ def main() -> None:
     code = _run(sys.argv[1:])
     streams.finish()
     gc.freeze()  # else the interpreter looks through all that is left for cycles, to free what the system frees with the process
+    # An interrupt within some library's exec() is remembered by CPython until the next one, and would end `python -m` by a signal, not by our code.
+    exec("")  # noqa: S102 - nothing
     sys.exit(int(code))
 
 
