@@ -141,6 +141,20 @@ def scene(servers: tuple[Sshd, Sshd], tmp_path_factory: pytest.TempPathFactory) 
     return Scene(move, first, move.run("push", exit=3), elsewhere)
 
 
+def test_what_is_damaged_in_the_vault_is_damage_and_everything_else_is_pushed(servers: tuple[Sshd, Sshd], tmp_path: Path) -> None:
+    it = Move(tmp_path)
+    fill(it.site, {b"good.html": b"good", b"spoilt.html": b"spoilt"})
+    profile(it, servers)
+    it.run("backup")
+    digest = hashlib.sha256(b"spoilt").hexdigest()
+    path = it.vault / "objects" / digest[:2] / digest
+    path.chmod(0o600)
+    path.write_bytes(b"SPOILT")
+    ran = it.run("push", exit=4)
+    assert told(ran, code="damaged") == {"spoilt.html"}
+    assert sorted(path.name for path in it.target.iterdir()) == ["good.html"]
+
+
 def test_what_is_absent_is_written(scene: Scene) -> None:
     assert [read(scene.move.target / name) for name in ("absent.html", "deep/er/absent.html", "added.html")] == [b"absent", b"absent too", b"added"]
     assert read(scene.move.target / "removed-there.html") == b"removed"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hostbackup.model import Message, Part, Write, Written
-from hostbackup.places import mail_refusals, mail_room, mail_write
+from hostbackup.places import mail_command, mail_refusals, mail_room
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_room import Quota
 from hostbackup.protocols.imap.framer import Answer
@@ -227,6 +227,14 @@ def test_a_message_with_nul_goes_alone_as_binary() -> None:
     assert [b"~{" in command for command in appends(fake)].count(True) == 1
 
 
+def test_a_message_with_nul_is_not_sent_where_nobody_takes_it() -> None:
+    asked = [*bodies(4), b"Subject: nul\r\n\r\na\0b\r\n", *bodies(4)]
+    fake = FakeImap(capabilities=MULTI)
+    outcomes = written(fake, [write_of(data) for data in asked])
+    assert codes(outcomes) == ["", "", "", "", "nul", "", "", "", ""]
+    assert sorted(standing(fake)) == sorted([*bodies(4), *bodies(4)])
+
+
 @pytest.mark.parametrize(
     ("date", "refused", "sent"),
     [
@@ -269,7 +277,7 @@ def test_uids_that_are_odd_are_unknown(told: bytes) -> None:
 )
 def test_a_uid_set_is_taken_in_its_order(told: bytes, uids: list[int]) -> None:
     answer: Any = Answer("OK", "APPENDUID", (Atom(b"7"), Atom(told)))
-    assert mail_write.appended_uids(answer, 3)[1] == uids
+    assert mail_command.appended_uids(answer, 3)[1] == uids
 
 
 # -- what is asked for beforehand -----------------------------------------------------------------------------------------------------------

@@ -110,6 +110,15 @@ def test_other_bytes_are_called_by_the_old_name_and_the_new_place(rig: Rig) -> N
     assert "on the new server it is INBOX UID 1" in failure.reason
 
 
+def test_an_empty_message_in_place_of_one_that_was_appended_is_a_difference(rig: Rig) -> None:
+    with rig.fake.running():
+        assert rig.push() is not None
+        rig.fake.boxes[b"INBOX"].messages[5] = b""
+        result, counts = rig.verify()
+    assert (result.exit, counts) == (Exit.DAMAGE, {"verified": len(INBOX) + len(SENT) - 1, "different": 1})
+    assert "an empty message instead of" in result.failures[0].reason
+
+
 def test_a_message_larger_than_the_server_takes_that_stands_there_is_known(rig: Rig) -> None:
     large, other = b"Subject: large\r\n\r\n" + b"x" * 300, b"Subject: other\r\n\r\n" + b"y" * 300
     rig.root = write_mailbox(rig.vault, (b"INBOX", [Mail(1, large), Mail(2, other), Mail(3, b"Subject: small\r\n\r\nx")]))

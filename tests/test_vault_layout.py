@@ -168,3 +168,17 @@ def test_the_prefix_of_a_namespace_survives_the_manifest(prefix: bytes, separato
     assert meta["user"] == "taro"
     assert layout.mail_prefix({"prefix_b64": base64.b64encode(prefix).decode()}) == prefix
     assert layout.mail_prefix({}) == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        (" 1-Jul-2026 02:44:25 +0900", datetime.date(2026, 7, 1)),  # still June in UTC
+        ("30-Jun-2026 20:00:00 -0700", datetime.date(2026, 6, 30)),  # July in UTC
+        ("31-Feb-2026 10:00:00 +0000", datetime.date(2026, 3, 3)),
+        ("31-Dec-9999 23:59:59 -1200", datetime.date(9999, 12, 31)),
+        ("yesterday", None),
+    ],
+)
+def test_the_day_of_a_message_is_the_one_that_is_written(text: str, day: datetime.date | None) -> None:
+    assert layout.internaldate_day(text) == day

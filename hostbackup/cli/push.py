@@ -19,7 +19,7 @@ from hostbackup.report import terminal
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d"]),
-    help="Only messages that arrived on this day (UTC) or later, and those whose date the old server does not tell.",
+    help="Only messages that arrived on this day (in the time zone that the old server tells it in) or later, and those whose date it does not tell.",
 )
 @click.option("--snapshot", metavar="ID", default="", help="Push this snapshot instead of the newest.")
 @click.option("--overwrite", metavar="PATTERN", multiple=True, help="Replace conflicting files that match; their bytes are kept in the vault first.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from hostbackup.errors import Exit
@@ -103,6 +103,11 @@ class NewSide:
             self.verified(one, proof)
         elif proof.status in (Status.MISSING, Status.CHANGED):
             self.missing.note(one)
+        elif proof.failure is not None and proof.failure.code == "empty":
+            # Bytes that stand under a number never change: nothing at all is another message, whatever keeps the server from giving it.
+            reason = f"the server gives an empty message instead of {one.record.size} bytes"
+            failure = replace(proof.failure, code="different", reason=reason, hint="ask its provider; the vault has the message")
+            self.tell_failed(one, replace(proof, status=Status.DIFFERENT, failure=failure))
         elif not (proof.tier and self.missing.note_unlike(one, proof)):
             self.tell_failed(one, proof)
 

@@ -32,7 +32,7 @@ from hostbackup.jobs.scratch import RANGE, MailScratch, Range
 from hostbackup.model import Failure, Folder, Message, Part, Stored, name_json
 from hostbackup.places.mail import MailAccount
 from hostbackup.places.mail_folders import FolderMap
-from hostbackup.vault.layout import internaldate_epoch
+from hostbackup.vault.layout import internaldate_day
 from hostbackup.vault.mailbox import MailRoot
 from hostbackup.vault.vault import Vault
 
@@ -373,8 +373,8 @@ def _range_of(record: Stored[Message]) -> Range:
 
 
 def _on_or_after(message: Message, since: datetime.date) -> bool:
-    epoch = internaldate_epoch(message.internaldate)
-    return epoch is None or datetime.datetime.fromtimestamp(epoch, datetime.UTC).date() >= since
+    day = internaldate_day(message.internaldate)
+    return day is None or day >= since
 
 
 def _flat(key: Sequence[object]) -> tuple[object, ...]:

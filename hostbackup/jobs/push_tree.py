@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from hostbackup.errors import ConnectionFailed, PlaceMissing
+from hostbackup.errors import ConnectionFailed, Damaged, Exit, PlaceMissing
 from hostbackup.jobs.keys import name_key, stamp
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.proofs import Proving, Tally, settle, settle_missed
@@ -333,7 +333,7 @@ class TreePush:
         self.result.observer.advance(entries=1, size=asked.size)
         source = self._bare.pop(path, None)
         if written.failure is not None:
-            self.result.fail(written.failure)
+            self.result.fail(written.failure, Exit.DAMAGE if written.failure.code == Damaged.code else Exit.INCOMPLETE)
             self.settled.doubt(written.asked.item.parent)
             return
         if not path:

@@ -29,6 +29,7 @@ HINTS = {
     "permission": "let this user write to the folder there, or map it to another one by [mail] folders",
     "for-now": "run `push` again later",
     "damaged": "run `verify`",
+    "nul": "`restore` has it out of the vault as a file",
 }
 SECONDS_AT_MOST = 900.0  # a wait that a server asks for is kept up to here
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, LineCut, ProtocolBroken
 from hostbackup.model import Failure, Message, Write, Written
 from hostbackup.places import mail_dates
+from hostbackup.places.mail_command import Command, Dispatched, appended_uids, pieces
 from hostbackup.places.mail_line import Line
 from hostbackup.places.mail_outgoing import WHOLE, TargetFolder, Unfit, Wanted, checked
 from hostbackup.places.mail_prepare import open_for_writing
 from hostbackup.places.mail_refusals import HINTS, SECONDS_AT_MOST, Reach, code_of, reach, reason_of
-from hostbackup.protocols.imap import lexer, sets
 from hostbackup.protocols.imap.channel import mailbox
 from hostbackup.protocols.imap.framer import Answer, Tagged, Untagged
 from hostbackup.protocols.imap.session import ImapSession
@@ -32,32 +31,11 @@ WINDOW_BYTES = 16 * 1024 * 1024
 BATCH_MESSAGES = 400
 BATCH_BYTES = 8 * 1024 * 1024
 FIRST_BATCH = 25  # messages; each command may hold twice as many as the one before, so that a server that takes none costs little
-_PIECES = 8  # a refused command is sent again in so many
 _FULL = 3  # messages in a row refused one by one for want of room, or put off for good, after which nothing more is sent
 _WAITS = 5  # times in a row that the server may put off what is sent to it
 _CHUNK = 256 * 1024
 _LATE = 1.0  # seconds to look for answers on a line that was cut
 FailureFor = Callable[[bytes, str, str, str], Failure]  # label, code, reason, hint
-
-
-@dataclass(slots=True, eq=False)
-class _Sent:
-    wanted: Wanted
-    item: Message  # as it was sent
-
-
-@dataclass(slots=True, eq=False)
-class _Command:
-    """An APPEND in flight. `ended`: its last bytes are on their way; before that no server can have carried it out."""
-
-    tag: bytes
-    folder: bytes
-    most: int  # messages that it may hold
-    sent: list[_Sent] = field(default_factory=list)
-    size: int = 0
-    ended: bool = False
-    pauses: int = 0  # that had been made when it was begun
-    put_off: bool = False  # it may be sent again as it was
 
 
 class Appender:
@@ -69,7 +47,7 @@ class Appender:
         self._losses = losses
         self._pause = pause
         self._folders: dict[bytes, TargetFolder] = {}
-        self._window: deque[_Command] = deque()
+        self._window: deque[Command] = deque()
         self._again: deque[deque[Wanted]] = deque()  # each to be sent apart from the others, before anything new
         self._next: Wanted | None = None  # pulled, and no byte of it sent
         self._halves: list[Written[Message]] = []  # given up in mid-message by this side
@@ -84,7 +62,7 @@ class Appender:
         self._pauses = 0
         self._put_off = 0
         self._closed = ""  # the server's words once it takes nothing for now
-        self._suspects: list[_Command] = []  # refused, and to be looked into before anything more is sent
+        self._suspects: list[Command] = []  # refused, and to be looked into before anything more is sent
 
     def run(self, items: Iterable[Write[Message]]) -> Iterator[Written[Message]]:
         """One outcome an item, as they come. Raises ConnectionFailed where the line is lost for good."""
@@ -144,7 +122,7 @@ class Appender:
         self, session: ImapSession, wanted: Wanted, piece: deque[Wanted] | None, source: Iterator[Write[Message]]
     ) -> Iterator[Written[Message]]:
         """Sends one APPEND (RFC 3501 §6.3.11, RFC 3502) that begins with this message and holds as many more as belong in it."""
-        command: _Command | None = None
+        command: Command | None = None
         while True:
             yield from self._make_way(session, wanted)
             prepared = self._folders[wanted.write.item.folder]
@@ -154,6 +132,8 @@ class Appender:
             else:
                 try:
                     data, has_nul = checked(wanted.write)
+                    if has_nul and not session.offers("BINARY"):
+                        raise Unfit("nul", "it has NUL bytes, and the server does not offer to take any (BINARY, RFC 3516)")
                 except Unfit as unfit:
                     yield self._failed(wanted.write, unfit.code, unfit.reason)
                 else:
@@ -163,7 +143,7 @@ class Appender:
                     else:
                         if command is None:
                             command = self._begin(session, wanted)
-                        refused = self._put(session, command, wanted, prepared, data, binary=has_nul and session.offers("BINARY"))
+                        refused = self._put(session, command, wanted, prepared, data, binary=has_nul)
                         if refused is not None:
                             self._window.remove(command)
                             yield from self._answered(command, refused)
@@ -214,27 +194,27 @@ class Appender:
     def _at_once(session: ImapSession, write: Write[Message]) -> bool:
         return write.size <= session.channel.literals and session.channel.at_once(mailbox(write.item.folder))
 
-    def _begin(self, session: ImapSession, wanted: Wanted) -> _Command:
+    def _begin(self, session: ImapSession, wanted: Wanted) -> Command:
         folder = wanted.write.item.folder
         several = self._multi and not wanted.alone and session.offers("MULTIAPPEND") and self._at_once(session, wanted.write)
         # From the first byte on it is in flight: whatever happens now, its messages have outcomes of their own.
-        command = _Command(b"", folder, self._most if several else 1, pauses=self._pauses)
+        command = Command(b"", folder, self._most if several else 1, pauses=self._pauses)
         self._window.append(command)
         if several:
             self._most = min(2 * self._most, BATCH_MESSAGES)
         return command
 
-    def _belongs(self, session: ImapSession, command: _Command, wanted: Wanted) -> bool:
+    def _belongs(self, session: ImapSession, command: Command, wanted: Wanted) -> bool:
         """Whether a message goes into the command that is under way, too."""
         if wanted.alone or len(command.sent) >= command.most or wanted.write.item.folder != command.folder:
             return False
         return command.size + wanted.write.size <= BATCH_BYTES and wanted.write.size <= WHOLE and self._at_once(session, wanted.write)
 
     def _put(
-        self, session: ImapSession, command: _Command, wanted: Wanted, folder: TargetFolder, data: bytes | None, *, binary: bool
+        self, session: ImapSession, command: Command, wanted: Wanted, folder: TargetFolder, data: bytes | None, *, binary: bool
     ) -> Tagged | None:
         channel, item = session.channel, wanted.as_sent(folder)
-        command.sent.append(_Sent(wanted, item))
+        command.sent.append(Dispatched(wanted, item))
         command.size += wanted.write.size
         date = b' "%s"' % item.internaldate.encode("ascii") if item.internaldate else b""
         options = b"(" + " ".join(item.flags).encode("ascii") + b")" + date
@@ -289,7 +269,7 @@ class Appender:
             yield from self._answered(command, response)
             return
 
-    def _answered(self, command: _Command, tagged: Tagged) -> Iterator[Written[Message]]:
+    def _answered(self, command: Command, tagged: Tagged) -> Iterator[Written[Message]]:
         """The outcomes that a tagged response gives; what is to be sent once more has none yet."""
         self._line.progress()
         if tagged.ok:
@@ -316,7 +296,7 @@ class Appender:
         else:
             yield from self._refused(command, code, tagged.answer)
 
-    def _may_wait(self, command: _Command, answer: Answer) -> bool:
+    def _may_wait(self, command: Command, answer: Answer) -> bool:
         """Whether what was put off is to be sent again, after a pause where one is due: all that was in flight together needs but one."""
         if command.pauses < self._pauses and not any(sent.wanted.waited for sent in command.sent):
             return True
@@ -339,7 +319,7 @@ class Appender:
         for command in reversed(suspects):
             if command.folder not in grown:
                 wanted = [sent.wanted for sent in command.sent]
-                self._again.extendleft([deque(wanted)] if command.put_off else reversed([*_pieces(wanted)]))
+                self._again.extendleft([deque(wanted)] if command.put_off else reversed([*pieces(wanted)]))
         self._multi = self._multi and not grown
         for name in grown:
             self._folders.pop(name)  # it is opened anew, and counted from there
@@ -347,11 +327,11 @@ class Appender:
             if command.folder in grown:
                 yield from self._in_part(command, "its folder grew all the same")
 
-    def _in_part(self, command: _Command, why: str) -> Iterator[Written[Message]]:
+    def _in_part(self, command: Command, why: str) -> Iterator[Written[Message]]:
         for sent in command.sent:
             yield self._failed(sent.wanted.write, "in-part", f"the server refused it together with others, and {why}")
 
-    def _refused(self, command: _Command, code: str, answer: Answer) -> Iterator[Written[Message]]:
+    def _refused(self, command: Command, code: str, answer: Answer) -> Iterator[Written[Message]]:
         reason, about = reason_of(answer), reach(code)
         if code == "folder-missing":
             self._folders.pop(command.folder, None)
@@ -373,7 +353,7 @@ class Appender:
             else:
                 yield self._failed(sent.wanted.write, code, reason)
 
-    def _taken(self, sent: _Sent, uidvalidity: int, uid: int) -> Written[Message]:
+    def _taken(self, sent: Dispatched, uidvalidity: int, uid: int) -> Written[Message]:
         write = sent.wanted.write
         if sent.item.flags != write.item.flags:
             self._losses.update((sent.item.folder, flag) for flag in write.item.flags if flag not in sent.item.flags)
@@ -407,22 +387,3 @@ class Appender:
 
     def _failed(self, write: Write[Message], code: str, reason: str) -> Written[Message]:
         return Written(write, write.item, self._failure(write.item.folder, code, reason, HINTS.get(code, "")))
-
-
-def _pieces(wanted: list[Wanted]) -> Iterator[deque[Wanted]]:
-    size = -(-len(wanted) // _PIECES)
-    for at in range(0, len(wanted), size):
-        yield deque(wanted[at : at + size])
-
-
-def appended_uids(answer: Answer, count: int) -> tuple[int, list[int]]:
-    """UIDVALIDITY and the UIDs of `count` messages in the order they were sent (RFC 4315 §3). Zeros where the server does not tell them, or
-    tells another number of them."""
-    if answer.code == "APPENDUID" and len(answer.args) == 2:
-        try:
-            uidvalidity, uids = lexer.number(answer.args[0]), sets.expand(lexer.string(answer.args[1]), count)
-        except ValueError:
-            return 0, [0] * count
-        if len(set(uids)) == count and uidvalidity and 0 not in uids:
-            return uidvalidity, uids
-    return 0, [0] * count

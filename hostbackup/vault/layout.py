@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import calendar
+import datetime
 import hashlib
 import re
 from collections.abc import Iterable
@@ -146,6 +147,14 @@ def internaldate_epoch(text: str) -> int | None:
         return None
     offset = (int(found[8]) * 3600 + int(found[9]) * 60) * (-1 if found[7] == "-" else 1) if found[7] else 0
     return calendar.timegm((year, month, 1, 0, 0, 0)) + (day - 1) * 86400 + hour * 3600 + minute * 60 + second - offset
+
+
+def internaldate_day(text: str) -> datetime.date | None:
+    """The day of an INTERNALDATE as it is written, whatever its time and zone: so SEARCH SINCE counts (RFC 9051 §6.4.4). None where it is no date."""
+    found = _DATE.match(text)
+    if found is None or internaldate_epoch(text) is None:
+        return None
+    return datetime.date(int(found[3]), _MONTHS[found[2].lower()], 1) + datetime.timedelta(days=int(found[1]) - 1)
 
 
 class Keywords:
