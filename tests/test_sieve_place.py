@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hostbackup.errors import LineCut
+from hostbackup.errors import Damaged, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Entry, Kind, Listing, Part, Read, Status, Write, Written
 from hostbackup.places.sieve import ACTIVE, SieveTree, by_contents, file_name, script_name
 from hostbackup.protocols.sieve import Refused, Script, SieveSession
@@ -263,12 +264,32 @@ def test_a_cut_line_is_made_anew_once(verb: str) -> None:
     assert (server.scripts, server.active, server.logins) == ({b"away": AWAY, b"sort": SORT}, b"sort", 2)
 
 
+@pytest.mark.parametrize("error", [LineCut("the line was cut"), ProtocolBroken("no answer")])
+def test_a_script_that_cuts_the_line_each_time_is_told_and_the_others_come(error: Exception) -> None:
+    server = Server({b"away": AWAY, b"bad": SORT, b"sort": SORT}, active=b"sort")
+    server.before = always("get", b"bad", error)
+    place = server.place()
+    entries = [entry for entry in scan(place).items if entry.kind is Kind.FILE]
+    told = {read.asked.path: read.failure.code if read.failure else read.size for read in place.read(entries, MemorySink())}
+    assert told == {b"away.sieve": len(AWAY), b"bad.sieve": "line-cut", b"sort.sieve": len(SORT)}
+    assert server.logins == 4  # with several at once, and alone, and once more, and for the next one
+
+
 def test_a_line_that_stays_cut_ends_the_place() -> None:
-    server = Server({b"away": AWAY})
-    server.before = always("get", b"away", LineCut("the line was cut"))
+    server = Server({b"%d" % number: AWAY for number in range(9)})
+    server.before = lambda verb, name: cut() if verb == "get" else None
     with pytest.raises(LineCut):
         scan(server.place())
-    assert server.logins == 3  # with several at once, and alone, and once more
+
+
+def test_a_script_that_is_damaged_here_is_told_and_the_others_are_written() -> None:
+    def damaged() -> io.BytesIO:
+        raise Damaged("its bytes are not those its name stands for")
+
+    server = Server()
+    broken = replace(script(b"away", AWAY), open=damaged)
+    assert write(server.place(), broken, script(b"sort", SORT), active(b"sort")) == {b"away.sieve": "damaged", b"sort.sieve": "", b"active": ""}
+    assert (server.scripts, server.active) == ({b"sort": SORT}, b"sort")
 
 
 def test_a_server_that_does_not_bear_to_be_asked_for_several_is_asked_one_by_one() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from hostbackup.errors import LineCut
+from hostbackup.errors import ConnectionFailed, HostbackupError, LineCut, ProtocolBroken
 from hostbackup.model import Claim, Entry, Failure, Kind, Listing, Method, Part, Proof, Read, Sink, Status, Write, Written
 from hostbackup.protocols.sieve import Refused, SieveSession
 
@@ -24,6 +24,8 @@ _NAMELESS = b"%"  # stands alone in no other file's name
 _LONGEST = 255  # bytes of a file's name
 _CUT = 200  # bytes of a longer one that are kept
 _MODE = 0o600
+_CUTTERS = 3  # scripts of a scan that may cut the line each time they are asked for; then it is the server
+_LINE_CUT = "LINE-CUT"  # the code of a refusal that consists in that
 _HELD = 32 * 1024 * 1024  # bytes of scripts that a scan keeps for the reading after it
 _ESCAPED = re.compile(rb"[%/\x00-\x1f\x7f]|\A\.")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
@@ -104,38 +106,48 @@ class SieveTree:
         self._session: SieveSession | None = None
         self._line = threading.RLock()  # one may prove while another writes
         self._seen: dict[bytes, bytes] = {}  # by path, since the last scan
+        self._not_given: dict[bytes, Refused] = {}  # the same
 
     # -- the line -----------------------------------------------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[SieveSession], Told]) -> Told:
-        """Asks; once more, over a new login, where the line was cut. Every question may be asked twice. Raises Refused."""
+        """Asks; once more, over a new login, where the line was cut or what came was no answer. Every question may be asked twice. Raises Refused."""
         with self._line:
             for again in (True, False):
                 session = self._reached()
                 try:
                     return question(session)
-                except LineCut:
+                except (LineCut, ProtocolBroken):
                     self._forget()
                     if not again:
                         raise
         raise AssertionError("the second cut is raised")
 
     def _get_all(self, names: Sequence[bytes]) -> Iterator[bytes | Refused | None]:
-        """The contents of these scripts; one by one from where the line was cut, should the server not bear to be asked for several at once."""
-        done = 0
+        """The contents of these scripts; one by one from where the line was cut, should the server not bear to be asked for several at once.
+
+        One that cuts the line each time is no other's trouble, as long as the server still lets us in.
+        """
+        done = cutters = 0
         with self._line:
             session = self._reached()
             try:
                 for told in session.get_all(names):
                     done += 1
                     yield told
-            except LineCut:
+            except (LineCut, ProtocolBroken):
                 self._forget()
             for name in names[done:]:
                 try:
                     yield self._ask(partial(_get_script, name))
                 except Refused as refused:
                     yield refused
+                except (LineCut, ProtocolBroken) as error:
+                    cutters += 1
+                    if cutters > _CUTTERS:
+                        raise
+                    self._reached()
+                    yield Refused(_LINE_CUT, f"the line was cut each time it was asked for: {error.reason}")
 
     def reach(self) -> None:
         """Logs in now rather than when it is needed."""
@@ -163,6 +175,7 @@ class SieveTree:
     def scan(self) -> Iterator[Listing[Entry]]:
         """One Listing. A script that the server lists and does not give is in it with size 0, and fails when it is read."""
         self._seen.clear()
+        self._not_given.clear()
         try:
             scripts = self._ask(lambda session: session.scripts())
         except Refused as refused:
@@ -182,6 +195,8 @@ class SieveTree:
         return path
 
     def _fetched(self, path: bytes, data: bytes | Refused | None) -> Entry:
+        if isinstance(data, Refused):
+            self._not_given[path] = data
         if data is None or isinstance(data, Refused):
             return Entry(path, Kind.FILE, 0, 0, _MODE)
         if sum(map(len, self._seen.values())) + len(data) <= _HELD:
@@ -192,8 +207,11 @@ class SieveTree:
         return Entry(path, Kind.FILE, len(data), self.dated(path, hashlib.sha256(data).hexdigest()), _MODE)
 
     def read(self, wanted: Iterable[Entry], sink: Sink) -> Iterator[Read[Entry]]:
-        """Contents of scripts, as the last scan got them. Failures: "vanished", "refused"."""
+        """Contents of scripts, as the last scan got them. Failures: "vanished", "refused", "line-cut"."""
         for entry in wanted:
+            if entry.path in self._not_given:
+                yield Read(entry, entry, failure=self._failure(entry.path, self._not_given[entry.path]))
+                continue
             data = self._seen.get(entry.path)
             if data is None:
                 try:
@@ -222,7 +240,8 @@ class SieveTree:
         """Puts scripts there, each read back at once, and then makes one the active one. Nothing is deleted.
 
         A script is replaced only where `expected` still describes the one that is there; another stays active unless it is the expected one.
-        Failures: "exists", "changed-since", "over-quota", "refused" with what the server said, "altered", "name-refused".
+        Failures: "exists", "changed-since", "over-quota", "refused" with what the server said, "altered", "name-refused"; "damaged" and the like of
+        what was to be written.
         """
         links: list[Write[Entry]] = []
         for item in items:
@@ -248,8 +267,13 @@ class SieveTree:
         found = None if there is None else self._entry(path, there)
         if item.open is None:  # its time alone, which the server does not keep
             return Written(item, found or item.item) if found else self._not(item, "vanished", "it is no longer there")
-        with item.open() as stream:
-            data = stream.read()
+        try:
+            with item.open() as stream:
+                data = stream.read()
+        except ConnectionFailed:
+            raise
+        except HostbackupError as error:
+            return self._not(item, error.code, error.reason, error.hint)
         if found is not None and there == data:
             return Written(item, found)
         if found is not None:
@@ -321,6 +345,8 @@ class SieveTree:
         return Written(item, item.item, self._told(item.item.path, code, reason, hint))
 
     def _failure(self, path: bytes, refused: Refused) -> Failure:
+        if refused.code == _LINE_CUT:
+            return self._told(path, LineCut.code, refused.text, _HINTS[self.side])
         code = "over-quota" if refused.code.startswith("QUOTA") else "refused"
         hint = _HINTS[code] if code in _HINTS else _HINTS[self.side]
         return self._told(path, code, f"the server refused it: {refused.text}", hint)
