@@ -329,6 +329,35 @@ def test_gone_and_unreadable_are_told_apart(box: Box) -> None:
     assert box.server.count(b"DELE") == box.server.count(b"QUIT") == 0
 
 
+def test_what_a_new_session_lists_otherwise_is_not_taken_for_gone(box: Box) -> None:
+    box.server.put(*(letter(n) for n in range(3)))
+    wanted = box.scan()
+
+    def other_size(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if talk.number == 1 and verb == b"RETR":
+            box.server.messages[1] = replace(box.server.messages[1], told=5)
+            raise Hangup
+        return False
+
+    box.server.hook = other_size
+    codes = {uid: outcome.failure.code if outcome.failure else "" for uid, outcome in box.read(*wanted).items()}
+    assert codes == {1: "", 2: "changing", 3: ""}
+
+
+def test_what_has_no_name_and_cannot_be_looked_at_after_a_cut_is_not_taken_for_gone(box: Box) -> None:
+    box.server.messages[:] = [FakeMessage(letter(n), "") for n in range(3)]
+    wanted = box.scan()
+
+    def refused(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if talk.number == 1 and verb == b"RETR":
+            raise Hangup
+        return talk.number == 2 and verb == b"RETR" and rest == b"2" and refuses(talk)
+
+    box.server.hook = refused
+    codes = {uid: outcome.failure.code if outcome.failure else "" for uid, outcome in box.read(*wanted).items()}
+    assert codes == {1: "", 2: "changing", 3: ""}
+
+
 def test_who_is_in_use_after_a_cut_is_asked_again(box: Box) -> None:
     box.server.put(letter(1), letter(2))
     wanted = box.scan()
@@ -564,6 +593,19 @@ def test_a_server_that_writes_into_headers_makes_no_new_messages(box: Box) -> No
     box.server.messages[2] = replace(box.server.messages[2], data=b"Status: R\r\n" + letter(3))
     assert sorted(box.back_up(again(box))) == [1, 2, 3]
     assert box.server.count(b"RETR") == 3, "two whose headers are others now, one of them to see who it is"
+
+
+def test_a_header_that_cuts_the_line_each_time_keeps_nothing_else_from_coming(box: Box) -> None:
+    backed_up(box, letter(1), letter(2))
+    box.server.put(letter(3))
+
+    def cuts(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb == b"TOP" and rest == b"2 0":
+            raise Hangup
+        return False
+
+    box.server.hook = cuts
+    assert box.back_up(again(box)) == {number: sha(letter(number)) for number in (1, 2, 3)}
 
 
 def test_what_cannot_be_read_again_is_told(box: Box) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -109,6 +110,27 @@ def test_why_a_login_is_refused(server: FakePop3, refusal: bytes, error: type[Co
         connect(server.target(password="wrong"))
     assert type(caught.value) is error
     assert server.count(b"PASS") == 1
+
+
+@pytest.mark.parametrize("apop", [True, False])
+def test_what_a_login_tells_is_not_shown_in_any_form(server: FakePop3, apop: bool) -> None:
+    server.capabilities = b"SASL_PLAIN"
+    server.greeting = b"+OK <1896.697170952@example.test>\r\n" if apop else b"+OK hello\r\n"
+
+    def repeats(talk: Talk, verb: bytes, rest: bytes) -> bool:
+        if verb == b"AUTH":
+            talk.send(b"+ \r\n")
+            talk.send(b"-ERR cannot take " + talk.file.readline())
+        elif verb == b"APOP":
+            talk.send(b"-ERR cannot take " + rest + b"\r\n")
+        return verb in (b"AUTH", b"APOP")
+
+    server.hook = repeats
+    with pytest.raises(LoginRefused, match=r"cannot take .*\*{8}") as caught:
+        connect(server.target(password="hunter2"))
+    shown = str(caught.value)
+    assert base64.b64encode(b"\0taro\0hunter2").decode() not in shown
+    assert hashlib.md5(b"<1896.697170952@example.test>hunter2").hexdigest() not in shown
 
 
 def test_a_password_in_a_reply_is_not_shown(server: FakePop3) -> None:

@@ -30,6 +30,7 @@ _HINTS = {
     "refused": "the old server itself does not hand out this message: ask the provider",
     "line-cut": "ask the provider to look at this message",
     "short": "run again: it will be asked for again",
+    "changing": "run again",
 }
 _Result = TypeVar("_Result")
 
@@ -125,10 +126,13 @@ class Pop3Account:
             at = end or 1
 
     def read(self, wanted: Iterable[Message], sink: Sink) -> Iterator[Read[Message]]:
-        """Messages byte for byte, with the date that each tells of itself. Failures: "vanished", "refused", "short", "line-cut"."""
+        """Messages byte for byte, with the date that each tells of itself. Failures: "vanished", "refused", "short", "line-cut", "changing"."""
         shorter = 0
         for got in Retriever(self._line, self._open_drop, wanted, sink).run():
             failure = self._failure(got.item.label, got.code, got.reason) if got.code else None
+            if got.code == "vanished" and self._drop is not None and self._drop.may_hold(got.item):
+                reason = "in a new session the server lists it otherwise, or it cannot be told from others there"
+                failure = self._failure(got.item.label, "changing", reason)
             shorter += not got.code and not as_told(got)
             yield Read(got.item, with_arrival(got), got.digest, got.size, failure)
         if shorter:
@@ -206,7 +210,7 @@ class Pop3Account:
             self._tell(f"{len(nameless)} messages have no name of their own (UIDL) and are told apart by their contents, each fetched every time")
         self.by_place = bool(slots) and all(slot.uidl == str(slot.number) for slot in slots)
         messages, numbers = self._numbers.give(slots, self._digests(session, nameless))
-        self._drop = Drop(session, numbers, told)
+        self._drop = Drop(session, numbers, told, frozenset(slot.uidl for slot in slots if slot.uidl))
         return messages, told
 
     def _digests(self, session: Pop3Session, slots: list[Slot]) -> dict[int, str]:

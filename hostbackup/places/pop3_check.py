@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from hostbackup.errors import Damaged, VaultError
+from hostbackup.errors import Damaged, LineCut, ProtocolBroken, VaultError
 from hostbackup.model import Claim, Failure, Message, Observer, Part, Proof, Status, Stored
 from hostbackup.places.mail_compare import Fingerprint, Tier, fingerprint, same_letter
 from hostbackup.places.pop3_fetch import MAX_EXTRA, Drop
@@ -106,11 +106,14 @@ class Checker:
         return len(self.other) > before
 
     def _suspects(self, messages: list[Message]) -> list[Message]:
-        """Those whose header is not how the stored message begins."""
+        """Those whose header is not how the stored message begins; all of some of which one cuts the line each time."""
         found: list[Message] = []
         for at in range(0, len(messages), _AT_ONCE):
             group = messages[at : at + _AT_ONCE]
-            found += self.repeat(lambda group=group: list(self._ask(group)))  # type: ignore[misc]
+            try:
+                found += self.repeat(lambda group=group: list(self._ask(group)))  # type: ignore[misc]
+            except (LineCut, ProtocolBroken):
+                found += group  # reading them whole finds the one, or that the server is gone
         return found
 
     def _ask(self, messages: list[Message]) -> Iterator[Message]:

@@ -30,11 +30,16 @@ _LATER = 4096  # messages gathered before they are asked for in a new session
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The messages of one session: the session's number of each by ours. `told`: how many the server says there are."""
+    """The messages of one session: the session's number of each by ours. `told`: how many the server says there are; `uidls`: those it names."""
 
     session: Pop3Session
     numbers: dict[int, int]
     told: int
+    uidls: frozenset[str] = frozenset()
+
+    def may_hold(self, message: Message) -> bool:
+        """Whether one that has no number here may be there all the same: listed with another size, or among those that cannot be told apart."""
+        return message.uidl in self.uidls or len(self.numbers) < self.told
 
 
 @dataclass(slots=True, eq=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 
 from hostbackup.errors import ConnectionFailed, LoginRefused, MailboxInUse, ProtocolBroken, ServerBusy
 from hostbackup.protocols.busy import is_for_now
+from hostbackup.protocols.imap import sasl
 from hostbackup.protocols.imap.wire import plain
 from hostbackup.protocols.pop3.channel import Channel, Reply, parse_reply
 from hostbackup.protocols.pop3.session import Capabilities, Pop3Target, ask_capabilities
@@ -35,7 +37,7 @@ def log_in(channel: Channel, target: Pop3Target) -> None:
         # MD5 is what the RFC has. It keeps the password itself off an unencrypted line, not from somebody who records the line and guesses.
         digest = hashlib.md5(stamp[0] + target.password.encode("utf-8"), usedforsecurity=False).hexdigest()
         hint = "check user and password; if they are right, this server cannot do APOP for them: say `apop = false`"
-        _expect(channel, b"APOP %s %s" % (target.user.encode("utf-8"), digest.encode("ascii")), target, hint)
+        _expect(channel, b"APOP %s %s" % (target.user.encode("utf-8"), digest.encode("ascii")), target, hint, digest)
         return
     if "PLAIN" in map(str.upper, capabilities.get("SASL", ())) and _auth_plain(channel, target):
         return
@@ -75,16 +77,15 @@ def _auth_plain(channel: Channel, target: Pop3Target) -> bool:
     return True
 
 
-def _expect(channel: Channel, command: bytes, target: Pop3Target, hint: str = "check the user name and the password") -> None:
+def _expect(channel: Channel, command: bytes, target: Pop3Target, hint: str = "check the user name and the password", digest: str = "") -> None:
     reply = channel.run(command)
     if not reply.ok:
-        raise _refused(reply, channel, target, hint)
+        raise _refused(reply, channel, target, hint, [target.password, digest])
 
 
-def _refused(reply: Reply, channel: Channel, target: Pop3Target, hint: str) -> ConnectionFailed:
-    text = reply.said
-    if len(target.password) > 3:  # some servers repeat what they were given; hiding a shorter one would show it
-        text = text.replace(target.password, "********")
+def _refused(reply: Reply, channel: Channel, target: Pop3Target, hint: str, told: Iterable[str]) -> ConnectionFailed:
+    """`told`: what the server was told, and nobody else is to see."""
+    text = sasl.masked(reply.said, told)  # some servers repeat what they were given
     where = channel.wire.where
     for_now = f"the server takes no login of {target.user} at the moment: {text}"
     if reply.code in ("IN-USE", "LOGIN-DELAY") or (not reply.code and _LOCKED.search(text)):
