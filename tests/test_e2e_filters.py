@@ -224,8 +224,14 @@ def test_odd_names_are_kept_and_one_that_is_not_handed_out_is_no_others_trouble(
         ('if anyof (header :is "x" "y", true) { fileinto :create "A/B"; stop; } elsif true { FileInto :flags "\\\\Seen" "C"; }', ["A/B", "C"]),
         ('# fileinto "no";\n/* fileinto "no"; */ fileinto "say \\"x\\"";', ['say "x"']),
         ('vacation text:\nfileinto "no";\n.\n;\nredirect "a@example.test"; keep;', []),
+        ('vacation text: # "\r\nfileinto "no";\r\n.\r\n; fileinto "A";', ["A"]),
         ("", []),
+        ('fileinto "A"; ' + "/*" * 500_000, ["A"]),
+        ('fileinto "A"; ' + "text:\n" * 150_000, ["A"]),
+        ('fileinto "A"; ' + "text:" * 200_000, ["A"]),
+        ('fileinto "A"; "' + '\\"' * 500_000, ["A"]),
     ],
+    ids=range(10),
 )
 def test_the_folders_that_a_script_files_into(script: str, folders: list[str]) -> None:
     assert named_folders(script) == folders

@@ -25,9 +25,11 @@ _SILENT = "filters"  # in state/
 _SILENT_FOR = datetime.timedelta(hours=12)  # a nightly run asks each time
 _EARLY_NS = 3_000_000_000
 # RFC 5228 §2.3, §2.4.2: comments, quoted strings and `text:` blocks are told apart before anything else is looked for.
+# One that does not end takes all the rest: else each of many would be searched through to its end.
 _TOKEN = re.compile(
-    r"""(?P<comment>\#[^\n]*|/\*.*?\*/)|(?P<block>\btext:[^\n]*\n.*?^\.\r?$)|"(?P<string>(?:[^"\\]|\\.)*)"|(?P<word>:?[A-Za-z_]\w*)|(?P<end>[;{}])""",
-    re.DOTALL | re.MULTILINE,
+    r"""(?P<comment>\#[^\n]*|/\*.*?(?:\*/|\Z))|(?P<block>\btext:[ \t]*(?:\#[^\n]*|\r?)\n.*?(?:^\.\r?$|\Z))
+    |"(?P<string>(?:[^"\\]|\\.)*)(?:"|\Z)|(?P<word>:?[A-Za-z_]\w*)|(?P<end>[;{}])""",
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 
 
