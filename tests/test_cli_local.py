@@ -54,6 +54,22 @@ def test_a_second_run_reads_nothing_and_adds_little(move: Path) -> None:
     assert len(list((move / "vault/snapshots").iterdir())) == 2
 
 
+def test_a_part_whose_manifest_is_damaged_keeps_no_other_from_being_proven(move: Path) -> None:
+    (move / "other").mkdir()
+    (move / "other" / "file").write_text("other")
+    write_profile(move, PROFILE + '[[local]]\npath = "other"\n')
+    hostbackup("backup", "move.toml", cwd=move)
+    [snapshot] = (move / "vault/snapshots").iterdir()
+    root = json.loads(snapshot.read_text())["parts"]["local/other"]["root"]
+    manifest = move / "vault/manifests" / root[:2] / root
+    manifest.chmod(0o600)
+    manifest.write_text("{}")
+    ran = hostbackup("verify", "move.toml", "--against", "old", "--json", cwd=move)
+    assert (ran.exit, ran.json["counts"]["old_verified"] > 5, ran.json["counts"]["old_unverified"]) == (4, True, 1)
+    assert {(row["side"], row["part"]) for row in ran.json["failures"]} >= {("old", "local/other")}
+    assert len(list((move / "vault/evidence").glob("*-verify.jsonl"))) == 1
+
+
 def test_the_json_document_has_the_promised_keys(move: Path) -> None:
     document = hostbackup("backup", "move.toml", "--json", cwd=move).json
     assert {"version", "command", "profile", "exit", "started", "finished", "counts", "failures"} <= set(document)

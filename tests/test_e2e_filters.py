@@ -212,6 +212,9 @@ def test_odd_names_are_kept_and_one_that_is_not_handed_out_is_no_others_trouble(
         del there.scripts[long + b"2"]  # what is gone keeps its name
         there.scripts[b""] = b"keep;"
         assert move.backup().json["counts"]["vanished"] == 1
+    for ran in (move.push(exit=3), move.run("verify", "--against", "new", exit=3)):  # who took filters before offers them
+        assert [(row["part"], row["code"]) for row in ran.json["failures"]] == [(f"sieve/{TARO}", "not-offered")]
+        assert "not_covered" not in ran.json
     with Vault.open(move.vault, "read") as vault:
         root = TreeRoot.open(vault.manifests, vault.snapshots.get("latest").parts[f"sieve/{TARO}"].root)
         assert sorted(names_from(root.meta).values()) == [long, long + b"2"]

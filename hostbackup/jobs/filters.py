@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hostbackup.accounts import Account
 from hostbackup.errors import NotOffered
 from hostbackup.jobs.accounts_pool import AccountWork
-from hostbackup.jobs.context import Job
+from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.keys import spoken, stamp
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
@@ -114,6 +114,11 @@ def filters_target(job: Job, account: Account) -> str:
     """What a push's journal is called after: the server and the user."""
     section = job.connections.imap_section("new")
     return f"{section.host}:{section.sieve_port}:{job.profile.new_account_for(account).user}"
+
+
+def were_pushed(job: Job, account: Account) -> bool:
+    """Whether filters of this account ever came to the new server: then it offers them, and what it holds is to be proven."""
+    return job.vault.state.journal(push_journal(Part("sieve", account.user), filters_target(job, account))).begun
 
 
 def names_from(meta: Mapping[str, Any]) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.coverage import never_saved, unlisted
-from hostbackup.jobs.filters import contents, filters_target, follow, names_from, to_adapt
+from hostbackup.jobs.filters import contents, filters_target, follow, names_from, to_adapt, were_pushed
 from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.proofs import Tally
@@ -204,14 +204,14 @@ class Push:
     def _mailboxes(self, accounts: Sequence[Account]) -> None:
         if not accounts:
             return
-        connections = self.job.connections
-        logins = [self.job.profile.new_account_for(account) for account in accounts]
+        job, connections = self.job, self.job.connections
+        logins = [job.profile.new_account_for(account) for account in accounts]
         pool = connections.accounts_pool("new", "pushing mail", logins)
         works = [connections.account_work(pool, "new", login, account.user) for account, login in zip(accounts, logins, strict=True)]
         for account, work in zip(accounts, works, strict=True):
             work.work = functools.partial(self._mail, account, work)
             if self._has_filters(account):
-                follow(work, functools.partial(self._filters, account, work), optional=True)
+                follow(work, functools.partial(self._filters, account, work), optional=not were_pushed(job, account))
         connections.knock_for_filters("new", [login for login, work in zip(logins, works, strict=True) if work.then])
         pool.run(works)
         for done in [*works, *(work.then for work in works if work.then)]:

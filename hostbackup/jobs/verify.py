@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hostbackup.accounts import Account
-from hostbackup.errors import ConnectionFailed, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
+from hostbackup.errors import NotOffered, UsageError, WrongMachine
 from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
-from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.coverage import never_saved_evidence, tell_never_saved
-from hostbackup.jobs.filters import filter_parts, filters_target, names_from
+from hostbackup.jobs.filters import filter_parts, filters_target, follow, names_from, were_pushed
 from hostbackup.jobs.folder_map import decided
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
+from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.proofs import Tally
 from hostbackup.jobs.push import mail_target, web_target
 from hostbackup.jobs.result import Result
@@ -32,6 +32,7 @@ from hostbackup.vault.snapshots import PartState, Snapshot
 from hostbackup.vault.tree import TreeRoot
 
 SIDES = ("old", "new", "copy")
+Tallies = dict[str, Tally[Any]]  # by part
 _PUSH = "run `hostbackup push`, with this profile"
 
 
@@ -95,46 +96,43 @@ class Verify:
         self._evidence.append(tally.evidence(snapshot=self._snapshot.id, manifest=state.root))
         self.result.counts.update({f"{tally.side}_{status}": count for status, count in tally.counts.items()})
 
-    def _guarded(self, state: PartState, side: str, check: Any) -> None:
-        try:
-            tally = check()
-        except (ConnectionFailed, PlaceMissing, SecretError, WrongMachine) as error:
-            if isinstance(error, NotOffered) and side == "new":
-                self.result.not_covered(error, side=side, part=state.part.id)
+    def _tree(self, state: PartState, side: str, check: Callable[[PartWork], Tally[Any] | None]) -> None:
+        work = PartWork(state.part, side, self.result)
+        tallies: Tallies = {}
+        work.work = functools.partial(_into, tallies, work, check)
+        work.run()
+        self._settled(state, work, tallies)
+
+    def _settled(self, state: PartState, work: PartWork, tallies: Tallies) -> None:
+        """The part has been worked on, or has failed: then nothing of it is proven."""
+        tally = tallies.get(state.part.id)
+        if work.error is not None:
+            tally = Tally(work.side, state.part.id)
+            tally.counts["unverified"] = state.entries
+            if work.optional and isinstance(work.error, NotOffered):  # told as not covered
                 return
-            self.result.fail_part(error, side=side, part=state.part.id)
-            failed: Tally[Any] = Tally(side, state.part.id)
-            failed.counts["unverified"] = state.entries
-            self._record(failed, state)
-        else:
-            if tally is not None:
-                self._record(tally, state)
+        if tally is not None:
+            self._record(tally, state)
 
     # -- old ----------------------------------------------------------------------------------------------------------------------------
 
     def _old(self) -> None:
         accounts = {account.user: account for account in self.job.profile.old_accounts()}
         for state in self._parts(("web", "local")):
-            self._guarded(state, "old", lambda state=state: self._old_part(state))
-        mailboxes = list(self._parts(("mail",)))
-        for state in mailboxes:
-            if state.part.name not in accounts:
+            self._tree(state, "old", functools.partial(self._old_part, state))
+        filters = {part.id for part in filter_parts(self.job)}
+        kept: list[tuple[PartState, Account]] = []
+        for state in self._parts(("mail", "sieve")):
+            if state.part.name in accounts and (state.part.kind == "mail" or state.part.id in filters):
+                kept.append((state, accounts[state.part.name]))
+            else:
                 self._absent(state)
-        self._mailboxes("old", [(state, accounts[state.part.name]) for state in mailboxes if state.part.name in accounts])
-        for state in self._parts(("sieve",)):
-            self._guarded(state, "old", lambda state=state: self._old_part(state))
+        self._mailboxes("old", *_by_kind(kept))
 
-    def _old_part(self, state: PartState) -> Tally[Any] | None:
+    def _old_part(self, state: PartState, work: PartWork) -> Tally[Any] | None:
         job, part = self.job, state.part
-        job.connections.check_old_endpoints(web=part.kind == "web", mail=part.kind == "sieve")
+        job.connections.check_old_endpoints(web=part.kind == "web", mail=False)
         job.observer.phase(f"{part}: proving against the old server", state.entries, state.bytes)
-        if part.kind == "sieve":
-            account = next((account for account in job.profile.old_accounts() if account.user == part.name), None)
-            if account is None or part not in filter_parts(job):
-                return self._absent(state)
-            root = TreeRoot.open(job.vault.manifests, state.root)
-            filters = job.connections.filters("old", account, part.name, names=names_from(root.meta))
-            return OldTree(state, root, self.result).run(filters)
         volatile = Excludes()
         if part.kind == "web":
             web = next((web for web in job.profile.old.web if web.name == part.name), None)
@@ -147,7 +145,7 @@ class Verify:
             if local is None:
                 return self._absent(state)
             tree = job.connections.local_tree(local.name, local.path)
-        return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, volatile).run(tree)
+        return OldTree(state, TreeRoot.open(job.vault.manifests, state.root), work.result, volatile).run(tree)
 
     def _absent(self, state: PartState) -> Tally[Any] | None:
         self.job.observer.warn(f"{state.part} is in the vault but no longer in the profile; it was not compared")
@@ -161,65 +159,63 @@ class Verify:
         users = {account.user: account for account in profile.old_accounts()} if profile.new.imap else {}
         for state in self._parts(("web",)):
             if state.part.name in webs:
-                self._guarded(state, "new", lambda state=state: self._new_tree(state, webs[state.part.name]))
-        self._mailboxes("new", [(state, users[state.part.name]) for state in self._parts(("mail",)) if state.part.name in users])
-        for state in self._parts(("sieve",)):
-            if state.part.name in users and profile.new.imap is not None and profile.new.imap.sieve != "never":
-                self._guarded(state, "new", lambda state=state: self._new_filters(state, users[state.part.name]))
+                self._tree(state, "new", functools.partial(self._new_tree, state, webs[state.part.name]))
+        kinds = ("mail", "sieve") if profile.new.imap is not None and profile.new.imap.sieve != "never" else ("mail",)
+        self._mailboxes("new", *_by_kind([(state, users[state.part.name]) for state in self._parts(kinds) if state.part.name in users]))
 
-    def _new_tree(self, state: PartState, web: NewWeb) -> Tally[Any]:
+    def _new_tree(self, state: PartState, web: NewWeb, work: PartWork) -> Tally[Any]:
         job, part = self.job, state.part
         job.connections.check_new_endpoints(mail=False)
         job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
         with job.ledger(push_journal(part, web_target(job, web))) as ledger:
             tree = connect_ssh.new_tree(job.connections, part.name, web.path, job.vault.objects.read)
-            return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), self.result, ledger, Excludes(web.adapted)).run(tree)
-
-    def _new_filters(self, state: PartState, account: Account) -> Tally[Any]:
-        job, part = self.job, state.part
-        job.connections.check_new_endpoints(web=False)
-        job.observer.phase(f"{part}: proving against the new server", state.entries, state.bytes)
-        with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
-            root = TreeRoot.open(job.vault.manifests, state.root)
-            filters = job.connections.filters("new", job.profile.new_account_for(account), part.name, names=names_from(root.meta))
-            filters.reach()  # what could not be pushed anywhere is not covered, rather than unproven
-            return NewTree(state, root, self.result, ledger).run(filters)
+            return NewTree(state, TreeRoot.open(job.vault.manifests, state.root), work.result, ledger, Excludes(web.adapted)).run(tree)
 
     # -- mail, on both sides ------------------------------------------------------------------------------------------------------------
 
-    def _mailboxes(self, side: str, mailboxes: list[tuple[PartState, Account]]) -> None:
+    def _mailboxes(self, side: str, mailboxes: list[tuple[PartState, Account]], filters: list[tuple[PartState, Account]]) -> None:
+        """Each mailbox with its filters. Those whose mailbox is not looked at are looked at by themselves."""
         if side == "new":
             mailboxes = self._pushed(mailboxes)
-        if not mailboxes:
+        names = {state.part.name for state, _ in mailboxes}
+        alone = [row for row in filters if row[0].part.name not in names]
+        if not mailboxes and not alone:
             return
         connections = self.job.connections
-        logins = [account if side == "old" else self.job.profile.new_account_for(account) for _, account in mailboxes]
+        logins = [account if side == "old" else self.job.profile.new_account_for(account) for _, account in [*mailboxes, *alone]]
         wrong: WrongMachine | None = None
         try:
             (connections.check_old_endpoints if side == "old" else connections.check_new_endpoints)(web=False)
         except WrongMachine as error:
             wrong = error
         pool = connections.accounts_pool(side, f"proving mail against the {side} server", logins)
-        works: list[AccountWork] = []
-        tallies: dict[str, MailTally] = {}  # each is put there by one thread
-        for (state, account), login in zip(mailboxes, logins, strict=True):
-            work = connections.account_work(pool, side, login, state.part.name)
-            prove = functools.partial(self._mailbox, state, account, login, work)
-            work.work = functools.partial(_into, tallies, state.part.id, prove) if wrong is None else functools.partial(_refuse, wrong)
-            works.append(work)
+        works = [connections.account_work(pool, side, login, state.part.name) for (state, _), login in zip([*mailboxes, *alone], logins, strict=True)]
+        tallies: Tallies = {}  # each is put there by one thread
+        for (state, account), login, work in zip(mailboxes, logins, works, strict=False):
+            prove = functools.partial(self._mailbox, state, account, login) if wrong is None else functools.partial(_refuse, wrong)
+            work.work = functools.partial(_into, tallies, work, prove)
+        by_name = {work.part.name: (work, login) for work, login in zip(works, logins, strict=True)}
+        for state, account in filters:
+            work, login = by_name[state.part.name]
+            look = functools.partial(self._filters, state, account, login) if wrong is None else functools.partial(_refuse, wrong)
+            # What could not be pushed anywhere is not covered, rather than unproven.
+            optional = side == "new" and not were_pushed(self.job, account)
+            follow(work, lambda then, look=look: _into(tallies, then, look), optional=optional)  # type: ignore[misc]
+        if filters:
+            connections.knock_for_filters(side, [login for work, login in by_name.values() if work.then])
         pool.run(works)
         known: dict[str, Figures] = {}
-        for (state, _), work in zip(mailboxes, works, strict=True):
+        for (state, _), work in zip(mailboxes, works, strict=False):
             self.result.add(work.result)
-            if work.error is None:
-                tally: Tally[Any] = tallies[state.part.id]
-                told = tallies[state.part.id].as_json()
+            if isinstance(tally := tallies.get(state.part.id), MailTally) and work.error is None:
+                told = tally.as_json()
                 self.result.details.setdefault("mail", []).append(told)
                 known[state.part.id] = Figures(state.entries, state.bytes, sum(row.get("fresh", 0) for row in told["folders"]))
-            else:
-                tally = Tally(side, state.part.id)
-                tally.counts["unverified"] = state.entries
-            self._record(tally, state)
+            self._settled(state, work, tallies)
+        for state, _ in filters:
+            if then := by_name[state.part.name][0].then:
+                self.result.add(then.result)
+                self._settled(state, then, tallies)
         tell_accounts(self.result, [state.part.id for state, _ in mailboxes], known, side=side)
 
     def _pushed(self, mailboxes: list[tuple[PartState, Account]]) -> list[tuple[PartState, Account]]:
@@ -238,7 +234,7 @@ class Verify:
         tell_accounts(self.result, list(untouched), untouched, side="new")
         return [row for row in mailboxes if row not in never]
 
-    def _mailbox(self, state: PartState, account: Account, login: Account, work: AccountWork) -> MailTally:
+    def _mailbox(self, state: PartState, account: Account, login: Account, work: PartWork) -> MailTally:
         """Runs in a thread of its own, beside others."""
         job, part = self.job, state.part
         work.result.observer.phase(f"{part}: proving against the {work.side} server", state.entries, state.bytes)
@@ -253,6 +249,18 @@ class Verify:
             targets = {old: row.new for old, row in decided(job, journal).items()}
             return NewMail(state, root, job.vault, work.result, ledger, targets).run(mailbox)
 
+    def _filters(self, state: PartState, account: Account, login: Account, work: PartWork) -> Tally[Any]:
+        """The same."""
+        job, part = self.job, state.part
+        work.result.observer.phase(f"{part}: proving against the {work.side} server", state.entries, state.bytes)
+        root = TreeRoot.open(job.vault.manifests, state.root)
+        place = job.connections.filters(work.side, login, part.name, names=names_from(root.meta))
+        if work.side == "old":
+            return OldTree(state, root, work.result).run(place)
+        with job.ledger(push_journal(part, filters_target(job, account))) as ledger:
+            place.reach()
+            return NewTree(state, root, work.result, ledger).run(place)
+
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 
     def _copy(self) -> None:
@@ -262,9 +270,15 @@ class Verify:
             self._evidence += prove_copy(self.job, copy, self._snapshot, self.result)
 
 
-def _into(tallies: dict[str, MailTally], part: str, prove: Callable[[], MailTally]) -> None:
-    tallies[part] = prove()
+def _by_kind(rows: list[tuple[PartState, Account]]) -> tuple[list[tuple[PartState, Account]], list[tuple[PartState, Account]]]:
+    """Mailboxes, and filters."""
+    return [row for row in rows if row[0].part.kind == "mail"], [row for row in rows if row[0].part.kind == "sieve"]
 
 
-def _refuse(error: WrongMachine) -> None:
+def _into(tallies: Tallies, work: PartWork, prove: Callable[[PartWork], Tally[Any] | None]) -> None:
+    if (tally := prove(work)) is not None:
+        tallies[work.part.id] = tally
+
+
+def _refuse(error: WrongMachine, work: PartWork) -> Tally[Any]:
     raise error
