@@ -7,13 +7,18 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hostbackup.errors import Damaged, LineCut, ProtocolBroken
-from hostbackup.model import Claim, Entry, Kind, Listing, Part, Read, Status, Write, Written
+from hostbackup.jobs.keys import name_key
+from hostbackup.jobs.ledger import Ledger
+from hostbackup.jobs.push_plan import Action, Comparer, journal_record
+from hostbackup.model import Claim, Entry, Kind, Listing, Part, Read, Status, Stored, Write, Written
+from hostbackup.places.exclude import Excludes
 from hostbackup.places.sieve import ACTIVE, SieveTree, by_contents, file_name, script_name
 from hostbackup.protocols.sieve import Refused, Script, SieveSession
 from tests.support.sink import MemorySink
@@ -247,6 +252,15 @@ def test_a_server_that_keeps_other_bytes_is_found_out() -> None:
     [one] = server.place().write([script(b"sort", SORT)])
     assert one.failure is not None
     assert (one.failure.code, "only its line ends differ" in one.failure.reason) == ("altered", True)
+
+
+@pytest.mark.parametrize(("sent", "words"), [(True, "the new server keeps it otherwise"), (False, "was on the new server before")])
+def test_what_the_server_keeps_otherwise_is_no_older_script_to_the_next_push(sent: bool, words: str) -> None:
+    place = Server({b"sort": SORT.replace(b"\r\n", b"\n")}).place()
+    source = Stored(script(b"sort", SORT).item, hashlib.sha256(SORT).hexdigest(), len(SORT))
+    journal = {name_key(source.item.path): journal_record(source, source.item, "intent")} if sent else {}
+    [step] = Comparer(place, cast("Ledger", journal), Excludes(), Excludes()).steps([(source, scan(place).items[0])])
+    assert (step.action, words in step.reason) == (Action.CONFLICT, True)
 
 
 def test_what_is_no_script_is_refused_here() -> None:

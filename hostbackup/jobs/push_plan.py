@@ -51,7 +51,7 @@ class _Pair:
     source: Stored[Entry]
     there: Entry | None
     written: Record | None
-    killed: bool = False  # the journal knows of a write that may or may not have happened
+    killed: bool = False  # the journal knows of a write that may or may not have happened, or that was not kept as it was sent
     equal: bool = False
     touched: bool = False  # its bytes are not those the journal tells of, though size and time are
 
@@ -143,7 +143,10 @@ class Comparer:
             return Step(Action.THEIRS, source, there, "changed on the new server since it was pushed")
         if self.overwrite.covers(path, False):
             return Step(Action.OVERWRITE, source, there)
-        reason = "changed on both servers" if last else "was on the new server before and differs"
+        if pair.killed:
+            reason = "is not what an earlier push sent: the new server keeps it otherwise, or somebody changed it there"
+        else:
+            reason = "changed on both servers" if last else "was on the new server before and differs"
         return Step(Action.CONFLICT, source, there, reason)
 
     def _absent(self, pair: _Pair) -> Step:
