@@ -157,36 +157,28 @@ def test_a_server_that_never_comes_back_ends_the_read_within_its_budget() -> Non
     assert fake.connections < 8
 
 
-def test_connecting_again_has_a_budget_and_a_refused_login_none() -> None:
+def test_a_line_is_opened_again_within_a_budget_and_what_opening_it_raises_is_raised_at_once() -> None:
     fake = _fake(lambda talk, uid, made: made[:20])
     pauses: list[float] = []
-    calls: list[int] = []
-
-    def factory() -> ImapSession:
-        calls.append(1)
-        if len(calls) > 1:
-            raise LineCut("gone")
-        return fake.factory()
-
     with fake.running():
-        line = Line(factory, pauses.append)
-        line.session()
-        line.cut(LineCut("cut"))
-        with pytest.raises(LineCut, match="gone"):
+        line = Line(fake.factory, pauses.append)
+        for _ in range(3):
             line.session()
-    assert len(calls) == 4
-    assert pauses == sorted(pauses)
-    assert len(pauses) == 3
+            line.cut(LineCut("cut"))
+        line.session()
+        with pytest.raises(LineCut, match="once too often"):
+            line.cut(LineCut("once too often"))
+    assert pauses == [1.0, 2.0, 4.0]
+
+    calls: list[int] = []
 
     def refusing() -> ImapSession:
         calls.append(1)
         raise LoginRefused("no")
 
-    calls.clear()
-    line = Line(refusing, pauses.append)
     with pytest.raises(LoginRefused):
-        line.session()
-    assert len(calls) == 1
+        Line(refusing, pauses.append).session()
+    assert calls == [1]
 
 
 def test_a_folder_made_anew_between_scan_and_read_is_noticed() -> None:

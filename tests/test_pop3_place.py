@@ -358,23 +358,6 @@ def test_what_has_no_name_and_cannot_be_looked_at_after_a_cut_is_not_taken_for_g
     assert codes == {1: "", 2: "changing", 3: ""}
 
 
-def test_who_is_in_use_after_a_cut_is_asked_again(box: Box) -> None:
-    box.server.put(letter(1), letter(2))
-    wanted = box.scan()
-
-    def busy(talk: Talk, verb: bytes, rest: bytes) -> bool:
-        if talk.number == 1 and verb == b"RETR":
-            raise Hangup
-        if talk.number == 2 and verb == b"PASS":
-            talk.send(b"-ERR [IN-USE] the other session has not ended yet\r\n")
-            return True
-        return False
-
-    box.server.hook = busy
-    assert all(outcome.digest for outcome in box.read(*wanted).values())
-    assert box.server.connections == 3
-
-
 def test_a_refused_login_is_raised_at_once(box: Box) -> None:
     for refusal, error in ((b"-ERR [AUTH] no\r\n", LoginRefused), (b"-ERR [IN-USE] no\r\n", Unreachable)):
         before, box.server.refusal = box.server.connections, refusal

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from hostbackup.errors import ConnectionFailed, LineCut, Unreachable
+from hostbackup.errors import ConnectionFailed
 from hostbackup.protocols.imap.session import ImapSession
 from hostbackup.protocols.imap.throttle import wait_told
 from hostbackup.protocols.imap.wire import plain
@@ -25,7 +25,7 @@ Session = TypeVar("Session", bound=_Session)
 
 
 class AnyLine(Generic[Session]):
-    """One connection at a time, made by `factory`. Only cuts are tried again; a refused login or certificate is raised at once."""
+    """One connection at a time, made by `factory`, which itself is patient with a server that is not there: what it raises is raised at once."""
 
     def __init__(
         self,
@@ -44,18 +44,13 @@ class AnyLine(Generic[Session]):
 
     def session(self) -> Session:
         """The open session, or a new one. Raises ConnectionFailed."""
-        while self._session is None:
+        if self._session is None:
             if self._given_up:
                 raise ConnectionFailed("the work over this connection was given up")
             if self._cuts:
                 self._pause(max(0.5 * 2**self._cuts, self._wait))
                 self._wait = 0.0
-            try:
-                self._session = self._factory()
-            except (LineCut, Unreachable) as error:
-                if not self._cuts:
-                    raise
-                self.cut(error)
+            self._session = self._factory()
         return self._session
 
     def progress(self) -> None:
