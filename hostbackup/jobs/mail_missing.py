@@ -34,13 +34,17 @@ class Missing:
     def __init__(self, side: NewSide) -> None:
         self._side = side
         self._gone: list[Missed] = []
+        self._names: dict[bytes, bytes] = {}  # of folders, each once: the journal makes them anew for every message
         self._unlike: list[tuple[Sent, Proof[Message]]] = []
         self._unseen: set[bytes] = set()  # folders numbered anew, in which not all could be looked at
         self.blind = ""  # why not all that may have been moved could be looked at
 
     def note(self, one: Sent) -> None:
         """Is not where it was put, or was given no number."""
-        self._gone.append(Missed(one.record, one.spot, one.target, one.proven, one.known.get("size", one.record.size)))
+        folder, uidvalidity, uid = one.spot
+        spot = self._names.setdefault(folder, folder), uidvalidity, uid
+        target = self._names.setdefault(one.target, one.target)
+        self._gone.append(Missed(one.record, spot, target, one.proven, one.known.get("size", one.record.size)))
 
     def note_unlike(self, one: Sent, proof: Proof[Message]) -> bool:
         """Other bytes stand under the number that was told for it. False where that is not worth another look."""
@@ -165,6 +169,8 @@ class Missing:
                 alike += free
         if len(alike) > _ELSEWHERE or weight > _ELSEWHERE_BYTES:
             self._side.result.observer.note(f"{self._side.tally.part}: too much at the new server could be what was moved there; it was not searched")
+            return list(wanted)
+        if not alike:
             return list(wanted)
         matcher = Matcher(((missed, missed.record.digest) for missed in wanted), self._side.reader)
         unread = len(alike)
