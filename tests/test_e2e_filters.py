@@ -174,6 +174,23 @@ def test_a_refused_password_is_not_tried_again_for_the_filters(tmp_path: Path, s
     assert old.log().count("managesieve-login: Info: Disconnected: Connection closed (auth failed") == refused
 
 
+def test_filters_that_could_not_be_saved_are_not_forgotten_by_those_who_come_later(tmp_path: Path, servers: tuple[Dovecot, Dovecot]) -> None:
+    old, new = servers
+    with scripted(Shelf({b"sort": KEEP}, refuses={b"AUTHENTICATE": b'NO "wrong"\r\n'})) as shelf:
+        move = a_move(tmp_path, old, new, old_sieve=f"sieve_port = {shelf.port}")
+        move.security = "plain"
+        move.write()
+        assert move.run("backup", exit=3).json["failures"][0]["part"] == f"sieve/{TARO}"
+    for words in (("push",), ("verify",), ("verify", "--against", "new")):
+        told = [row for row in move.run(*words, exit=3).json["failures"] if row["part"] == f"sieve/{TARO}"]
+        assert [row["code"] for row in told] == ["not-covered"], words
+        assert "never backed up" in told[0]["reason"]
+    move.old_lines = ('sieve = "never"',)
+    move.write()
+    move.run("push")
+    move.run("verify")
+
+
 def test_a_port_that_stays_silent_behind_a_firewall_is_left_alone_by_the_runs_after_it(tmp_path: Path, servers: tuple[Dovecot, Dovecot]) -> None:
     old, new = servers
     with unanswered() as port:

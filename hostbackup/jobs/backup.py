@@ -17,8 +17,8 @@ from hostbackup.jobs import ahead, doubts
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, resume_journal
-from hostbackup.jobs.coverage import coverage_evidence, tell_coverage
-from hostbackup.jobs.filters import filter_parts, first_seen, follow, names_from, names_meta, recall_silence, remember_silence
+from hostbackup.jobs.coverage import coverage_evidence, filter_parts, tell_coverage
+from hostbackup.jobs.filters import first_seen, follow, names_from, names_meta, recall_silence, remember_silence
 from hostbackup.jobs.history import Root, bases, newest_readable, tell_damage
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
@@ -84,7 +84,7 @@ class Backup:
         if "mail" in self.only:
             tell_coverage(job.profile, self.result)
         if accounts:
-            filters = set(filter_parts(job))
+            filters = set(filter_parts(job.profile))
             self._mailboxes(accounts, filters, [*_AFTER_MAIL, *(_FOR_FILTERS if filters else ())])
         for local in locals_:
             self._part(Part("local", local.name), self._local)

@@ -49,6 +49,14 @@ def parts_of(profile: Profile) -> list[Part]:
     return [*(Part("web", web.name) for web in profile.old.web), *mailboxes, *(Part("local", local.name) for local in profile.local)]
 
 
+def filter_parts(profile: Profile) -> list[Part]:
+    """Those of the old server's mailboxes, unless the profile leaves them out or they come over POP3."""
+    section = profile.old.imap
+    if section is None or section.sieve == "never":
+        return []
+    return [Part("sieve", account.user) for account in profile.old_accounts() if account.protocol == "imap"]
+
+
 def never_saved(snapshot: Snapshot, parts: Iterable[Part]) -> Iterator[Failure]:
     """A failure for each of `parts` that the snapshot does not hold, with the reason that the run told which wrote it."""
     reasons = {failure.part: failure for failure in reversed(snapshot.failures) if not failure.name}
@@ -100,10 +108,16 @@ def unlisted(snapshots: Snapshots, manifests: Manifests, snapshot: Snapshot, sta
             yield Failure("vault", state.part.id, failure.name, "not-stored", reason, failure.hint or "run `backup` again")
 
 
+def lost_filters(profile: Profile, snapshot: Snapshot) -> list[Part]:
+    """Filters that the run which wrote the snapshot could not get, and that are still wanted. Where a server has none, there is nothing to lose."""
+    wanted = {part.id for part in filter_parts(profile)}
+    return [part for part in lost_parts(snapshot) if part.id in wanted]
+
+
 def tell_never_saved(profile: Profile, snapshot: Snapshot, result: Result) -> None:
-    """The same for everything that the profile names now, and for the provider's list of mailboxes."""
+    """A failure for everything that the profile names now and the snapshot does not hold, and for what is not on the provider's list of mailboxes."""
     try:
-        missing = list(never_saved(snapshot, parts_of(profile)))
+        missing = list(never_saved(snapshot, [*parts_of(profile), *lost_filters(profile, snapshot)]))
         tell_coverage(profile, result)
     except UsageError as error:  # the list of accounts may be gone where nothing but the vault is looked at
         reason = f"whether every mailbox was backed up is not known: {error.where}: {error.reason}"

@@ -33,14 +33,6 @@ _TOKEN = re.compile(
 )
 
 
-def filter_parts(job: Job) -> list[Part]:
-    """Those of the old server's mailboxes, unless the profile leaves them out or they come over POP3."""
-    section = job.profile.old.imap
-    if section is None or section.sieve == "never":
-        return []
-    return [Part("sieve", account.user) for account in job.profile.old_accounts() if account.protocol == "imap"]
-
-
 def recall_silence(job: Job) -> None:
     """Has ports left alone that a firewall kept silent for an earlier run: every run would wait seconds for them. For some hours, and told."""
     known = (job.vault.state.read(_SILENT) or {}).get("silent", {})

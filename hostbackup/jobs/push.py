@@ -15,7 +15,7 @@ from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.accounts_pool import AccountWork
 from hostbackup.jobs.context import Job, push_journal
-from hostbackup.jobs.coverage import never_saved, unlisted
+from hostbackup.jobs.coverage import lost_filters, never_saved, unlisted
 from hostbackup.jobs.filters import contents, filters_target, follow, names_from, to_adapt, were_pushed
 from hostbackup.jobs.folder_map import settled_map
 from hostbackup.jobs.part_work import PartWork
@@ -106,9 +106,14 @@ class Push:
             raise UsageError(f"the profile has no account {unknown[0]!r}", hint=f"it has: {', '.join(users)}")
         return [users[user] for user in dict.fromkeys(self.accounts or users)]
 
-    def _has_filters(self, account: Account) -> bool:
+    def _with_filters(self, accounts: Sequence[Account]) -> set[str]:
+        """The users whose filters are pushed. Those that the backup could not get are told."""
         new = self.job.profile.new.imap
-        return new is not None and new.sieve != "never" and Part("sieve", account.user).id in self._snapshot.parts
+        if new is None or new.sieve == "never":
+            return set()
+        parts = [Part("sieve", account.user) for account in accounts]
+        wanted = {*self._snapshot.parts, *(part.id for part in lost_filters(self.job.profile, self._snapshot))}
+        return {part.name for part in parts if part.id in wanted and self._held(part) is not None}
 
     def _held(self, part: Part) -> PartState | None:
         """The part in the snapshot. One that is not there is told."""
@@ -204,13 +209,13 @@ class Push:
     def _mailboxes(self, accounts: Sequence[Account]) -> None:
         if not accounts:
             return
-        job, connections = self.job, self.job.connections
+        job, connections, with_filters = self.job, self.job.connections, self._with_filters(accounts)
         logins = [job.profile.new_account_for(account) for account in accounts]
         pool = connections.accounts_pool("new", "pushing mail", logins)
         works = [connections.account_work(pool, "new", login, account.user) for account, login in zip(accounts, logins, strict=True)]
         for account, work in zip(accounts, works, strict=True):
             work.work = functools.partial(self._mail, account, work)
-            if self._has_filters(account):
+            if account.user in with_filters:
                 follow(work, functools.partial(self._filters, account, work), optional=not were_pushed(job, account))
         connections.knock_for_filters("new", [login for login, work in zip(logins, works, strict=True) if work.then])
         pool.run(works)

@@ -12,8 +12,8 @@ from hostbackup.errors import NotOffered, UsageError, WrongMachine
 from hostbackup.jobs import connect_ssh
 from hostbackup.jobs.account_rows import Figures, tell_accounts
 from hostbackup.jobs.context import Job, push_journal
-from hostbackup.jobs.coverage import never_saved_evidence, tell_never_saved
-from hostbackup.jobs.filters import filter_parts, filters_target, follow, names_from, were_pushed
+from hostbackup.jobs.coverage import filter_parts, never_saved_evidence, tell_never_saved
+from hostbackup.jobs.filters import filters_target, follow, names_from, were_pushed
 from hostbackup.jobs.folder_map import decided
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.mail_tally import MailTally
@@ -120,7 +120,7 @@ class Verify:
         accounts = {account.user: account for account in self.job.profile.old_accounts()}
         for state in self._parts(("web", "local")):
             self._tree(state, "old", functools.partial(self._old_part, state))
-        filters = {part.id for part in filter_parts(self.job)}
+        filters = {part.id for part in filter_parts(self.job.profile)}
         kept: list[tuple[PartState, Account]] = []
         for state in self._parts(("mail", "sieve")):
             if state.part.name in accounts and (state.part.kind == "mail" or state.part.id in filters):
