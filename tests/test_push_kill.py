@@ -410,3 +410,25 @@ def test_a_folder_that_was_numbered_anew_and_cannot_be_read_is_not_taken_for_emp
         result, counts = rig.verify()
     assert counts == {"verified": len(SENT), "unverified": len(INBOX)}
     assert result.exit == Exit.INCOMPLETE
+
+
+def test_what_was_refused_once_and_is_in_doubt_now_is_told(rig: Rig) -> None:
+    def refuses(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb != "APPEND":
+            return False
+        talk.send(tag + b" NO [CANNOT] not this one\r\n")
+        return True
+
+    def cuts(talk: Talk, tag: bytes, verb: str, rest: bytes) -> bool:
+        if verb == "APPEND":
+            raise Hangup
+        return False
+
+    rig.fake.hook = refuses
+    with rig.fake.running():
+        first = rig.push()
+        rig.fake.hook = cuts
+        second = rig.push()
+    assert first is not None and len(first.failures) == len(INBOX) + len(SENT)
+    assert second is not None and second.exit == Exit.INCOMPLETE
+    assert {failure.name for failure in second.failures} == {failure.name for failure in first.failures}

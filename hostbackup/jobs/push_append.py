@@ -57,7 +57,7 @@ class Appending:
                     yield from self._once_more()
         finally:
             for (_, record), failure in self._doubtful:
-                if self._state(record) in ("", "intent"):
+                if self._state(record) not in SETTLED:
                     self.result.fail(dataclasses.replace(failure, name=record.item.label))
 
     def _append(self, folders: Iterable[OfFolder]) -> Iterator[Sent]:
