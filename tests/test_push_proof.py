@@ -159,3 +159,21 @@ def test_a_quota_that_is_wrong_by_its_own_figures_fails_nothing_that_is_taken(ri
     assert [text for text in warned.warnings if "has room for 0" in text]
     assert {failure.code for failure in result.failures} == ({"over-quota"} if full else set())
     assert result.exit == (Exit.INCOMPLETE if full else Exit.OK)
+
+
+def test_other_bytes_that_the_old_server_gave_later_are_pushed_too_and_once(rig: Rig) -> None:
+    better = b"Subject: message 1\r\n\r\nas it was meant"
+    with rig.fake.running():
+        assert rig.push() is not None
+        rig.root = write_mailbox(rig.vault, (b"INBOX", [INBOX[0], Mail(2, better), *INBOX[2:]]), (b"Sent", SENT))
+        result, counts = rig.verify()
+        assert (result.exit, counts["unverified"]) == (Exit.INCOMPLETE, 1)
+        for _ in range(2):
+            again = rig.push()
+            assert again is not None and again.exit == Exit.OK
+            assert rig.standing() == {**WHOLE, b"INBOX": WHOLE[b"INBOX"] + Counter([better])}
+        result, counts = rig.verify()
+        assert (result.exit, counts) == (Exit.OK, {"verified": len(INBOX) + len(SENT)})
+        rig.fake.boxes[b"INBOX"].expunge(8)
+        assert rig.push() is not None
+        assert rig.standing() == WHOLE

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hostbackup.errors import Exit
-from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name, name_key
-from hostbackup.jobs.mail_sent import SETTLED, Missed, Sent, was_taken_back
+from hostbackup.jobs.mail_sent import SETTLED, Missed, Sent, known_of, was_taken_back
 from hostbackup.model import Claim, Message, Method, Proof, Status
 from hostbackup.places.mail_compare import Verdict
 from hostbackup.places.mail_match import Matcher
@@ -114,7 +113,7 @@ class Missing:
         return self._elsewhere(left, taken), counters
 
     def _sent(self, missed: Missed) -> Sent:
-        known = self._side.ledger.get(message_key(missed.record.item))
+        known = known_of(self._side.ledger, missed.record)
         assert known is not None, "it was given as sent"
         return Sent(missed.record, known)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name
-from hostbackup.jobs.ledger import Record
+from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.model import Message, Stored
 from hostbackup.protocols.imap.session import Selected
 
@@ -44,6 +45,12 @@ class Missed(NamedTuple):
     target: bytes
     proven: bool
     size: int  # as the new server told it, by which it may be found elsewhere
+
+
+def known_of(ledger: Ledger, record: Stored[Message]) -> Record | None:
+    """What the journal says of a message. Of other bytes, which the old server gave under the same number before, it says nothing about these."""
+    known = ledger.get(message_key(record.item))
+    return None if known is not None and record.digest and known["digest"] != record.digest else known
 
 
 def was_taken_back(spot: Spot, now: Selected | None) -> bool:

@@ -17,7 +17,7 @@ from hostbackup.errors import Exit
 from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
-from hostbackup.jobs.mail_sent import SETTLED, Sent
+from hostbackup.jobs.mail_sent import SETTLED, Sent, known_of
 from hostbackup.jobs.mail_tally import described
 from hostbackup.jobs.push_abreast import Abreast
 from hostbackup.jobs.push_search import TargetSearch
@@ -127,5 +127,5 @@ class Appending:
         yield from self._append(rest.items())
 
     def _state(self, record: Stored[Message]) -> str:
-        known = self.ledger.get(message_key(record.item))
+        known = known_of(self.ledger, record)
         return "" if known is None else str(known["state"])

@@ -20,7 +20,7 @@ from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import NewSide
-from hostbackup.jobs.mail_sent import SETTLED, Sent
+from hostbackup.jobs.mail_sent import SETTLED, Sent, known_of
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.push_abreast import Abreast
 from hostbackup.jobs.push_append import Appending, OfFolder
@@ -66,6 +66,7 @@ class MailPush:
     _lost: list[Sent] = field(default_factory=list)  # by the server itself, of the folder that is being planned
     _large: dict[bytes, list[Stored[Message]]] = field(default_factory=dict)  # by target name: larger than the server takes, but perhaps there
     _there: set[tuple[bytes, int, int]] = field(default_factory=set)  # of those: found there, in a dry run too
+    _other: int = 0  # messages that an earlier run was to push with other bytes
     _doubtful: dict[bytes, list[Stored[Message]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -87,6 +88,9 @@ class MailPush:
         for name, folders in self._folders.items():
             self._plan_folder(name, folders, left)
         self._room.tell(dry_run=self.dry_run)
+        if self._other:
+            told = f"of {self._other:,} messages the old server gave other bytes than before; these are pushed too, and what stands there stays"
+            self.result.observer.warn(f"{self.part}: {told}")
         return self.planned
 
     def _plan_folder(self, name: bytes, folders: Sequence[Folder], left: dict[str, list[Record]]) -> None:
@@ -155,7 +159,7 @@ class MailPush:
         for record in records:
             if record.vanished:
                 continue
-            known = self.ledger.get(message_key(record.item))
+            known = known_of(self.ledger, record)
             if not record.digest:
                 if known is None or known["state"] not in SETTLED:
                     reason = f"it never came whole from the old server: {record.failed or 'no reason on record'}"
@@ -173,6 +177,7 @@ class MailPush:
                 if heir == "done":
                     yield record
             else:
+                self._other += known is None and self.ledger.get(message_key(record.item)) is not None
                 if known is not None and known["state"] == "intent":
                     self._doubtful[name].append(record)
                 if self._room.too_big(name, record) is not None:
@@ -224,12 +229,12 @@ class MailPush:
         """By the folder that the journal says they were sent to: the profile may have named another one since."""
         sent: dict[bytes, list[Stored[Message]]] = defaultdict(list)
         for record in records:
-            known = self.ledger.get(message_key(record.item))
+            known = known_of(self.ledger, record)
             sent[name if known is None else key_name(known["folder"])].append(record)
         return sent
 
     def _state(self, record: Stored[Message]) -> str:
-        known = self.ledger.get(message_key(record.item))
+        known = known_of(self.ledger, record)
         return "" if known is None else str(known["state"])
 
     def _left_behind(self) -> dict[str, list[Record]]:
@@ -306,7 +311,7 @@ class MailPush:
     def _unproven(self, told: Collection[tuple[bytes, int, int]] = ()) -> Iterator[Sent]:
         """What was appended, in this run or before, and is neither proven nor `told` as an exception."""
         for record in self._planned():
-            known = self.ledger.get(message_key(record.item))
+            known = known_of(self.ledger, record)
             if known is not None and known["state"] == "done" and id_of(record) not in told:
                 yield Sent(record, known)
 
@@ -354,7 +359,9 @@ class MailPush:
 
 def why_not_pushed(ledger: Ledger, record: Stored[Message]) -> str:
     """For a message that the journal does not know as settled."""
-    known = ledger.get(message_key(record.item))
+    known = known_of(ledger, record)
+    if record.digest and known is None and ledger.get(message_key(record.item)) is not None:
+        return "was not pushed: only other bytes were, which the old server gave before"
     if record.failed or known is None:
         return record.failed or "was not pushed"
     told = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hostbackup.jobs.backup_mail import message_key
 from hostbackup.jobs.keys import key_name, name_key
 from hostbackup.jobs.ledger import Ledger, Record
-from hostbackup.jobs.mail_sent import SETTLED, was_taken_back
+from hostbackup.jobs.mail_sent import SETTLED, known_of, was_taken_back
 from hostbackup.jobs.result import Result
 from hostbackup.model import Counts, Failure, Message, Part, Stored
 from hostbackup.places.mail import MailAccount
@@ -165,13 +165,13 @@ class TargetSearch:
 
     def perhaps_at_work(self, records: Sequence[Stored[Message]]) -> bool:
         """Whether an earlier run sent any of these so lately that the server may not be done with it."""
-        times = [(self.ledger.get(message_key(record.item)) or {}).get("time", 0) for record in records]
+        times = [(known_of(self.ledger, record) or {}).get("time", 0) for record in records]
         now = self.clock()
         return any(not one or abs(now - one) < _OVER for one in times)
 
     def _since(self, folder: bytes, doubtful: Sequence[Stored[Message]], now: Selected) -> int:
         """The first UID that an append in doubt can have been given."""
-        known = [self.ledger.get(message_key(record.item)) for record in doubtful]
+        known = [known_of(self.ledger, record) for record in doubtful]
         seen = self._seen.get(folder)
         here = {"since": seen.uidnext, "uidvalidity": seen.uidvalidity} if seen else {}
         facts = [one if one is not None and one["state"] == "intent" else here for one in known]

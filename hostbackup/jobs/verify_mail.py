@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from hostbackup.jobs import doubts
-from hostbackup.jobs.backup_mail import GONE, message_key
+from hostbackup.jobs.backup_mail import GONE
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.jobs.mail_archive import Archive
 from hostbackup.jobs.mail_proof import NewSide
-from hostbackup.jobs.mail_sent import SETTLED, Sent
+from hostbackup.jobs.mail_sent import SETTLED, Sent, known_of
 from hostbackup.jobs.mail_tally import MailTally
 from hostbackup.jobs.pop3 import remember
 from hostbackup.jobs.push_mail import why_not_pushed
@@ -182,7 +182,7 @@ class NewMail:
             for record in self.root.records(folder.name):
                 if record.vanished:
                     continue
-                known = self.ledger.get(message_key(record.item))
+                known = known_of(self.ledger, record)
                 if known is not None and known["state"] in SETTLED:
                     one = Sent(record, known)
                     self._tally.row(folder.name, one.target).messages += 1
