@@ -115,7 +115,7 @@ def lost_filters(profile: Profile, snapshot: Snapshot) -> list[Part]:
 
 
 def tell_never_saved(profile: Profile, snapshot: Snapshot, result: Result) -> None:
-    """A failure for everything that the profile names now and the snapshot does not hold, and for what is not on the provider's list of mailboxes."""
+    """A failure for what the profile names now and the snapshot does not hold, and for mailboxes on the provider's list without an account."""
     try:
         missing = list(never_saved(snapshot, [*parts_of(profile), *lost_filters(profile, snapshot)]))
         tell_coverage(profile, result)
