@@ -114,6 +114,15 @@ def test_a_name_that_is_taken_as_it_is_stays_as_it_is() -> None:
     assert {row.why for row in rows.values()} == {""}
 
 
+@pytest.mark.parametrize("said", [b"NO [OVERQUOTA] too many folders", b"NO [THROTTLED] wait", b"NO Mailbox exists"])
+def test_a_refused_name_that_the_server_may_take_for_another_old_folders_is_never_kept(said: bytes) -> None:
+    server = Picky(boxes=(b"INBOX", b"Kunde"), refuses=no(b"(?i)^kunde", said))
+    rows, failed = server.bring("Kunde", "kunde")
+    assert rows[b"Kunde"].new == b"Kunde"
+    assert not failed or failed[0].name == rows[b"kunde"].new  # its mail is sent nowhere else, and what stands there is nobody's
+    assert rows[b"kunde"].new.lower() != b"kunde"
+
+
 @pytest.mark.parametrize(
     ("pattern", "old", "new"),
     [

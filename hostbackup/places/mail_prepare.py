@@ -169,8 +169,10 @@ class Preparation:
         told, code = plain(answer.answer.text), answer.answer.code
         listed = name in self._there  # as something that holds no mail
         exists = answer.ok or code == "ALREADYEXISTS"
+        twins = [one for key in self._spellings(name) for one in self._alike.get(key, [])]
+        # Whatever a name is refused for: where the server takes it for another folder's, mail that is sent to it all the same would go there.
+        others = exists or not all(self._naming.is_free(one, folder) for one in twins)
         if exists and not listed:
-            twins = [one for key in self._spellings(name) for one in self._alike.get(key, [])]
             spelled = next((one for one in twins if self._naming.is_free(one, folder)), None)
             if not twins and (answer.ok or self._naming.is_bound(folder)) and session.status(name) is not None:
                 spelled = name  # a folder that LIST keeps to itself
@@ -178,18 +180,18 @@ class Preparation:
                 self._naming.stands(folder, spelled)
                 self._naming.made |= {spelled} if answer.ok else set()
                 return True
-        elif not exists and code in _NOT_THE_NAME:
+        elif not others and code in _NOT_THE_NAME:
             return self._fail(folder, told)
         elif not exists and self._naming.use(folder) and name not in self._plainly:
             self._plainly.add(name)
             return False
         if listed:
             why = f"{_shown(name)} can hold no mail there"
-        elif exists:
+        elif others:
             why = f"{_shown(name)} is another folder's there"
         else:
             why = f"the new server refused {_shown(name)}: {told}"
-        return not self._naming.another(folder, why, taken=listed or exists) and self._fail(folder, told)
+        return not self._naming.another(folder, why, taken=listed or others) and self._fail(folder, told)
 
     def _fail(self, folder: Folder, told: str) -> bool:
         self._failed.setdefault(folder.name, self._failure(self._naming.target(folder), "folder", f"the server does not make the folder: {told}", ""))
