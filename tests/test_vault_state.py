@@ -311,6 +311,9 @@ def test_the_snapshots_of_a_part_are_found_and_each_is_read_once_for_what_it_has
         for name in range(10):
             assert not list(vault.snapshots.of_part(f"sieve/user{name}"))
         assert read[3:] == [damaged] * 10  # it may have been put right meanwhile
+        known = list(vault.snapshots._parts.values())
+        assert len(known) == 2
+        assert known[0] is known[1], "hundreds of names stand once in memory, however many snapshots have them"
         new = write(vault, minute=7)
         assert next(vault.snapshots.of_part(WEB.id)) == new
         read.clear()

@@ -156,6 +156,7 @@ class Snapshots:
         self._flush = flush
         self._recent: Snapshot | None = None  # the last that was asked for by a part: the next part wants the same one
         self._parts: dict[str, frozenset[str]] = {}  # by id, of those that were read: what a snapshot holds never changes
+        self._sets: dict[frozenset[str], frozenset[str]] = {}  # each once: thousands of snapshots of the same hundreds of mailboxes have one
 
     def list(self) -> list[str]:
         """All ids, oldest first."""
@@ -209,7 +210,8 @@ class Snapshots:
         snapshot = parse_snapshot(data, str(path))
         if snapshot.id != snapshot_id:
             raise Damaged(f"this file says it is snapshot {snapshot.id}", where=str(path), hint="give it back its name")
-        self._parts[snapshot_id] = frozenset(map(sys.intern, snapshot.parts))
+        parts = frozenset(map(sys.intern, snapshot.parts))
+        self._parts[snapshot_id] = self._sets.setdefault(parts, parts)
         return snapshot
 
     def of_part(self, part_id: str) -> Iterator[Snapshot]:
