@@ -94,7 +94,13 @@ def test_the_profile_has_the_last_word(key: str) -> None:
     assert (row.new, row.rule) == (names.encode("保管") + b"/" + names.encode("送信"), "profile")
 
 
-@pytest.mark.parametrize(("value", "wire"), [("Sent", b"INBOX.Sent"), ("INBOX.Sent", b"INBOX.Sent"), ("a/b", b"INBOX.a.b"), ("inbox", b"INBOX")])
+@pytest.mark.parametrize(
+    ("value", "wire"),
+    [
+        *(("Sent", b"INBOX.Sent"), ("INBOX.Sent", b"INBOX.Sent"), ("INBOX/Sent", b"INBOX.Sent"), ("a/b", b"INBOX.a.b")),
+        *(("inbox", b"INBOX"), ("INBOX.", b"INBOX")),
+    ],
+)
 def test_a_name_in_the_profile_needs_no_prefix(value: str, wire: bytes) -> None:
     assert _to_dot(named={"送信済み": value}).target(_folder("送信済み", "/")) == wire
 

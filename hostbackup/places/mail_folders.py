@@ -378,12 +378,11 @@ class FolderMap:
 
     def _from_text(self, text: str) -> bytes:
         """A name that a person wrote: with or without the new server's prefix, levels by `/` or by the new separator."""
-        if text.upper() == "INBOX":
+        separator = self._new_separator.decode("latin-1") or "/"
+        text = text.replace("/", separator)
+        if text.strip(separator).upper() == "INBOX":
             return b"INBOX"
-        prefix = names.display(self._new_prefix)
-        text = text.removeprefix(prefix) if prefix and text != prefix else text
-        separator = self._new_separator.decode("latin-1")
-        levels = [level for level in text.replace(separator or "/", "/").split("/") if level]
+        levels = [level for level in text.removeprefix(names.display(self._new_prefix)).split(separator) if level]
         return self._new_prefix + (self._new_separator or b"_").join(fitted(names.encode(level), self._new_separator) for level in levels)
 
 
