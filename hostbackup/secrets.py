@@ -195,7 +195,7 @@ class SecretSource:
             import difflib
 
             near = difflib.get_close_matches(unknown[0], _KINDS, 1)
-            raise WrongValue(f"unknown key {unknown[0]!r}" + (f", did you mean {near[0]!r}?" if near else f"; expected {_FORMS}"))
+            raise WrongValue(f"unknown key {unknown[0]!r}, did you mean {near[0]!r}?" if near else f"unknown key; expected {_FORMS}")
         if len(value) != 1:
             raise WrongValue(f"expected exactly one of {_FORMS}")
         kind, what = next(iter(value.items()))

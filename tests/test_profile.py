@@ -281,6 +281,11 @@ def test_paths_are_relative_to_the_profile_and_a_home_is_expanded(load: Loader, 
     assert load('vault = "/srv/x"').vault == Path("/srv/x")
 
 
+def test_a_name_that_no_file_can_have_is_no_profile() -> None:
+    with pytest.raises(ProfileError, match="there is no such profile"):
+        profile.load("p" * 300)
+
+
 def test_a_bare_name_is_looked_for_in_the_folder_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles/example.jp.toml").write_text('vault = "v"')
@@ -317,7 +322,7 @@ def test_a_bare_name_is_looked_for_in_the_folder_profiles(tmp_path: Path, monkey
         ('vault = "v"\n[old.ssh]\nhost = "h"\npassphrase = {env="A"}', "passphrase is of use only with key"),
         ('vault = "v"\n[old.ssh]\nhost = "h"\nvault = "w"', "customer.toml:4: old.ssh.vault: unknown key; vault belongs at the top of the file"),
         ('vault = "v"\nhost = "h"', "customer.toml:2: host: unknown key; it belongs in [old.ssh]"),
-        ('vault = "v"\nold = 1', "customer.toml:2: old: expected a table, found 1"),
+        ('vault = "v"\nold = 1', "customer.toml:2: old: expected a table, found a number"),
         ('vault = "v"\n[[old.ssh]]\nhost = "h"', "old.ssh: expected a table, found a list"),
         ('vault = "v"\n[old.web]\npath = "p"', "old.web: expected a list, [ … ], found a table"),
         (
@@ -350,6 +355,14 @@ def test_a_bare_name_is_looked_for_in_the_folder_profiles(tmp_path: Path, monkey
         ('vault = "v"\n[[copy]]\nbucket = "bb"\nprefix = "../x"', "copy[0].prefix: expected a key prefix"),
         ('vault = "v"\n[[copy]]\nbucket = "bb"\naccess_key = {env="A"}', "copy[0]: needs access_key and secret_key, or neither"),
         ('vault = "v"\n[[copy]]\nbucket = "bb"\nendpoint = "s3.example.jp"', "copy[0].endpoint: expected the address of the store"),
+        ('vault = "v"\n[[copy]]\nbucket = "bb"\nendpoint = "http://["', "copy[0].endpoint: expected the address of the store"),
+        ('vault = "v"\n[[copy]]\nbucket = "bb"\nendpoint = "http://s3.example.jp:x"', "copy[0].endpoint: expected the address of the store"),
+        ('vault = "v"\n[[old.web]]\npath = "a"\nexclude = ["[z-a]"]', "old.web[0].exclude: '[z-a]' is no gitignore pattern"),
+        ('vault = "v"\n[limits]\nbwlimit = "' + "9" * 400 + '"', "limits.bwlimit: expected bytes a second"),
+        ('vault = "v"\n[limits]\nstall_timeout = 0x' + "f" * 5000, "limits.stall_timeout: expected a number, found a number that is too large"),
+        ('vault = "v"\n[old.ssh]\nhost = "h"\nport = 0x' + "f" * 5000, "old.ssh.port: expected a whole number, found a number that is too large"),
+        ('vault = "v"\n[old.ssh]\nhost = "h"\nkey = "' + "k" * 5000 + '"', "customer.toml:4: old.ssh.key: there is no file"),
+        ('vault = "v"\n[mail]\nfolders = { "a" = "/" }', "mail.folders: 'a' = '/': expected the names of two folders"),
         ('vault = "v"\n[[copy]]\npath = "x"\nencrypt_to = ["age2abc"]', "copy[0].encrypt_to[0]: expected an age recipient"),
         ('vault = "v"\n[[copy]]\npath = "x"\n[[copy]]\npath = "x/"', "two [[copy]] copies named 'x'"),
         ('vault = "v"\n[contract]\nprovider = "nobody"', "contract.provider: expected 'j-motto', found \"nobody\""),
@@ -375,6 +388,8 @@ def test_what_is_wrong_is_told_with_line_key_and_what_was_expected(text: str, sa
         ('vault = "v"\nvault = "w"', "customer.toml:2: not TOML: Cannot overwrite a value"),
         ('vault = "v"\nname = "\\q"', "customer.toml:2: not TOML: "),
         ('vault = "v"\nname = ', "customer.toml:2: not TOML: Invalid value"),
+        ('vault = "v"\nname = ' + "9" * 5000, "customer.toml: a number in it has thousands of digits"),
+        ('vault = "v"\nname = ' + "[" * 5000, "lists and tables are nested by the hundred"),
     ],
 )
 def test_a_slip_in_toml_is_told_with_its_line(text: str, said: str, reason: Callable[[str], str]) -> None:
@@ -413,6 +428,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_matter(tmp_path: Path) -
         'password = { env = ["topsecret"] }',
         'pasword = "topsecret"',
         'passphrase = "topsecret"',
+        'password = { topsecret = "A" }',
+        '[old]\nimap = "imaps://user:topsecret@h"',
+        '[old.imap]\nhost = "h"\nmaster = "admin:topsecret"',
+        '[old.imap]\nhost = "h"\naccount = "user:topsecret"',
+        '[old.imap]\nhost = "h"\naccount = ["user:topsecret"]',
     ],
 )
 def test_no_error_ever_tells_a_secret(line: str, reason: Callable[[str], str]) -> None:

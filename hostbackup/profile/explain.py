@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from datetime import date
 
-from hostbackup.profile.shape import At, Key, Problem, Section, sections
+from hostbackup.profile.shape import TOO_LARGE, At, Key, Problem, Section, sections
 from hostbackup.secrets import SecretSource
 
 _KEY = r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'"""
@@ -90,6 +90,8 @@ def found(value: object, *, secret: bool = False) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a table"}
     if isinstance(value, dict | list | tuple) or secret:
         return names.get(type(value), "something else")
+    if isinstance(value, int) and abs(value) >= TOO_LARGE:
+        return "a number that is too large"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -113,9 +115,16 @@ def _around(key: At, root: type[Section]) -> list[type[Section]]:
 
 
 def _is_secret(key: At, root: type[Section]) -> bool:
-    name = key[-1] if key else ""
-    kinds = [fields(model)[str(name)].annotation for model in _around(key, root) if name in fields(model)]
-    return any(kind is SecretSource or SecretSource in typing.get_args(kind) for kind in kinds)
+    """Whether a secret may stand at a key, also as part of what should have been a section: `master = "name:password"`."""
+    while key and isinstance(key[-1], int):
+        key = key[:-1]
+    kinds = [fields(model)[key[-1]].annotation for model in _around(key, root) if key and key[-1] in fields(model)]
+    return any(_holds_secrets(kind) for kind in kinds)
+
+
+def _holds_secrets(annotation: object) -> bool:
+    inner = [key.annotation for section in sections(annotation) for key in section.keys().values()]
+    return annotation is SecretSource or any(_holds_secrets(one) for one in (*typing.get_args(annotation), *inner))
 
 
 def _described(key: At, root: type[Section]) -> str:

@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{43}=?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}")
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SLOWEST = 1024  # bytes a second: less would look like a line that stands still
 _YEARLY = re.compile(r"(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
@@ -106,14 +106,18 @@ def _patterns(value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
             try:
                 pathspec.GitIgnoreSpec.from_lines([pattern])
-            except ValueError:
+            except (ValueError, re.error):
                 raise WrongValue(f"{pattern!r} is no gitignore pattern") from None
     return value
 
 
 def _endpoint(value: str) -> str:
-    url = urllib.parse.urlsplit(value)
-    if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+    try:
+        url = urllib.parse.urlsplit(value)
+        right = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # brackets without an address, a port that is no number
+        right = False
+    if not right or "@" in url.netloc or url.query or url.fragment:
         raise WrongValue("expected the address of the store, such as https://s3.example-store.jp (keys belong in access_key and secret_key)")
     return value
 

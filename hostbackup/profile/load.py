@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostbackup import osal
@@ -25,11 +25,11 @@ def find(profile: str | Path) -> Path:
     if not path.is_absolute():
         candidates += [FOLDER / path, FOLDER / f"{path}.toml"]
     for candidate in candidates:
-        if candidate.is_file():
+        if _is(candidate.is_file):
             return candidate
     known = sorted(file.stem for file in FOLDER.glob("*.toml"))
     hint = f"profiles here: {', '.join(known)}" if known else "give the path of a profile, or its name in ./profiles/"
-    what = "is a folder, not a profile" if path.is_dir() else "there is no such profile"
+    what = "is a folder, not a profile" if _is(path.is_dir) else "there is no such profile"
     raise ProfileError(what, where=ascii(str(profile))[1:-1], hint=hint)
 
 
@@ -59,6 +59,8 @@ def parse(text: str, file: Path, *, files: bool = True) -> Profile:
         at = _AT_LINE.search(str(error))
         line = at[1] if at else str(text.count("\n") + 1)
         raise ProfileError(f"not TOML: {_AT_LINE.sub('', str(error))}" + (f", column {at[2]}" if at else ""), where=f"{file}:{line}") from None
+    except (ValueError, RecursionError):  # what Python has no patience for, rather than TOML
+        raise ProfileError("a number in it has thousands of digits, or lists and tables are nested by the hundred", where=str(file)) from None
     table.setdefault("name", file.stem)
     profile, wrong = read(Profile, table, file.absolute().parent)
     if profile is not None:
@@ -101,8 +103,16 @@ def _missing_files(profile: Profile) -> Iterator[tuple[At, str]]:
     if profile.domain:
         named.append((("domain", "zone"), profile.domain.zone))
     for key, path in named:
-        if path is not None and not path.is_file():
+        if path is not None and not _is(path.is_file):
             yield key, f"there is no file {path}"
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """False also where nobody can tell: the name is longer than names are, or the folder is closed to this user."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _readable_literals(profile: Profile) -> Iterator[tuple[At, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hostbackup.errors import WrongValue
 from hostbackup.profile.fields import (
@@ -18,7 +18,7 @@ from hostbackup.profile.fields import (
     Words,
     with_default,
 )
-from hostbackup.profile.shape import Section, after, before, made
+from hostbackup.profile.shape import After, Section, after, before, made
 from hostbackup.secrets import SecretSource
 
 Security = Literal["tls", "starttls", "plain"]
@@ -171,10 +171,17 @@ class Pop3(Mail):
         return with_default(value, "port", 110 if insecure else None)
 
 
+def _folders(value: dict[str, str]) -> dict[str, str]:
+    for old, new in value.items():
+        if not old or not new.strip("/"):
+            raise WrongValue(f"{old!r} = {new!r}: expected the names of two folders")
+    return value
+
+
 class MailRules(Section):
     """What applies to mail as a whole."""
 
     expected: LocalPath | None = None
     """The provider's list of mailboxes, one a line; one that is not covered fails the gates."""
-    folders: dict[str, str] = made(default_factory=dict)
+    folders: Annotated[dict[str, str], After(_folders)] = made(default_factory=dict)
     """Old folder name = new folder name, before SPECIAL-USE and the built-in table; two old names with one new name become one folder."""

@@ -209,12 +209,13 @@ def is_date(value: object) -> bool:
     return isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
 
 
+TOO_LARGE = 1 << 63  # TOML has no whole numbers beyond; Python has, and stumbles over those of thousands of digits
 _DATE = "a date without quotes, such as 2026-11-25"
 _PLAIN: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("text in quotes", lambda value: isinstance(value, str)),
     bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    float: ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < TOO_LARGE),
+    float: ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) >= TOO_LARGE),
     datetime.date: (_DATE, is_date),
     datetime.datetime: (_DATE, lambda value: isinstance(value, datetime.datetime)),
     Path: ("a path in quotes", lambda value: isinstance(value, Path)),
