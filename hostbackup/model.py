@@ -354,3 +354,19 @@ class Observer:
 
     def failure(self, failure: Failure) -> None:
         """One entry failed; the job goes on."""
+
+
+class Relaying(Observer):
+    """Passes on what people are told, whatever becomes of phases and counts."""
+
+    def __init__(self, listener: Observer) -> None:
+        self._listener = listener
+
+    def note(self, text: str) -> None:
+        self._listener.note(text)
+
+    def warn(self, text: str) -> None:
+        self._listener.warn(text)
+
+    def failure(self, failure: Failure) -> None:
+        self._listener.failure(failure)

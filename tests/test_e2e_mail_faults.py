@@ -86,14 +86,16 @@ def test_a_push_that_is_interrupted_says_so_and_goes_on_later(move: Move) -> Non
     assert it.new.digests() == WHOLE
 
 
-def test_a_line_that_is_cut_in_mid_append_leaves_one_of_each(move: Move) -> None:
+@pytest.mark.parametrize("cuts", [2, 3])
+def test_a_line_that_is_cut_in_mid_append_leaves_one_of_each(move: Move, cuts: int) -> None:
     it = move
     it.backup()
-    with Relay(it.new.server.ports["plain"], cut_after=120_000, cuts=3, upwards=True) as relay:
+    with Relay(it.new.server.ports["plain"], cut_after=120_000, cuts=cuts, upwards=True) as relay:
         it.new_port = relay.port
         it.write()
         ran = ended(it.start("push"))
-        assert ran.exit in (0, 3)  # 3 where the cuts met one message again and again: it is told, and the next push brings it
+        # A message is sent three times at most: the third cut may be its third, which is told, and the next push brings it.
+        assert ran.exit in ((0,) if cuts == 2 else (0, 3))
         assert relay.cuts_left == 0
         it.push()
         assert it.new.digests() == WHOLE

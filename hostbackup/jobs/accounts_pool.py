@@ -17,7 +17,7 @@ from hostbackup.interrupts import Stopped, later
 from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.mail_logins import MailLogins, Server
 from hostbackup.jobs.part_work import PartWork
-from hostbackup.model import Failure, Observer
+from hostbackup.model import Observer, Relaying
 from hostbackup.report.words import number, plural, size
 
 AT_ONCE = 12  # accounts, whatever their servers bear: each has its files open and its messages in memory
@@ -173,14 +173,14 @@ class AccountsPool:
         return f"{self.title}: {number(self._done)} of {number(self._all)} accounts{failed}{moved}"
 
 
-class _Quiet(Observer):
+class _Quiet(Relaying):
     """What one of many accounts tells: its phases are notes, so that one line stands for all. A thread whose run has ended leaves here.
 
     What is only looked at, in phases of which nobody knows how much there is, is not counted.
     """
 
     def __init__(self, listener: Observer, stop: threading.Event, moved: Callable[[int, int], object]) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._stop = stop
         self._moved = moved
         self._counting = False
@@ -194,15 +194,6 @@ class _Quiet(Observer):
         if self._counting:
             self._moved(entries, size)
         self._leave()
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
-
-    def failure(self, failure: Failure) -> None:
-        self._listener.failure(failure)
 
     def _leave(self) -> None:
         if self._stop.is_set():

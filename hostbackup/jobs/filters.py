@@ -14,7 +14,7 @@ from hostbackup.jobs.context import Job, push_journal
 from hostbackup.jobs.keys import spoken, stamp
 from hostbackup.jobs.part_work import PartWork
 from hostbackup.jobs.result import Result
-from hostbackup.model import Entry, Failure, Kind, Observer, Part, Stored, name_from_json, name_json
+from hostbackup.model import Entry, Kind, Part, Relaying, Stored, name_from_json, name_json
 
 if TYPE_CHECKING:
     from hostbackup.places.digests import Reader
@@ -63,26 +63,14 @@ def follow(work: AccountWork, filters: Callable[[PartWork], None], *, optional: 
     work.then = then = PartWork(Part("sieve", work.part.name), work.side, Result(_Within(work.result.observer)), after_mailbox, optional)
 
 
-class _Within(Observer):
+class _Within(Relaying):
     """What is done in moments, beside work that shows its own progress: phases are notes, and nothing is counted."""
-
-    def __init__(self, listener: Observer) -> None:
-        self._listener = listener
 
     def phase(self, title: str, entries: int | None = None, size: int | None = None) -> None:
         self._listener.note(title)
 
     def advance(self, entries: int = 0, size: int = 0) -> None:
         self._listener.advance()  # where those leave whose run has ended
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
-
-    def failure(self, failure: Failure) -> None:
-        self._listener.failure(failure)
 
 
 def first_seen(previous: TreeRoot | None, started: datetime.datetime) -> Dated:
