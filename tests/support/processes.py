@@ -38,6 +38,15 @@ def ssh_of(pid: int | None = None) -> set[int]:
     return {child for child in children(pid) if command(child)[:1] and command(child)[0].endswith(b"ssh")}
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """This process's open files: number, and what it leads to."""
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found.add((link.name, str(link.readlink())))
+    return found
+
+
 def gone(pids: set[int]) -> bool:
     """Whether none of them is left before a deadline."""
     deadline = time.monotonic() + _DEADLINE
