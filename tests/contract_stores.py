@@ -42,6 +42,10 @@ def put(store: Store, *items: Upload) -> dict[str, Outcome]:
     return {outcome.key: outcome for outcome in store.put(items)}
 
 
+def listing(store: Store, prefix: str = "") -> list[tuple[str, int]]:
+    return [(listed.key, listed.size) for listed in store.list(prefix)]
+
+
 class StoreContract:
     """Subclass it with a fixture `world`."""
 
@@ -58,8 +62,8 @@ class StoreContract:
 
     def test_listing_gives_keys_and_sizes_in_order_below_a_prefix(self, world: World) -> None:
         put(world.store, upload("b/2", b"22"), upload("b/1", b"1"), upload("a", b""), upload("bb", b"333"), upload("b-", b"-"))
-        assert list(world.store.list()) == [("a", 0), ("b-", 1), ("b/1", 1), ("b/2", 2), ("bb", 3)]
-        assert list(world.store.list("b/")) == [("b/1", 1), ("b/2", 2)]
+        assert listing(world.store) == [("a", 0), ("b-", 1), ("b/1", 1), ("b/2", 2), ("bb", 3)]
+        assert listing(world.store, "b/") == [("b/1", 1), ("b/2", 2)]
         assert list(world.store.list("nothing/")) == []
 
     def test_a_thousand_objects_go_up_and_are_proven(self, world: World) -> None:
@@ -67,7 +71,7 @@ class StoreContract:
         outcomes = put(world.store, *(upload(key, data) for key, data in contents.items()))
         assert set(outcomes) == set(contents)
         assert all(outcome.ok for outcome in outcomes.values())
-        assert list(world.store.list("objects/")) == sorted((key, len(data)) for key, data in contents.items())
+        assert listing(world.store, "objects/") == sorted((key, len(data)) for key, data in contents.items())
         proven = list(world.store.prove(wanted(key, data) for key, data in contents.items()))
         assert {one.wanted.key for one in proven} == set(contents)
         assert {(one.status, one.method) for one in proven} == {(Status.VERIFIED, world.method)}
@@ -83,7 +87,7 @@ class StoreContract:
     def test_putting_an_equal_object_again_is_harmless(self, world: World) -> None:
         for _ in range(2):
             assert put(world.store, upload("x", b"same"))["x"].ok
-        assert list(world.store.list()) == [("x", 4)]
+        assert listing(world.store) == [("x", 4)]
 
     def test_putting_replaces_what_was_damaged(self, world: World) -> None:
         put(world.store, upload("x", b"good"))
@@ -104,6 +108,23 @@ class StoreContract:
         put(world.store, upload("x", b"good"))
         proven = list(world.store.prove([wanted("x", b"good")], read=True))
         assert [(one.status, one.method) for one in proven] == [(Status.VERIFIED, Method.BUCKET_REREAD)]
+
+    def test_a_range_of_an_object_comes_alone(self, world: World) -> None:
+        put(world.store, upload("x", bytes(range(100))))
+        for start, size in ((0, 10), (90, 10), (17, 1), (5, 0), (0, 100)):
+            with world.store.get("x", start, size) as stream:
+                assert stream.read() == bytes(range(start, start + size))
+        with world.store.get("x", 40) as stream:
+            assert stream.read() == bytes(range(40, 100))
+        with pytest.raises(HostbackupError):
+            world.store.get("x", 95, 10).read()
+
+    @pytest.mark.parametrize("size", [0, 5, 20 << 20])
+    def test_bytes_whose_digest_is_not_known_before_are_told_after(self, world: World, size: int) -> None:
+        data = b"stream" * (size // 6 + 1)
+        outcome = put(world.store, Upload("s", size, "", lambda: io.BytesIO(data)))["s"]
+        assert (outcome.code, outcome.size, outcome.digest) == ("", len(data), hashlib.sha256(data).hexdigest())
+        assert [one.status for one in world.store.prove([wanted("s", data)])] == [Status.VERIFIED]
 
     def test_a_missing_object_is_told_and_not_raised(self, world: World) -> None:
         put(world.store, upload("x", b"good"))

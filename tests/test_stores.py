@@ -15,7 +15,7 @@ from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
-from tests.contract_stores import StoreContract, World, key_of, put, upload, wanted
+from tests.contract_stores import StoreContract, World, key_of, listing, put, upload, wanted
 from tests.support.memory_store import MemoryStore
 from tests.support.s3 import S3Server, moto_server, rclone_server
 
@@ -129,8 +129,8 @@ def test_prefixes_keep_apart(moto: S3Server) -> None:
     one, ten = (BucketStore(moto.target("shared", prefix)) for prefix in ("a", "a0/b/"))
     put(one, upload("x", b"1"))
     put(ten, upload("y", b"22"))
-    assert list(one.list()) == [("x", 1)]
-    assert list(ten.list()) == [("y", 2)]
+    assert listing(one) == [("x", 1)]
+    assert listing(ten) == [("y", 2)]
     assert (one.label, ten.label) == ("s3://shared/a", "s3://shared/a0/b")
 
 

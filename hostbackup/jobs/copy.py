@@ -297,7 +297,7 @@ class _Copy:
         if self._vault.objects.has(digest):
             return True
         key = object_key("objects", digest)
-        return any(listed == (key, size) for listed in self._store.list(key))
+        return any((listed.key, listed.size) == (key, size) for listed in self._store.list(key))
 
     # -- small files --------------------------------------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class _Copy:
         On repair what differs there is replaced, but only where this side's own chain is unbroken: else the copy's may be the good one.
         """
         repair = self._repair and not self._vault.evidence.check_chain()
-        there = dict(self._store.list("evidence/"))
+        there = {listed.key: listed.size for listed in self._store.list("evidence/")}
         wanted: list[tuple[str, Path]] = []
         for name in self._vault.evidence.names():
             key, path = f"evidence/{name}", self._vault.evidence.folder / name

@@ -206,15 +206,24 @@ class Bucket:
                 digest = base64.b64decode(told.get("ChecksumSHA256", ""), validate=True).hex()
         return Head(told["ContentLength"], digest if len(digest) == 64 else "")
 
-    def get(self, key: str) -> tuple[int, BinaryIO]:
-        """Size and contents; the stream takes up a cut download again, and raises rather than end early. Raises ObjectAbsent."""
-        first = self._ask("get_object", key)
-        size, etag = first["ContentLength"], first.get("ETag", "")
+    def get(self, key: str, start: int = 0, length: int | None = None) -> tuple[int, BinaryIO]:
+        """Size and contents of an object, or of `length` bytes of it from `start` on.
 
-        def again(start: int) -> Any:
-            wanted: dict[str, Any] = {"Range": f"bytes={start}-"} | ({"IfMatch": etag} if etag else {})
+        The stream takes up a cut download again, and raises rather than end early. Raises ObjectAbsent, or ProtocolBroken where there are too few.
+        """
+        if length == 0:
+            return 0, io.BytesIO()
+        last = "" if length is None else str(start + length - 1)
+        first = self._ask("get_object", key, **({"Range": f"bytes={start}-{last}"} if start or last else {}))
+        size, etag = first["ContentLength"], first.get("ETag", "")
+        if length is not None and size != length:
+            first["Body"].close()
+            raise ProtocolBroken(f"the store sent {size} bytes where {length} were asked for", where=f"{self.target.url}/{key}")
+
+        def again(at: int) -> Any:
+            wanted: dict[str, Any] = {"Range": f"bytes={start + at}-{last}"} | ({"IfMatch": etag} if etag else {})
             answer = self._ask("get_object", key, **wanted)
-            if answer["ContentLength"] != size - start:
+            if answer["ContentLength"] != size - at:
                 raise LineCut("the download broke off, and the store cannot go on from there", where=f"{self.target.url}/{key}")
             return answer["Body"]
 
@@ -261,16 +270,18 @@ class Bucket:
         told: dict[str, Any] = self._ask("put_object", key, Body=data, ContentMD5=base64.b64encode(md5).decode(), **extra)
         return told
 
-    def put_parts(self, key: str, size: int, parts: Iterable[bytes]) -> None:
+    def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
         """Stores a large object. `parts`, all but the last of `part_size(size)` bytes, come in order. Nothing of it shows before all is there."""
         self._abort(key, lambda name, _since: name == self._prefix + key)
         upload = self._ask("create_multipart_upload", key)["UploadId"]
         done: list[dict[str, Any]] = []
+        size = 0
         try:
             for number, data in enumerate(parts, 1):
                 md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
                 told = self._ask("upload_part", key, UploadId=upload, PartNumber=number, Body=data, ContentMD5=md5)
                 done.append({"PartNumber": number, "ETag": told["ETag"]})
+                size += len(data)
             self._ask("complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done})
         except BaseException:
             with contextlib.suppress(HostbackupError):  # a later run aborts it

@@ -10,7 +10,7 @@ from hostbackup.errors import DiskFull, HostbackupError, LineCut, LoginRefused, 
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
-from hostbackup.vault.stores import Absent, Listed, Outcome, Proven, Upload, Wanted, checked_chunks, failed, prove_by_reading
+from hostbackup.vault.stores import Absent, Chunks, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading
 
 _WORKERS = 16
 _IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
@@ -48,22 +48,24 @@ class BucketStore:
 
     def _put(self, item: Upload, stop: threading.Event) -> Outcome:
         try:
-            if item.size <= s3.PART:
+            if item.size <= s3.PART and item.digest:
+                chunks = Chunks(item, s3.PART)
                 with self._budget.hold(item.size):
-                    self._bucket.put(item.key, b"".join(checked_chunks(item, s3.PART)))
+                    self._bucket.put(item.key, b"".join(chunks))
             else:
                 size = s3.part_size(item.size)
+                chunks = Chunks(item, size)
                 with self._budget.hold(size):
-                    self._bucket.put_parts(item.key, item.size, _until(stop, checked_chunks(item, size)))
+                    self._bucket.put_parts(item.key, _until(stop, iter(chunks)))
         except _WHOLE_STORE:
             raise
         except (HostbackupError, OSError) as error:
             return failed(item.key, error, item.size)
-        return Outcome(item.key, item.size)
+        return Outcome(item.key, chunks.size, digest=chunks.digest)
 
-    def get(self, key: str) -> BinaryIO:
+    def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         try:
-            return self._bucket.get(key)[1]
+            return self._bucket.get(key, start, size)[1]
         except s3.ObjectAbsent as error:
             raise Absent(error.reason, where=error.where) from error
 

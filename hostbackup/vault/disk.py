@@ -23,15 +23,16 @@ from hostbackup.vault import pool
 from hostbackup.vault.faults import human
 from hostbackup.vault.stores import (
     Absent,
+    Chunks,
     Listed,
     Outcome,
     Proven,
     SourceDamaged,
     Upload,
     Wanted,
-    checked_chunks,
     failed,
     prove_by_reading,
+    ranged,
     valid_key,
 )
 
@@ -52,7 +53,8 @@ _HINTS = {
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
-_Batch = list[tuple[Upload, Path | Outcome]]  # an item, and its file in incoming/ or why there is none
+_Arrived = tuple[Path | None, Outcome]  # the file in incoming/ if there is one, and what is to be told of it
+_Batch = list[_Arrived]
 
 
 def disk_error(error: OSError, where: Path, needed: int = 0) -> VaultError:
@@ -118,7 +120,7 @@ class FolderStore:
                 with contextlib.suppress(FileNotFoundError):
                     yield Listed(key, entry.stat(follow_symlinks=False).st_size)
 
-    def get(self, key: str) -> BinaryIO:
+    def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         path = self._path(key)
         try:
             fd = os.open(path, _READ)
@@ -129,7 +131,7 @@ class FolderStore:
             raise disk_error(error, path) from error
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is proven is the disk, not the memory in front of it
-        return os.fdopen(fd, "rb")
+        return ranged(os.fdopen(fd, "rb"), start, size, str(path))
 
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
         self._look()
@@ -197,40 +199,42 @@ class FolderStore:
                 yield item
 
         try:
-            for item, arrived in pool.each(self._write, some(), workers=_WORKERS):
-                written.append((item, arrived))
+            for arrived in pool.each(self._write, some(), workers=_WORKERS):
+                written.append(arrived)
         except BaseException:
             for _ in self._name(written):  # what did arrive is kept: the next run need not send it again
                 pass
             raise
         return written
 
-    def _write(self, item: Upload) -> tuple[Upload, Path | Outcome]:
+    def _write(self, item: Upload) -> _Arrived:
         part = self.root / _INCOMING / f"{self._session}-{next(self._numbers)}.part"
         try:
             self._path(item.key)
-            self._fill(part, item)
+            arrived = self._fill(part, item)
         except ValueError as error:
-            return item, Outcome(item.key, item.size, "name", str(error))
+            return None, Outcome(item.key, item.size, "name", str(error))
         except (SourceDamaged, HostbackupError) as error:
             part.unlink(missing_ok=True)
-            return item, failed(item.key, error, item.size)
+            return None, failed(item.key, error, item.size)
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise self._trouble(error, item.size) from error
-        return item, part
+        return part, arrived
 
     @staticmethod
-    def _fill(part: Path, item: Upload) -> None:
+    def _fill(part: Path, item: Upload) -> Outcome:
+        chunks = Chunks(item)
         fd = os.open(part, _CREATE, 0o600)
         try:
-            for data in checked_chunks(item):
+            for data in chunks:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
+        return Outcome(item.key, chunks.size, digest=chunks.digest)
 
     def _trouble(self, error: OSError, needed: int = 0) -> HostbackupError:
         """What to raise for an error of the disk: it may be gone, full or read-only."""
@@ -243,19 +247,19 @@ class FolderStore:
 
     def _name(self, batch: _Batch) -> Iterator[Outcome]:
         """Syncs a batch, gives the files their names, syncs those, and only then tells the outcomes."""
-        arrived = [(item, part) for item, part in batch if isinstance(part, Path)]
-        outcomes = [part for _, part in batch if isinstance(part, Outcome)]
+        arrived = [(part, outcome) for part, outcome in batch if part is not None]
+        outcomes = [outcome for part, outcome in batch if part is None]
         try:
             if arrived and not osal.sync_tree(self.root):
-                for _, part in arrived:
+                for part, _ in arrived:
                     osal.sync_file(part)
             folders: set[Path] = set()
-            for item, part in arrived:
-                path = self._path(item.key)
+            for part, outcome in arrived:
+                path = self._path(outcome.key)
                 if path.parent not in folders:
                     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     folders.add(path.parent)
-                outcomes.append(self._rename(part, path, item))
+                outcomes.append(self._rename(part, path, outcome))
             if arrived and not osal.sync_tree(self.root):
                 for folder in folders:
                     _sync_names(folder, self.root)
@@ -264,17 +268,17 @@ class FolderStore:
         yield from outcomes
 
     @staticmethod
-    def _rename(part: Path, path: Path, item: Upload) -> Outcome:
+    def _rename(part: Path, path: Path, outcome: Outcome) -> Outcome:
         try:
             part.replace(path)
-            if path.stat().st_size != item.size:
-                return Outcome(item.key, item.size, "size", f"the disk kept {path.stat().st_size} bytes of {item.size}")
+            if path.stat().st_size != outcome.size:
+                return Outcome(outcome.key, outcome.size, "size", f"the disk kept {path.stat().st_size} bytes of {outcome.size}")
         except OSError as error:
             if error.errno not in _ONE_FILE:
                 raise
             part.unlink(missing_ok=True)
-            return failed(item.key, error, item.size)
-        return Outcome(item.key, item.size)
+            return failed(outcome.key, error, outcome.size)
+        return outcome
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
         self._look()

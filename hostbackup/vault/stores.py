@@ -22,25 +22,39 @@ _KEY = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-
 
 
 class Listed(NamedTuple):
+    """`etag` and `modified` (seconds since the epoch, by the store's clock) are "" and 0 where a store does not tell them in its listing."""
+
     key: str
     size: int
+    etag: str = ""
+    modified: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An object to be put: its key, size in bytes and SHA-256; `open` gives the contents from the start each time."""
+    """An object to be put: its key, size in bytes and SHA-256; `open` gives the contents from the start each time.
+
+    `digest` "": the bytes are known once they were read, and `size` is about how many they will be; the outcome tells both. `content_type` and
+    `metadata` (names and values, ASCII) are what a bucket tells whoever fetches it; a folder keeps neither. `lasting`: falls under the retention
+    that a bucket was set up for.
+    """
 
     key: str
     size: int
     digest: str
     open: Callable[[], BinaryIO]
+    content_type: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one object that was put or deleted. `code` is "" where all went well.
 
-    Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was stored.
+    `size` and `digest` are those of the stored bytes. `checksum` is what the store computed over an object that went up in parts ("…-3", a digest
+    of their SHA-256s), "" where it computed none. Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was
+    stored.
     """
 
     key: str
@@ -48,6 +62,8 @@ class Outcome:
     code: str = ""
     reason: str = ""
     hint: str = ""
+    digest: str = ""
+    checksum: str = ""
 
     @property
     def ok(self) -> bool:
@@ -55,11 +71,12 @@ class Outcome:
 
 
 class Wanted(NamedTuple):
-    """An object whose contents are to be proven."""
+    """An object whose contents are to be proven. `checksum`: what the outcome of its upload told."""
 
     key: str
     digest: str
     size: int
+    checksum: str = ""
 
 
 class Proven(NamedTuple):
@@ -87,8 +104,8 @@ class Store(Protocol):
         """Stores the objects; each outcome is told once the object is durable there."""
         ...
 
-    def get(self, key: str) -> BinaryIO:
-        """The contents, in a stream that raises rather than end early. Raises Absent."""
+    def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
+        """The contents, or the `size` bytes from `start` on, in a stream that raises rather than end early. Raises Absent."""
         ...
 
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
@@ -123,22 +140,37 @@ def valid_key(key: str) -> bool:
     return bool(_KEY.fullmatch(key))
 
 
-def checked_chunks(item: Upload, size: int = CHUNK) -> Iterator[bytes]:
-    """The contents in pieces of `size` bytes (the last may be shorter). Raises SourceDamaged, before the last piece, where they are not as said."""
-    digest = hashlib.sha256()
-    left = item.size
-    with item.open() as stream:
-        while True:
-            data = _exactly(stream, min(size, left) if left else 1, item.key)
-            digest.update(data)
-            left -= len(data)
-            if left <= 0 or not data:
-                break
-            yield data
-        if left or _exactly(stream, 1, item.key) or digest.hexdigest() != item.digest:
+class Chunks:
+    """The contents of an upload in pieces of `piece` bytes (the last may be shorter), to be gone through once; `size` and `digest` are theirs then.
+
+    Raises SourceDamaged, before the last piece, where they are not as said.
+    """
+
+    def __init__(self, item: Upload, piece: int = CHUNK) -> None:
+        self._item = item
+        self._piece = piece
+        self.size = 0
+        self.digest = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        item, hasher = self._item, hashlib.sha256()
+        with item.open() as stream:
+            data = _exactly(stream, self._piece, item.key)
+            while data:
+                hasher.update(data)
+                self.size += len(data)
+                following = _exactly(stream, self._piece, item.key) if len(data) == self._piece else b""
+                if not following:
+                    break
+                yield data
+                data = following
+                if item.digest and self.size + len(data) > item.size:
+                    break
+        self.digest = hasher.hexdigest()
+        if item.digest and (self.size != item.size or self.digest != item.digest):
             raise SourceDamaged("its bytes are not those its name stands for", where=item.key)
-    if data:
-        yield data
+        if data:
+            yield data
 
 
 def _exactly(stream: BinaryIO, size: int, where: str) -> bytes:
@@ -211,3 +243,33 @@ class _Checked(io.RawIOBase):
 def checked(stream: BinaryIO, digest: str, where: str, size: int | None = None) -> BinaryIO:
     """`stream`, which raises Damaged at its end if its bytes were not those of `digest`."""
     return cast(BinaryIO, io.BufferedReader(_Checked(stream, digest, size, where), 1 << 17))
+
+
+class _Ranged(io.RawIOBase):
+    def __init__(self, stream: BinaryIO, size: int, where: str) -> None:
+        self._stream = stream
+        self._left = size
+        self._where = where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._stream.read(min(len(buffer), self._left))
+        if not data and self._left and len(buffer):
+            raise Damaged("it ends before the bytes that are to be in it", where=self._where)
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def ranged(stream: BinaryIO, start: int, size: int | None, where: str) -> BinaryIO:
+    """The `size` bytes (None: all) from `start` on of a stream that can seek. Raises Damaged where there are not so many."""
+    if start:
+        stream.seek(start)
+    return stream if size is None else cast(BinaryIO, io.BufferedReader(_Ranged(stream, size, where), 1 << 17))

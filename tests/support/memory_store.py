@@ -10,6 +10,7 @@ from typing import BinaryIO
 from hostbackup.errors import HostbackupError, PlaceMissing
 from hostbackup.vault.stores import (
     Absent,
+    Chunks,
     Listed,
     Outcome,
     Proven,
@@ -17,9 +18,9 @@ from hostbackup.vault.stores import (
     Store,
     Upload,
     Wanted,
-    checked_chunks,
     failed,
     prove_by_reading,
+    ranged,
     valid_key,
 )
 
@@ -55,19 +56,20 @@ class MemoryStore:
             try:
                 if not valid_key(item.key):
                     raise HostbackupError("not a key", where=item.key)
-                data = b"".join(checked_chunks(item))
+                chunks = Chunks(item)
+                data = b"".join(chunks)
             except (SourceDamaged, HostbackupError) as error:
                 yield failed(item.key, error, item.size)
                 continue
             with self._lock:
                 self.objects[item.key] = data
                 self.puts.append(item.key)
-            yield Outcome(item.key, item.size)
+            yield Outcome(item.key, chunks.size, digest=chunks.digest)
 
-    def get(self, key: str) -> BinaryIO:
+    def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         self._look()
         try:
-            return io.BytesIO(self.objects[key])
+            return ranged(io.BytesIO(self.objects[key]), start, size, key)
         except KeyError as error:
             raise Absent("is not there", where=key) from error
 
@@ -114,8 +116,8 @@ class Wrapped:
             else:
                 yield from self.inner.put([item])
 
-    def get(self, key: str) -> BinaryIO:
-        return self.inner.get(key)
+    def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
+        return self.inner.get(key, start, size)
 
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
         return self.inner.prove(items, read=read)
