@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def holder() -> str:
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"host={socket.gethostname()} boot={boot or 'unknown'} pid={os.getpid()}\n"
+
+
+def uptime() -> float:
+    """Seconds that passed since some moment, those in which the machine slept included: time.monotonic() leaves them out on Linux."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 def private_to_owner(path: Path) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from hostbackup.errors import HostbackupError, PlaceMissing
+from hostbackup.errors import HostbackupError, Locked, PlaceMissing
 from hostbackup.model import Method, Status
-from hostbackup.vault.stores import Absent, Outcome, Store, Upload, Wanted
+from hostbackup.vault.stores import LOCKS, Absent, Outcome, Store, Upload, Wanted
 
 
 @dataclass
@@ -20,6 +22,7 @@ class World:
     store: Store
     write: Callable[[str, bytes], None]  # changes an object behind the store's back
     gone: Callable[[], Store]  # the same kind of store, whose bucket or folder is not there
+    again: Callable[[], Store]  # the same store, as another run has it
     method: Method = Method.BUCKET_REREAD
 
 
@@ -176,6 +179,24 @@ class StoreContract:
         assert all(outcome.ok for _ in range(2) for outcome in world.store.delete(["x", "z"]))
         assert [listed.key for listed in world.store.list()] == ["y"]
 
+    def test_one_run_writes_at_a_time_and_the_other_hears_who(self, world: World) -> None:
+        other = world.again()
+        with world.store.hold():
+            with pytest.raises(Locked) as caught, other.hold():
+                pass
+            assert f"{socket.gethostname()} (process {os.getpid()}), since 2" in caught.value.reason
+            assert "wait" in caught.value.hint
+            assert put(world.store, upload("x", b"1"))["x"].ok
+            assert all(outcome.ok for outcome in world.store.delete(["x"]))
+        with other.hold():
+            assert put(other, upload("x", b"1"))["x"].ok
+        assert [listed.key for listed in world.store.list()] == ["x"]
+
+    def test_listing_tells_when_an_object_was_put(self, world: World) -> None:
+        put(world.store, upload("x", b"1"))
+        [listed] = world.store.list()
+        assert listed.modified > 1_700_000_000
+
     def test_a_store_that_is_not_there_is_one_error(self, world: World) -> None:
         with pytest.raises(PlaceMissing):
             list(world.gone().list())
@@ -183,3 +204,18 @@ class StoreContract:
             list(world.gone().put([upload("x", b"x")]))
         with pytest.raises(PlaceMissing):
             list(world.gone().prove([wanted("x", b"x")]))
+        with pytest.raises(PlaceMissing), world.gone().hold():
+            pass
+
+
+class ObjectLockContract:
+    """Of stores whose lock is an object."""
+
+    def test_the_lock_that_a_killed_run_left_is_taken_over_by_its_successor(self, world: World) -> None:
+        killed = world.again()
+        left = killed.hold()
+        left.__enter__()
+        with pytest.raises(Locked), world.store.hold():
+            pass
+        with world.store.hold(left.key) as ours:
+            assert [listed.key for listed in world.store.list(LOCKS)] == [ours.key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -15,14 +16,14 @@ from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
-from tests.contract_stores import StoreContract, World, key_of, listing, put, upload, wanted
+from tests.contract_stores import ObjectLockContract, StoreContract, World, key_of, listing, put, upload, wanted
 from tests.support.memory_store import MemoryStore
 from tests.support.s3 import S3Server, moto_server, rclone_server
 
 _numbers = itertools.count(1)
 
 
-class TestMemory(StoreContract):
+class TestMemory(StoreContract, ObjectLockContract):
     @pytest.fixture
     def world(self) -> World:
         store = MemoryStore()
@@ -32,7 +33,7 @@ class TestMemory(StoreContract):
             lost.gone = True
             return lost
 
-        return World(store, store.objects.__setitem__, gone)
+        return World(store, store.objects.__setitem__, gone, store.again)
 
 
 class TestFolder(StoreContract):
@@ -48,7 +49,18 @@ class TestFolder(StoreContract):
             lost.rmdir()
             return store
 
-        return World(FolderStore(root), lambda key, data: _overwrite(root / key, data), gone)
+        return World(FolderStore(root), lambda key, data: _overwrite(root / key, data), gone, lambda: FolderStore(root))
+
+
+class TestFolderWithoutLocks(TestFolder, ObjectLockContract):
+    @pytest.fixture(autouse=True)
+    def _no_locks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hostbackup import osal
+
+        def refuse(path: Path, *, exclusive: bool) -> None:
+            raise OSError(errno.ENOLCK, "No locks available", str(path))
+
+        monkeypatch.setattr(osal.FileLock, "take", refuse)
 
 
 def _overwrite(path: Path, data: bytes) -> None:
@@ -84,23 +96,24 @@ def bucket_world(server: S3Server, method: Method = Method.BUCKET_REREAD, prefix
     def write(key: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=lead + key, Body=data)
 
-    yield World(store, write, lambda: BucketStore(server.target("no-such-bucket", prefix)), method)
+    again = lambda: BucketStore(server.target(bucket, prefix))  # noqa: E731
+    yield World(store, write, lambda: BucketStore(server.target("no-such-bucket", prefix)), again, method)
     store.close()
 
 
-class TestMoto(StoreContract):
+class TestMoto(StoreContract, ObjectLockContract):
     @pytest.fixture
     def world(self, moto: S3Server) -> Iterator[World]:
         yield from bucket_world(moto)
 
 
-class TestMotoThatChecks(StoreContract):
+class TestMotoThatChecks(StoreContract, ObjectLockContract):
     @pytest.fixture
     def world(self, checking_moto: S3Server) -> Iterator[World]:
         yield from bucket_world(checking_moto, Method.BUCKET_SHA256, prefix="")
 
 
-class TestRclone(StoreContract):
+class TestRclone(StoreContract, ObjectLockContract):
     @pytest.fixture
     def world(self, rclone: S3Server) -> Iterator[World]:
         yield from bucket_world(rclone)
@@ -364,8 +377,6 @@ def test_without_syncfs_each_file_is_synced(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_full_disk_is_said_to_be_full_and_keeps_what_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     from hostbackup.errors import DiskFull
 
     written = os.write

@@ -62,6 +62,15 @@ class ObjectAbsent(Damaged):
     code = "missing"
 
 
+class Found(NamedTuple):
+    """An object as it is listed. `modified`: seconds since the epoch, by the store's clock."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+
+
 class Head(NamedTuple):
     size: int
     sha256: str  # lower-case hex, as the store computed it over the whole object; "" where it offers none
@@ -183,13 +192,16 @@ class Bucket:
     def close(self) -> None:
         self._client.close()
 
-    def list(self, prefix: str = "", limit: int | None = None) -> Iterator[tuple[str, int]]:
-        """Keys and sizes in the store's order (binary by the standard), a page of 1,000 a request."""
+    def list(self, prefix: str = "", limit: int | None = None) -> Iterator[Found]:
+        """Objects in the store's order (binary by the standard), a page of 1,000 a request."""
         wanted: dict[str, Any] = {"Prefix": self._prefix + prefix} | ({"MaxKeys": limit} if limit is not None else {})
         while True:
             page = self._ask("list_objects_v2", **wanted)
             for entry in page.get("Contents", ()):
-                yield entry["Key"][len(self._prefix) :], entry["Size"]
+                modified = entry.get("LastModified")
+                yield Found(
+                    entry["Key"][len(self._prefix) :], entry["Size"], entry.get("ETag", "").strip('"'), modified.timestamp() if modified else 0.0
+                )
             if limit is not None or not page.get("IsTruncated"):
                 return
             following = page.get("NextContinuationToken")
@@ -241,6 +253,10 @@ class Bucket:
         told = self._put(key, data, md5.digest(), extra)
         if told.get("ETag", "").strip('"') != md5.hexdigest() and not (extra and told.get("ChecksumSHA256") == extra["ChecksumSHA256"]):
             self._compare_size(key, len(data))
+
+    def put_small(self, key: str, data: bytes) -> None:
+        """Stores a whole object that nothing depends on, with its Content-MD5 alone: without finding out first what the store checks."""
+        self._put(key, data, hashlib.md5(data, usedforsecurity=False).digest(), {})
 
     def _probe(self) -> bool:
         """Whether the store refuses an object that is not what its SHA-256 says, and takes one that is.

@@ -6,16 +6,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from hostbackup.errors import DiskFull, HostbackupError, LineCut, LoginRefused, PlaceMissing, Unreachable, UsageError
+from hostbackup.errors import DiskFull, HostbackupError, LineCut, Locked, LoginRefused, PlaceMissing, Unreachable, UsageError
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
-from hostbackup.vault.stores import Absent, Chunks, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading
+from hostbackup.vault.hold import ObjectHold
+from hostbackup.vault.stores import LOCKS, Absent, Chunks, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading
 
 _WORKERS = 16
 _IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
 _ENOUGH = 64  # requests failed one after the other, each after its retries, before the store counts as gone
-_WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError)
+_WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError, Locked)
 
 
 class BucketStore:
@@ -27,14 +28,40 @@ class BucketStore:
         self._workers = workers
         self._budget = pool.Budget(_IN_FLIGHT)
         self._offers_sha256: bool | None = None
+        self._held: ObjectHold | None = None
 
     @property
     def label(self) -> str:
         return self._bucket.target.url
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
-        for key, size in self._bucket.list(prefix):
-            yield Listed(key, size)
+        for found in self._bucket.list(prefix):
+            yield Listed(*found)
+
+    # ------------------------------------------------------------ the writer's lock
+
+    def hold(self, stale: str = "") -> ObjectHold:
+        self._held = ObjectHold(self, stale)
+        return self._held
+
+    def _check_hold(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
+    def locks(self) -> Iterator[Listed]:
+        return self.list(LOCKS)
+
+    def write_lock(self, key: str, data: bytes) -> None:
+        self._bucket.put_small(key, data)
+
+    def read_lock(self, key: str) -> bytes:
+        with self.get(key) as stream:
+            return stream.read()
+
+    def remove_lock(self, key: str) -> None:
+        self._bucket.delete(key)
+
+    # ------------------------------------------------------------ objects
 
     def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
         stop = threading.Event()
@@ -48,6 +75,7 @@ class BucketStore:
 
     def _put(self, item: Upload, stop: threading.Event) -> Outcome:
         try:
+            self._check_hold()
             if item.size <= s3.PART and item.digest:
                 chunks = Chunks(item, s3.PART)
                 with self._budget.hold(item.size):
@@ -114,8 +142,9 @@ class BucketStore:
 
     def _delete(self, key: str) -> Outcome:
         try:
+            self._check_hold()
             self._bucket.delete(key)
-        except (PlaceMissing, Unreachable):
+        except (PlaceMissing, Unreachable, Locked):
             raise
         except HostbackupError as error:
             return failed(key, error)

@@ -11,19 +11,24 @@ import errno
 import itertools
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 from hostbackup import osal
-from hostbackup.errors import DiskFull, HostbackupError, Locked, PlaceMissing, VaultError
+from hostbackup.errors import DiskFull, HostbackupError, PlaceMissing, VaultError
 from hostbackup.model import Method, Status
 from hostbackup.vault import pool
 from hostbackup.vault.faults import human
+from hostbackup.vault.hold import ObjectHold, about_us, locked
 from hostbackup.vault.stores import (
+    LOCKS,
     Absent,
     Chunks,
+    Hold,
     Listed,
     Outcome,
     Proven,
@@ -44,6 +49,7 @@ _INCOMING = "incoming"
 _NOT_OURS = {"$recycle.bin", "lost+found", "system volume information"}  # what systems put on a disk by themselves
 _ONE_FILE = (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY)  # everything else concerns the disk
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _HINTS = {
     errno.EROFS: "the disk is mounted read-only",
     errno.EACCES: "this user may not write there",
@@ -73,6 +79,8 @@ class FolderStore:
         self._numbers = itertools.count()
         self._session = secrets.token_hex(6)
         self._device = self._look()
+        self._arrivals = _Arrivals(root)
+        self._held: ObjectHold | None = None
 
     def _look(self) -> int:
         """The device the folder is on."""
@@ -94,6 +102,41 @@ class FolderStore:
         if not valid_key(key) or key.split("/", 1)[0] == _INCOMING:
             raise ValueError(f"not a key: {key[:200]!r}")
         return self.root / key
+
+    # ------------------------------------------------------------ the writer's lock
+
+    def hold(self, stale: str = "") -> Hold:
+        """By the kernel's lock, which ends with its process; by an object where the file system knows no locks."""
+        self._look()
+        if self._arrivals.can_lock():
+            return _KernelHold(self._arrivals)
+        self._held = ObjectHold(self, stale)
+        return self._held
+
+    def _check_hold(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
+    def locks(self) -> Iterator[Listed]:
+        return self.list(LOCKS)
+
+    def write_lock(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            raise self._trouble(error) from error
+
+    def read_lock(self, key: str) -> bytes:
+        with self.get(key) as stream:
+            return stream.read()
+
+    def remove_lock(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._trouble(error) from error
 
     # ------------------------------------------------------------ reading
 
@@ -118,7 +161,8 @@ class FolderStore:
                     yield from self._walk(key, prefix)
             elif key.startswith(prefix):
                 with contextlib.suppress(FileNotFoundError):
-                    yield Listed(key, entry.stat(follow_symlinks=False).st_size)
+                    told = entry.stat(follow_symlinks=False)
+                    yield Listed(key, told.st_size, modified=told.st_mtime)
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         path = self._path(key)
@@ -150,39 +194,20 @@ class FolderStore:
 
     def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
         self._look()
-        lock = self._arrivals()
-        try:
+        self._check_hold()
+        with self._arrivals:
             source = iter(items)
             while batch := self._write_some(source):
+                self._check_hold()
                 yield from self._name(batch)
-        finally:
-            if lock is not None:
-                lock.release()
-
-    def _arrivals(self) -> osal.FileLock | None:
-        """Makes `incoming/` ready and ours alone. None where the file system knows no locks."""
-        incoming = self.root / _INCOMING
-        try:
-            incoming.mkdir(mode=0o700, exist_ok=True)
-            lock = osal.FileLock.take(incoming / "lock", exclusive=True)
-        except OSError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                return None
-            raise disk_error(error, incoming) from error
-        if lock is None:
-            raise Locked("another run is writing to this copy", where=str(self.root))
-        return lock
 
     def tidy(self) -> None:
-        lock = self._arrivals()
         try:
-            for path in (self.root / _INCOMING).glob("*.part"):
-                path.unlink(missing_ok=True)
+            with self._arrivals:
+                for path in (self.root / _INCOMING).glob("*.part"):
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, self.root) from error
-        finally:
-            if lock is not None:
-                lock.release()
 
     def _write_some(self, source: Iterator[Upload]) -> _Batch:
         """Writes the next few items to `incoming/`: what each became there. Nothing is durable yet."""
@@ -283,6 +308,7 @@ class FolderStore:
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
         self._look()
         for key in keys:
+            self._check_hold()
             try:
                 self._path(key).unlink(missing_ok=True)
             except OSError as error:
@@ -292,6 +318,69 @@ class FolderStore:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class _Arrivals:
+    """`incoming/`, made ready and ours alone while it is entered, as often as need be. Raises Locked while another process has it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._inside = 0
+        self._lock: osal.FileLock | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._one_at_a_time:
+            if not self._inside:
+                self._lock = self._take()
+            self._inside += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._one_at_a_time:
+            self._inside -= 1
+            if not self._inside and self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def can_lock(self) -> bool:
+        """Whether the file system knows locks. Raises Locked too."""
+        with self:
+            return self._lock is not None
+
+    def _take(self) -> osal.FileLock | None:
+        """None where the file system knows no locks."""
+        incoming = self._root / _INCOMING
+        try:
+            incoming.mkdir(mode=0o700, exist_ok=True)
+            lock = osal.FileLock.take(incoming / "lock", exclusive=True)
+            if lock is not None:
+                lock.describe(about_us().decode())
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return None
+            raise disk_error(error, incoming) from error
+        if lock is None:
+            told = b""
+            with contextlib.suppress(OSError):
+                told = (incoming / "lock").read_bytes()
+            raise locked(str(self._root), told)
+        return lock
+
+
+class _KernelHold:
+    """The writer's lock that ends with its process: nothing to remember."""
+
+    key = ""
+
+    def __init__(self, arrivals: _Arrivals) -> None:
+        self._arrivals = arrivals
+
+    def __enter__(self) -> _KernelHold:
+        self._arrivals.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._arrivals.__exit__(kind, error, trace)
 
 
 def _sync_names(folder: Path, root: Path) -> None:

@@ -2,7 +2,7 @@
 
 An object is bytes under a key: ASCII path components joined by `/`. It shows whole or not at all, and putting it again is harmless. What goes
 wrong with one object is told in its outcome; what ends the whole store is raised: PlaceMissing (no such folder or bucket, disk not mounted),
-LoginRefused, Unreachable, LineCut, DiskFull. Outcomes come in any order, exactly one an item. Closing a generator early stops the work.
+LoginRefused, Unreachable, LineCut, DiskFull, Locked. Outcomes come in any order, exactly one an item. Closing a generator early stops the work.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from hostbackup.errors import Damaged, HostbackupError
 from hostbackup.model import Method, Status
 
 CHUNK = 1 << 20
+LOCKS = "locks/"  # keys of the writer's lock, where it is an object
 _KEY = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)*")
 
 
@@ -88,12 +90,32 @@ class Proven(NamedTuple):
     reason: str = ""
 
 
+class Hold(Protocol):
+    """The writer's lock of a store, while its `with` block lasts. Getting or entering it raises Locked, which names who has it and since when.
+
+    A lock that is lost meanwhile (the machine slept, and somebody took it over) makes every later `put` and `delete` raise Locked.
+    """
+
+    @property
+    def key(self) -> str:
+        """What to remember before it is entered, and to forget after: the `stale` of a run that follows a killed one. "" where none is needed."""
+        ...
+
+    def __enter__(self) -> Hold: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
 class Store(Protocol):
     """Where copies lie. Its methods may be called from several threads."""
 
     @property
     def label(self) -> str:
         """What people know it by: a path or `s3://bucket/prefix`."""
+        ...
+
+    def hold(self, stale: str = "") -> Hold:
+        """The writer's lock, to be entered. `stale`: the key of a lock that a killed run of the same vault left; it is taken over at once."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[Listed]:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from hostbackup.errors import HostbackupError, PlaceMissing
+from hostbackup.vault.hold import ObjectHold
 from hostbackup.vault.stores import (
+    LOCKS,
     Absent,
     Chunks,
+    Hold,
     Listed,
     Outcome,
     Proven,
@@ -31,9 +34,18 @@ class MemoryStore:
     def __init__(self, label: str = "memory") -> None:
         self.objects: dict[str, bytes] = {}
         self.puts: list[str] = []  # every key that was stored, in order
+        self.times: dict[str, float] = {}  # when each was put
+        self.now = 1_800_000_000.0  # seconds since the epoch, by the clock of this store
         self.gone = False
         self._label = label
+        self._held: ObjectHold | None = None
         self._lock = threading.Lock()
+
+    def again(self) -> MemoryStore:
+        """The same store, as another run has it."""
+        other = MemoryStore(self._label)
+        other.objects, other.times, other.puts, other.now = self.objects, self.times, self.puts, self.now
+        return other
 
     @property
     def label(self) -> str:
@@ -48,11 +60,35 @@ class MemoryStore:
         with self._lock:
             found = sorted((key, len(data)) for key, data in self.objects.items() if key.startswith(prefix))
         for key, size in found:
-            yield Listed(key, size)
+            yield Listed(key, size, modified=self.times.get(key, self.now))
+
+    def hold(self, stale: str = "") -> Hold:
+        self._held = ObjectHold(self, stale)
+        return self._held
+
+    def _check_hold(self) -> None:
+        if self._held is not None:
+            self._held.check()
+
+    def locks(self) -> Iterator[Listed]:
+        return self.list(LOCKS)
+
+    def write_lock(self, key: str, data: bytes) -> None:
+        self._look()
+        self.objects[key] = data
+        self.times[key] = self.now
+
+    def read_lock(self, key: str) -> bytes:
+        return self.objects[key]
+
+    def remove_lock(self, key: str) -> None:
+        self._look()
+        self.objects.pop(key, None)
 
     def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
         self._look()
         for item in items:
+            self._check_hold()
             try:
                 if not valid_key(item.key):
                     raise HostbackupError("not a key", where=item.key)
@@ -63,6 +99,7 @@ class MemoryStore:
                 continue
             with self._lock:
                 self.objects[item.key] = data
+                self.times[item.key] = self.now
                 self.puts.append(item.key)
             yield Outcome(item.key, chunks.size, digest=chunks.digest)
 
@@ -80,6 +117,7 @@ class MemoryStore:
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
         for key in keys:
+            self._check_hold()
             self.objects.pop(key, None)
             yield Outcome(key)
 
@@ -104,6 +142,9 @@ class Wrapped:
     @property
     def label(self) -> str:
         return self.inner.label
+
+    def hold(self, stale: str = "") -> Hold:
+        return self.inner.hold(stale)
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         return self.inner.list(prefix)
