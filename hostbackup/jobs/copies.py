@@ -8,16 +8,17 @@ from typing import Any
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.context import Job
-from hostbackup.jobs.copy import copy_evidence, copy_vault, restore_format
+from hostbackup.jobs.copy import CopyRun, restore_format
 from hostbackup.jobs.copy_fetch import fetch_missing
-from hostbackup.jobs.copy_source import CopySource
+from hostbackup.jobs.copy_source import CopySource, read_format
 from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.profile import BucketCopy, PathCopy
+from hostbackup.vault.packs.seal import Identities, Recipients
 from hostbackup.vault.snapshots import Snapshot
-from hostbackup.vault.vault import FORMAT_FILE
+from hostbackup.vault.stores import Absent, Store
 from hostbackup.vault.view import build_view
 
 Copy = BucketCopy | PathCopy
@@ -63,25 +64,44 @@ def _fetched(result: Result) -> Collection[dict[str, int]]:
 
 
 def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
+    recipients, identities = keys_of(job, copy)
     store = job.connections.store(copy)
     try:
         off_machine = _off_machine(job, copy)
         if not off_machine:
             job.observer.warn(f"copy {copy.name} is on the same disk as the vault: it is lost with it, and does not count as off-machine")
         if repair:
-            restore_format(job.vault, store, result, name=copy.name)
-        if repair and any(True for _ in store.list(FORMAT_FILE)):  # else nothing was ever copied there
-            fetched = fetch_missing(job.vault, CopySource(store), result, name=copy.name)
-            result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)
-        done = copy_vault(job.vault, store, result, name=copy.name, repair=repair)
-        line = {"type": "copy", "side": f"copy:{copy.name}", "target": store.label, "snapshot": done.snapshot, "time": stamp()}
-        counts = {"uploaded": done.uploaded, "skipped": done.skipped, "repaired": done.repaired}
-        job.vault.evidence.write("copy", [{**line, "counts": counts, "bytes": done.bytes, "off_machine": off_machine}])
-        copy_evidence(job.vault, store, result, name=copy.name)
+            restore_format(job.vault, store, result, name=copy.name, recipients=recipients)
+            _fetch(job, store, identities, result, copy.name)
+        with CopyRun(job.vault, store, result, name=copy.name, repair=repair, recipients=recipients, identities=identities) as run:
+            done = run.run()
+            line = {"type": "copy", "side": f"copy:{copy.name}", "target": store.label, "snapshot": done.snapshot, "time": stamp()}
+            counts = {"uploaded": done.uploaded, "skipped": done.skipped, "repaired": done.repaired}
+            job.vault.evidence.write("copy", [{**line, "counts": counts, "bytes": done.bytes, "off_machine": off_machine}])
+            run.evidence()
         result.details.setdefault("copies", {})[copy.name] = {"target": store.label, "snapshot": done.snapshot, **counts, "bytes": done.bytes}
         result.counts.update({**counts, "uploaded_bytes": done.bytes})
     finally:
         store.close()
+
+
+def keys_of(job: Job, copy: Copy) -> tuple[Recipients | None, Identities | None]:
+    """Whom a copy is encrypted to, and the secret keys at hand. None: it is in the clear; there are none. Raises UsageError."""
+    recipients = Recipients(copy.encrypt_to) if copy.encrypt_to else None
+    return recipients, None
+
+
+def _fetch(job: Job, store: Store, identities: Identities | None, result: Result, name: str) -> None:
+    """Brings back what the vault lost, where there is a copy already and it can be read."""
+    try:
+        sealed = read_format(store).sealed
+    except Absent:  # nothing was ever copied there
+        return
+    if sealed and identities is None:
+        job.observer.warn(f"copy {name} is encrypted: what the vault lost is not brought back from it without --identity FILE")
+        return
+    fetched = fetch_missing(job.vault, CopySource(store, identities), result, name=name)
+    result.details.setdefault("fetched", {})[name] = dataclasses.asdict(fetched)
 
 
 def _off_machine(job: Job, copy: Copy) -> bool:

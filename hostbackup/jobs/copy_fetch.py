@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit
-from hostbackup.jobs.copy_source import CopySource, read_small
+from hostbackup.jobs.copy_source import CopySource, foreseen
 from hostbackup.jobs.references import Broken, is_needed, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
@@ -101,7 +101,8 @@ class _Fetch:
                 done.snapshots += 1
             states = [state for state in snapshot.parts.values() if state.root]
             wanted = (found for state in states for found in self._wanted(state, history=snapshot_id == ids[-1]))
-            for fetched in pool.each(self._fetch, wanted, workers=_WORKERS):
+            expected = foreseen(self._source.objects, wanted, lambda one: one.digest)
+            for fetched in pool.each(self._fetch, expected, workers=_WORKERS):
                 if isinstance(fetched, Failure):
                     self._result.fail(fetched, Exit.DAMAGE)
                 else:
@@ -118,7 +119,7 @@ class _Fetch:
         key = f"snapshots/{snapshot_id}.json"
         where = f"{self._source.store.label}/{key}"
         try:
-            data = read_small(self._source.store, key)
+            data = self._source.snapshots.bytes(snapshot_id)
             snapshot = parse_snapshot(data, where)
             if snapshot.id != snapshot_id:
                 raise Damaged(f"this file says it is snapshot {snapshot.id}", where=where)

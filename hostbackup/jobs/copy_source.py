@@ -1,9 +1,4 @@
-"""A copy of a vault, read with nothing but the copy: the same names, `objects`, `manifests` and `snapshots`, that a vault has.
-
-What a copy holds, in a bucket or in a folder, are the vault's own files under the same names:
-
-    format.json  README.txt  objects/ab/abcd…  manifests/ab/abcd…  snapshots/N-TIME.json  evidence/N-TIME-COMMAND.jsonl
-"""
+"""A copy of a vault, read with nothing but the copy: the same `objects`, `manifests` and `snapshots` that a vault has."""
 
 from __future__ import annotations
 
@@ -11,48 +6,42 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from hostbackup.errors import Damaged, HostbackupError, UsageError, VaultError
 from hostbackup.vault import pool
 from hostbackup.vault.faults import told
-from hostbackup.vault.hashing import is_digest
 from hostbackup.vault.manifests import Manifests
+from hostbackup.vault.packs.archive import Archive, Listing
+from hostbackup.vault.packs.catalog import Catalog
+from hostbackup.vault.packs.format import Format, format_document, parse_format
+from hostbackup.vault.packs.seal import Identities
 from hostbackup.vault.snapshots import Snapshot, Snapshots, parse_snapshot
-from hostbackup.vault.state import StateFolder
-from hostbackup.vault.stores import Absent, Store, checked
-from hostbackup.vault.vault import FORMAT_FILE, check_format, format_document
+from hostbackup.vault.state import StateFolder, state_name
+from hostbackup.vault.stores import Absent, Store
+from hostbackup.vault.vault import FORMAT_FILE, Vault
 
 if TYPE_CHECKING:
     from hostbackup.protocols.s3 import S3Target
 
 _WORKERS = 16
-_SMALL = 64 << 20  # bytes; no manifest or snapshot is larger
+_FORESEEN = 2048  # contents that are asked for together
+T = TypeVar("T")
 
 
-def object_key(kind: str, digest: str) -> str:
-    """Where an object (`kind` "objects") or a manifest ("manifests") lies in a copy."""
-    if not is_digest(digest):
-        raise VaultError(f"not a SHA-256 digest: {digest[:80]!r}")
-    return f"{kind}/{digest[:2]}/{digest}"
+def read_format(store: Store) -> Format:
+    """What a copy says of itself. Raises Absent where it says nothing, VaultTooNew, or VaultError where that is no copy's."""
+    with store.get(FORMAT_FILE) as stream:
+        return parse_format(stream.read(1 << 20), f"{store.label}/{FORMAT_FILE}")
 
 
-def key_digest(key: str) -> str:
-    """The inverse of `object_key`; "" where the key is none of an object."""
-    digest = key[-64:]
-    return digest if is_digest(digest) and key.endswith(f"/{digest[:2]}/{digest}") else ""
-
-
-def read_small(store: Store, key: str) -> bytes:
-    """A whole small object. Raises Absent."""
-    with store.get(key) as stream:
-        data = stream.read(_SMALL + 1)
-    if len(data) > _SMALL:
-        raise Damaged("this file cannot be so large", where=f"{store.label}/{key}")
-    return data
+def catalog_path(vault: Vault, name: str) -> Path:
+    """Where a vault keeps what it knows of its copy `name`."""
+    return vault.state.folder / f"{state_name(f'copy-{name}')}.sqlite"
 
 
 class Contents(Protocol):
@@ -77,27 +66,41 @@ class Source(Protocol):
 class CopyObjects:
     """The contents in a copy."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
 
     def read(self, digest: str) -> BinaryIO:
         """The object's bytes; the stream raises Damaged at its end if they are not those of the digest. Raises Damaged where it is missing."""
-        key = object_key("objects", digest)
         try:
-            return checked(self._store.get(key), digest, f"{self._store.label}/{key}")
+            return self._archive.read("objects", digest)
         except Absent as error:
-            raise Damaged("the copy has lost this object", where=f"{self._store.label}/{key}", hint="run `copy --repair`") from error
+            raise Damaged("the copy has lost this object", where=error.where, hint="run `copy --repair`") from error
+
+    def expect(self, digests: Iterable[str]) -> None:
+        """They will be read soon, about in this order."""
+        self._archive.expect("objects", digests)
+
+
+def foreseen(contents: Contents, items: Iterable[T], digest: Callable[[T], str]) -> Iterator[T]:
+    """The same items. Where their contents lie in a copy, it is told of many at a time before they are read."""
+    if not isinstance(contents, CopyObjects):
+        yield from items
+        return
+    source = iter(items)
+    while some := list(islice(source, _FORESEEN)):
+        contents.expect(digest(item) for item in some)
+        yield from some
 
 
 class CopyManifests(Manifests):
     """The manifests in a copy, fetched once each into a folder of this machine."""
 
-    def __init__(self, store: Store, cache: Path) -> None:
+    def __init__(self, archive: Archive, cache: Path) -> None:
         folders = [cache / name for name in ("manifests", "incoming", "damaged")]
         for folder in folders:
             folder.mkdir(mode=0o700)
         super().__init__(*folders)
-        self._store = store
+        self._archive = archive
 
     def read(self, digest: str) -> BinaryIO:
         path = Path(self.where(digest))
@@ -106,12 +109,11 @@ class CopyManifests(Manifests):
         return path.open("rb")
 
     def _fetch(self, digest: str) -> None:
-        key = object_key("manifests", digest)
         try:
-            with checked(self._store.get(key), digest, f"{self._store.label}/{key}") as stream:
+            with self._archive.read("manifests", digest) as stream:
                 data = stream.read()
         except Absent as error:
-            raise Damaged("the copy has lost this manifest", where=f"{self._store.label}/{key}", hint="run `copy --repair`") from error
+            raise Damaged("the copy has lost this manifest", where=error.where, hint="run `copy --repair`") from error
         path = Path(self.where(digest))
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -126,12 +128,13 @@ class CopyManifests(Manifests):
 
         def fetch(digest: str) -> None:
             try:
-                if not Path(self.where(digest)).exists():
-                    self._fetch(digest)
+                self._fetch(digest)
             except Damaged:
                 return
 
-        for _ in pool.each(fetch, digests, workers=_WORKERS):
+        lacking = [digest for digest in digests if not Path(self.where(digest)).exists()]
+        self._archive.expect("manifests", lacking)
+        for _ in pool.each(fetch, lacking, workers=_WORKERS):
             pass
 
 
@@ -144,13 +147,15 @@ def warm(manifests: Manifests, digests: Iterable[str]) -> None:
 class CopySnapshots(Snapshots):
     """The snapshots in a copy; nothing is written."""
 
-    def __init__(self, store: Store, manifests: Manifests, cache: Path) -> None:
+    def __init__(self, archive: Archive, listing: Listing, manifests: Manifests, cache: Path) -> None:
         super().__init__(cache / "snapshots", StateFolder(cache / "state"), manifests, lambda: None)
-        self._store = store
+        self._archive = archive
+        named = [name for name in listing.snapshots if name.partition("-")[0].isdecimal()]
+        self._names = sorted(named, key=lambda name: (int(name.partition("-")[0]), name))
 
     def get(self, which: str | int) -> Snapshot:
-        label = self._store.label
-        if not self.list():
+        label = self._archive.store.label
+        if not self._names:
             raise VaultError("this copy has no snapshot yet: it was begun and never finished", where=label, hint="run `copy`")
         try:
             return super().get(which)
@@ -160,12 +165,15 @@ class CopySnapshots(Snapshots):
             raise
 
     def list(self) -> list[str]:
-        names = [listed.key.removeprefix("snapshots/").removesuffix(".json") for listed in self._store.list("snapshots/")]
-        return sorted((name for name in names if name.partition("-")[0].isdecimal()), key=lambda name: (int(name.partition("-")[0]), name))
+        return list(self._names)
+
+    def bytes(self, snapshot_id: str) -> bytes:
+        """The snapshot's file as it stands in the copy. Raises Damaged."""
+        return self._archive.read_file(f"snapshots/{snapshot_id}.json")
 
     def _load(self, snapshot_id: str) -> Snapshot:
-        where = f"{self._store.label}/snapshots/{snapshot_id}.json"
-        snapshot = parse_snapshot(read_small(self._store, f"snapshots/{snapshot_id}.json"), where)
+        where = f"{self._archive.store.label}/snapshots/{snapshot_id}.json"
+        snapshot = parse_snapshot(self.bytes(snapshot_id), where)
         if snapshot.id != snapshot_id:
             raise Damaged(f"this file says it is snapshot {snapshot.id}", where=where, hint="give it back its name")
         return snapshot
@@ -174,20 +182,29 @@ class CopySnapshots(Snapshots):
 class CopySource:
     """An open copy. A context manager; what it fetched is removed at the end."""
 
-    def __init__(self, store: Store) -> None:
-        """Raises what the store raises, VaultTooNew, or VaultError where there is no copy."""
+    def __init__(self, store: Store, identities: Identities | None = None) -> None:
+        """Raises what the store raises, VaultTooNew, VaultError where there is no copy, UsageError for an encrypted one without a secret key."""
         self.store = store
-        check_copy(store)
+        self.format = copy_format(store)
+        if self.format.sealed and identities is None:
+            hint = f"give the file with a secret key of {' or '.join(self.format.recipients)}: --identity FILE"
+            raise UsageError("this copy is encrypted", where=store.label, hint=hint)
+        self.archive = Archive(store, Catalog(None, store.label), sealed=self.format.sealed, identities=identities)
         cache = Path(tempfile.mkdtemp(prefix="hostbackup-copy-"))
         self._forget = weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
-        self.objects: Contents = CopyObjects(store)
-        self.manifests: Manifests = CopyManifests(store, cache)
-        self.snapshots: Snapshots = CopySnapshots(store, self.manifests, cache)
+        try:
+            self.listing = self.archive.refresh()
+        except BaseException:
+            self.close()
+            raise
+        self.objects: Contents = CopyObjects(self.archive)
+        self.manifests: Manifests = CopyManifests(self.archive, cache)
+        self.snapshots = CopySnapshots(self.archive, self.listing, self.manifests, cache)
 
     def close(self) -> None:
         """Also closes the store. May be called twice."""
         self._forget()
-        self.store.close()
+        self.archive.close()
 
     def __enter__(self) -> CopySource:
         return self
@@ -196,17 +213,16 @@ class CopySource:
         self.close()
 
 
-def check_copy(store: Store) -> None:
+def copy_format(store: Store) -> Format:
     """Raises VaultError where `store` holds no copy, VaultTooNew where a newer program made it."""
     try:
-        data = read_small(store, FORMAT_FILE)
+        return read_format(store)
     except Absent as error:
-        if next(store.list("snapshots/"), None) is not None:
+        if next(iter(store.list("snapshots/")), None) is not None:
             hint = f"run `copy --repair`; or put a file {FORMAT_FILE} there that holds {format_document().decode().strip()}"
             raise VaultError(f"{FORMAT_FILE} of this copy is missing", where=store.label, hint=hint) from error
-        hint = "nothing was copied there yet: run `copy`" if next(store.list(), None) is None else "check the bucket's prefix, or the path"
+        hint = "nothing was copied there yet: run `copy`" if next(iter(store.list()), None) is None else "check the bucket's prefix, or the path"
         raise VaultError("there is no copy of a vault here", where=store.label, hint=hint) from error
-    check_format(data, f"{store.label}/{FORMAT_FILE}")
 
 
 def open_store(where: str, target: S3Target | None = None) -> Store:
@@ -227,19 +243,11 @@ def open_store(where: str, target: S3Target | None = None) -> Store:
     return BucketStore(S3Target(bucket, prefix, target.endpoint, target.access_key, target.secret_key, target.region))
 
 
-def open_copy(where: str, target: S3Target | None = None) -> CopySource:
+def open_copy(where: str, target: S3Target | None = None, identities: Identities | None = None) -> CopySource:
     """The copy at a URL or path, see `open_store`."""
     store = open_store(where, target)
     try:
-        return CopySource(store)
+        return CopySource(store, identities)
     except HostbackupError:
         store.close()
         raise
-
-
-def listed_digests(store: Store, kind: str) -> Iterator[tuple[str, int]]:
-    """Digests and sizes of the objects (or manifests) that lie in a copy, ascending."""
-    for listed in store.list(f"{kind}/"):
-        digest = key_digest(listed.key)
-        if digest:
-            yield digest, listed.size

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 from hostbackup.errors import Damaged, Exit
-from hostbackup.jobs.copy_source import CopySource, object_key
+from hostbackup.jobs.copy_source import CopySource
 from hostbackup.jobs.proofs import Tally, settle, settle_missed
 from hostbackup.jobs.references import AnyStored, Broken, Segment, is_needed, open_root, records, segments, warmed
 from hostbackup.jobs.result import Result
 from hostbackup.model import Claim, Failure, Method, Proof, Status
+from hostbackup.vault.packs.prove import Prover
 from hostbackup.vault.snapshots import PartState, Snapshot
-from hostbackup.vault.stores import Wanted
 
 
-def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str = "latest", read: bool = False) -> list[dict[str, Any]]:
-    """The lines of evidence, one a part. `read`: objects are read back also where the store offers checksums.
+def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str = "latest", read: float | None = None) -> list[dict[str, Any]]:
+    """The lines of evidence, one a part. `read`: which share is read back also where the store offers checksums, see `Prover`.
 
     All other snapshots in the copy are proven too, each object once; what is wrong with them is told, with the snapshot and the entry.
     Where the copy lacks the snapshot, that is told and its newest one proven instead. Raises VaultError where the copy has none, and what ends
@@ -78,9 +78,9 @@ class CopyProver:
     `history`: vanished entries are looked at too; only those that are not whole are told, so that counts are those of what is there now.
     """
 
-    def __init__(self, source: CopySource, *, read: bool = False, history: bool = False) -> None:
+    def __init__(self, source: CopySource, *, read: float | None = None, history: bool = False) -> None:
         self._source = source
-        self._read = read
+        self._prover = Prover(source.archive, read=read)
         self._history = history
         self._good: dict[Method, set[bytes]] = {}  # digests, by how they were proven
         self._bad: dict[bytes, tuple[Status, Method, str]] = {}
@@ -91,8 +91,8 @@ class CopyProver:
 
         Segments that were met before, in another snapshot, are left out.
         """
-        for proven in self._source.store.prove(self._unproven(state), read=self._read):
-            digest = bytes.fromhex(proven.wanted.digest)
+        for proven in self._prover.prove("objects", self._unproven(state)):
+            digest = bytes.fromhex(proven.digest)
             if proven.status is Status.VERIFIED:
                 self._good.setdefault(proven.method, set()).add(digest)
             else:
@@ -121,7 +121,7 @@ class CopyProver:
         if last:
             self._seen |= met
 
-    def _unproven(self, state: PartState) -> Iterator[Wanted]:
+    def _unproven(self, state: PartState) -> Iterator[str]:
         asked: set[bytes] = set()
         for record in self._walk(state):
             if isinstance(record, Broken) or not is_needed(record, history=self._history):
@@ -129,7 +129,7 @@ class CopyProver:
             digest = bytes.fromhex(record.digest)
             if digest not in asked and digest not in self._bad and not any(digest in good for good in self._good.values()):
                 asked.add(digest)
-                yield Wanted(object_key("objects", record.digest), record.digest, record.size)
+                yield record.digest
 
     def _proof(self, record: AnyStored, state: PartState, side: str) -> Proof[Any]:
         claim: Claim[Any] = Claim(record.item, record.digest, record.size)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hostbackup.errors import ConnectionFailed, Exit, PlaceMissing, VaultError
+from hostbackup.errors import ConnectionFailed, Exit, Locked, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.context import Job
-from hostbackup.jobs.copy_source import check_copy, listed_digests, object_key
+from hostbackup.jobs.copies import keys_of
+from hostbackup.jobs.copy import CopyRun
+from hostbackup.jobs.copy_prune import CopyPrune
+from hostbackup.jobs.copy_source import copy_format
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.prune import PrunePlan, apply_prune, plan_prune
-from hostbackup.vault.stores import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +89,21 @@ def _unreadable(job: Job, result: Result) -> str:
 
 
 def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
+    kept = set(job.vault.snapshots.list()) - set(plan.remove)
     for copy in job.profile.copies:
+        side = f"copy:{copy.name}"
         try:
+            recipients, identities = keys_of(job, copy)
             store = job.connections.store(copy)
             try:
-                check_copy(store)
-                gone = _free(store, plan, set(job.vault.snapshots.list()), result, copy.name, apply=apply)
+                copy_format(store)
+                with CopyRun(job.vault, store, result, name=copy.name, recipients=recipients, identities=identities) as run:
+                    freed = CopyPrune(run.archive, job.vault, plan, kept, result, name=copy.name, retained=datetime.timedelta()).run(
+                        run.look(), apply=apply
+                    )
             finally:
                 store.close()
-        except (ConnectionFailed, PlaceMissing, VaultError) as error:
-            result.fail_part(error, side=f"copy:{copy.name}", part="")
+        except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
+            result.fail_part(error, side=side, part="")
         else:
-            result.details.setdefault("copies", {})[copy.name] = gone
-
-
-def _free(store: Store, plan: PrunePlan, ours: set[str], result: Result, name: str, *, apply: bool) -> int:
-    """Snapshots first, then what only they needed. How many files go."""
-    going = set(plan.remove)
-    gone = 0
-    for keys in (_snapshots(store, ours - going), _unneeded(store, plan, "manifests"), _unneeded(store, plan, "objects")):
-        if not apply:
-            gone += sum(1 for _ in keys)
-            continue
-        for outcome in store.delete(keys):
-            gone += outcome.ok
-            if not outcome.ok:
-                result.fail(Failure(f"copy:{name}", "", outcome.key.encode(), outcome.code, outcome.reason, outcome.hint))
-    return gone
-
-
-def _snapshots(store: Store, kept: Iterable[str]) -> Iterator[str]:
-    keep = {f"snapshots/{name}.json" for name in kept}
-    yield from [listed.key for listed in store.list("snapshots/") if listed.key not in keep]
-
-
-def _unneeded(store: Store, plan: PrunePlan, kind: str) -> Iterator[str]:
-    for digest, _size in listed_digests(store, kind):
-        if not plan.keeps(kind, digest):
-            yield object_key(kind, digest)
+            result.details.setdefault("copies", {})[copy.name] = dataclasses.asdict(freed)

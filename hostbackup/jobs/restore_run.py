@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hostbackup.errors import Damaged
-from hostbackup.jobs.copy_source import Source
+from hostbackup.jobs.copy_source import Source, foreseen
 from hostbackup.jobs.restore_write import Content, Exists, Meta, Target, Where
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
@@ -52,7 +52,8 @@ class Run:
 
     def files(self, jobs: Iterable[FileJob]) -> None:
         """Makes files, several at a time."""
-        for job, name, made, error in pool.each(self._file, jobs, workers=self.workers):
+        expected = foreseen(self.source.objects, jobs, lambda job: job.content.digest)
+        for job, name, made, error in pool.each(self._file, expected, workers=self.workers):
             if error is not None:
                 self.fail(error, job.part, job.label)
                 continue

@@ -63,11 +63,11 @@ class BucketStore:
 
     # ------------------------------------------------------------ objects
 
-    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
         stop = threading.Event()
         try:
             cut = 0
-            for outcome in pool.each(lambda item: self._put(item, stop), items, workers=self._workers):
+            for outcome in pool.each(lambda item: self._put(item, stop), items, workers=min(at_once or self._workers, self._workers), ahead=at_once):
                 cut = self._count(cut, outcome.code == LineCut.code, outcome.reason)
                 yield outcome
         finally:

@@ -192,12 +192,12 @@ class FolderStore:
 
     # ------------------------------------------------------------ writing
 
-    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
         self._look()
         self._check_hold()
         with self._arrivals:
             source = iter(items)
-            while batch := self._write_some(source):
+            while batch := self._write_some(source, at_once):
                 self._check_hold()
                 yield from self._name(batch)
 
@@ -209,7 +209,7 @@ class FolderStore:
         except OSError as error:
             raise disk_error(error, self.root) from error
 
-    def _write_some(self, source: Iterator[Upload]) -> _Batch:
+    def _write_some(self, source: Iterator[Upload], at_once: int | None) -> _Batch:
         """Writes the next few items to `incoming/`: what each became there. Nothing is durable yet."""
         deadline = time.monotonic() + _BATCH_SECONDS
         written: _Batch = []
@@ -224,7 +224,7 @@ class FolderStore:
                 yield item
 
         try:
-            for arrived in pool.each(self._write, some(), workers=_WORKERS):
+            for arrived in pool.each(self._write, some(), workers=_WORKERS, ahead=at_once):
                 written.append(arrived)
         except BaseException:
             for _ in self._name(written):  # what did arrive is kept: the next run need not send it again

@@ -15,8 +15,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
-    """`work(item)` of every item, as they get done. At most `2 * workers` items are taken ahead of the results.
+def each(work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int | None = None) -> Iterator[R]:
+    """`work(item)` of every item, as they get done. At most `ahead` items (`2 * workers` by default) are taken before their results are.
 
     What `work` or `items` raises is raised here; items not begun are then dropped, begun ones are waited for. So it is when the generator is closed.
     """
@@ -29,7 +29,7 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterato
     with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
         try:
             while True:
-                while waiting < 2 * workers:
+                while waiting < (ahead or 2 * workers):
                     try:
                         item = next(source)
                     except StopIteration:
@@ -45,7 +45,7 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterato
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
+def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int | None = None) -> Iterator[R]:
     """Like `each`, but the results come in the order of the items."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -54,7 +54,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int) -> Ite
     with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
         try:
             while True:
-                while len(waiting) < 2 * workers:
+                while len(waiting) < (ahead or 2 * workers):
                     try:
                         item = next(source)
                     except StopIteration:

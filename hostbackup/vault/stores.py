@@ -55,8 +55,8 @@ class Outcome:
     """What became of one object that was put or deleted. `code` is "" where all went well.
 
     `size` and `digest` are those of the stored bytes. `checksum` is what the store computed over an object that went up in parts ("…-3", a digest
-    of their SHA-256s), "" where it computed none. Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was
-    stored.
+    of their SHA-256s), "" where it computed none; `until` the time stamp before which it lets nobody delete it, "" where it does not say.
+    Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was stored.
     """
 
     key: str
@@ -66,6 +66,7 @@ class Outcome:
     hint: str = ""
     digest: str = ""
     checksum: str = ""
+    until: str = ""
 
     @property
     def ok(self) -> bool:
@@ -122,8 +123,8 @@ class Store(Protocol):
         """Every object whose key begins with `prefix`, keys ascending. Raises PlaceMissing where the store itself is not there."""
         ...
 
-    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
-        """Stores the objects; each outcome is told once the object is durable there."""
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
+        """Stores the objects; each outcome is told once the object is durable there. `at_once`: no more are taken before the outcomes of others."""
         ...
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:

@@ -85,7 +85,7 @@ class MemoryStore:
         self._look()
         self.objects.pop(key, None)
 
-    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
         self._look()
         for item in items:
             self._check_hold()
@@ -149,7 +149,7 @@ class Wrapped:
     def list(self, prefix: str = "") -> Iterator[Listed]:
         return self.inner.list(prefix)
 
-    def put(self, items: Iterable[Upload]) -> Iterator[Outcome]:
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
         for item in items:
             outcome = self._before_put(item)
             if outcome is not None:

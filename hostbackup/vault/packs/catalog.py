@@ -1,0 +1,347 @@
+"""What lies where in one copy: a small database beside the vault, or in a temporary folder, so that memory stays flat however much there is.
+
+It is made from the copy's index and its listing. Losing it costs time; with an encrypted copy and no secret key at hand, it costs uploads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hostbackup.errors import DiskFull, VaultError
+from hostbackup.vault.packs.pack import KINDS, Member
+
+_VERSION = 1
+_BATCH = 4096
+_SCHEMA = f"""
+CREATE TABLE about (target TEXT NOT NULL);
+CREATE TABLE indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE blobs (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, sha256 TEXT NOT NULL, kind INTEGER NOT NULL, checksum TEXT NOT NULL,
+  until TEXT NOT NULL, listed TEXT NOT NULL, there INTEGER NOT NULL
+);
+CREATE TABLE members (
+  kind INTEGER NOT NULL, digest BLOB NOT NULL, blob INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, size INTEGER NOT NULL,
+  packing TEXT NOT NULL, PRIMARY KEY (kind, digest, blob)
+) WITHOUT ROWID;
+CREATE INDEX contents ON members (blob);
+CREATE TABLE dropped (key TEXT PRIMARY KEY, until TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
+_TEMPORARY = """
+PRAGMA temp_store = FILE;
+PRAGMA cache_size = -8000;
+CREATE TEMP TABLE standing (key TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TEMP TABLE wanted (kind INTEGER NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, PRIMARY KEY (kind, digest)) WITHOUT ROWID;
+"""
+
+
+class Blob(NamedTuple):
+    """One file of a copy that holds contents: a pack, or a large content on its own.
+
+    `sha256` is of the bytes as they are stored, `checksum` what the store computed over an object that went up in parts; `until`: the time stamp
+    before which the store lets nobody delete it.
+    """
+
+    key: str
+    size: int
+    sha256: str
+    kind: str  # of KINDS
+    checksum: str = ""
+    until: str = ""
+
+
+class Dropped(NamedTuple):
+    """The key of a blob that is of no use any more, and the time stamp before which nobody can delete it."""
+
+    key: str
+    until: str = ""
+
+
+class Found(NamedTuple):
+    """A content, and the blob that it lies in."""
+
+    blob: Blob
+    member: Member
+
+
+class Catalog:
+    """Open until `close`. Its methods may be called from several threads. `there` below: the last listing showed the blob, in its size.
+
+    Raises VaultError or DiskFull where the database cannot be used.
+    """
+
+    def __init__(self, path: Path | None, target: str, *, alone: bool = True) -> None:
+        """`path`: None for one that lives as long as this object. One that is damaged, or speaks of another target, is begun anew.
+
+        `alone`: nobody else is at work on it, so that what is learnt is kept; else what it tells now is read, and nothing is changed.
+        """
+        self._path = path
+        self._lock = threading.RLock()
+        self._kept = path is not None and alone
+        with self._told():
+            try:
+                self._db = self._open(target)
+            except sqlite3.DatabaseError as error:
+                if path is None or isinstance(error, sqlite3.OperationalError):
+                    raise
+                if alone:
+                    path.unlink(missing_ok=True)
+                self._path = path if alone else None
+                self._db = self._open(target)
+            self._db.executescript(_TEMPORARY)
+
+    def _open(self, target: str) -> sqlite3.Connection:
+        # The vault's own lock keeps others away, also on file systems that know no locks of SQLite's kind.
+        name = f"{self._path.absolute().as_uri()}?nolock=1" if self._path and self._kept else ""
+        db = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            if self._path and not self._kept and self._path.exists():
+                db.deserialize(self._path.read_bytes())
+            db.execute("PRAGMA synchronous = NORMAL" if self._kept else "PRAGMA synchronous = OFF")
+            db.execute("PRAGMA journal_mode = PERSIST" if self._kept else "PRAGMA journal_mode = MEMORY")
+            if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION and db.execute("SELECT target FROM about").fetchone() == (target,):
+                return db
+            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                db.execute(f'DROP TABLE "{table}"')
+            db.executescript(_SCHEMA)
+            db.execute("INSERT INTO about VALUES (?)", (target,))
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            where = str(self._path or "a temporary file")
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                raise DiskFull("the disk is full", where=where, hint="free space there and run it again") from error
+            raise VaultError(
+                f"what is known of a copy cannot be kept: {error}", where=where, hint="move this file away to have it made anew"
+            ) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """All that is changed in it is changed, or nothing."""
+        with self._told():
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    # -- what the index says ------------------------------------------------------------------------------------------------------------
+
+    def indexes(self) -> set[str]:
+        """Names of the index files that were taken in."""
+        with self._told():
+            return {name for (name,) in self._db.execute("SELECT name FROM indexes")}
+
+    def take_in(self, name: str, rows: Iterable[tuple[Blob, Sequence[Member]]], dropped: Iterable[Dropped] = ()) -> None:
+        """Takes in one index file. Blobs stand in the listing from its next `settle` on."""
+        with self._change() as db:
+            for gone in dropped:
+                self._drop(db, gone.key)
+                db.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", gone)
+            for blob, members in rows:
+                self._put(db, blob, members, name, there=False)
+            db.execute("INSERT OR REPLACE INTO indexes VALUES (?)", (name,))
+
+    def forget_indexes(self, names: Iterable[str]) -> None:
+        """These are not there any more: what only they list has to be listed again."""
+        with self._change() as db:
+            for name in names:
+                db.execute("DELETE FROM indexes WHERE name = ?", (name,))
+                db.execute("UPDATE blobs SET listed = '' WHERE listed = ?", (name,))
+
+    def add(self, blob: Blob, members: Sequence[Member]) -> None:
+        """A blob that stands in the copy now, and in no index yet."""
+        with self._change() as db:
+            self._put(db, blob, members, "", there=True)
+
+    def drop(self, gone: Iterable[Dropped]) -> None:
+        """These blobs are of no use any more, and the index says so."""
+        with self._change() as db:
+            for one in gone:
+                self._drop(db, one.key)
+                db.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", one)
+
+    def leftovers(self) -> list[Dropped]:
+        """Blobs that are of no use any more and that the listing still shows."""
+        with self._told():
+            rows = self._db.execute("SELECT key, until FROM dropped WHERE key IN (SELECT key FROM standing) ORDER BY key").fetchall()
+        return [Dropped(*row) for row in rows]
+
+    @staticmethod
+    def _put(db: sqlite3.Connection, blob: Blob, members: Sequence[Member], listed: str, *, there: bool) -> None:
+        Catalog._drop(db, blob.key)
+        db.execute("DELETE FROM dropped WHERE key = ?", (blob.key,))
+        kind = KINDS.index(blob.kind)
+        row = (blob.key, blob.size, blob.sha256, kind, blob.checksum, blob.until, listed, there)
+        number = db.execute("INSERT INTO blobs VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", row).lastrowid
+        db.executemany(
+            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)",
+            ((kind, bytes.fromhex(one.digest), number, one.offset, one.length, one.size, one.packing) for one in members),
+        )
+
+    @staticmethod
+    def _drop(db: sqlite3.Connection, key: str) -> None:
+        db.execute("DELETE FROM members WHERE blob = (SELECT id FROM blobs WHERE key = ?)", (key,))
+        db.execute("DELETE FROM blobs WHERE key = ?", (key,))
+
+    def unlisted(self) -> Iterator[tuple[Blob, list[Member]]]:
+        """Blobs that stand in the copy and in no index."""
+        for blob, number in self._blobs("there AND listed = ''"):
+            yield blob, self._members(number)
+
+    def blobs(self) -> Iterator[Blob]:
+        """All that stand in the copy, keys ascending."""
+        yield from (blob for blob, _ in self._blobs("there"))
+
+    def _blobs(self, where: str) -> Iterator[tuple[Blob, int]]:
+        key = ""
+        while True:
+            with self._told():
+                query = f"SELECT {_BLOB}, id FROM blobs WHERE {where} AND key > ? ORDER BY key LIMIT ?"  # noqa: S608
+                found = self._db.execute(query, (key, _BATCH)).fetchall()
+            for row in found:
+                yield _blob(row), row[-1]
+            if len(found) < _BATCH:
+                return
+            key = found[-1][0]
+
+    def _members(self, number: int) -> list[Member]:
+        with self._told():
+            rows = self._db.execute(f"SELECT {_MEMBER} FROM members WHERE blob = ? ORDER BY offset", (number,)).fetchall()  # noqa: S608
+        return [_member(row) for row in rows]
+
+    def members(self, key: str) -> list[Member]:
+        """The members of a blob, in their order."""
+        with self._told():
+            row = self._db.execute("SELECT id FROM blobs WHERE key = ?", (key,)).fetchone()
+        return self._members(row[0]) if row else []
+
+    def listed(self, keys: Iterable[str], name: str) -> None:
+        """These stand in the index file `name` now, which stands in the copy."""
+        with self._change() as db:
+            db.executemany("UPDATE blobs SET listed = ? WHERE key = ?", ((name, key) for key in keys))
+            db.execute("INSERT OR REPLACE INTO indexes VALUES (?)", (name,))
+
+    # -- what the listing says ----------------------------------------------------------------------------------------------------------
+
+    def begin_listing(self) -> None:
+        with self._change() as db:
+            db.execute("DELETE FROM standing")
+
+    def standing(self, rows: Iterable[tuple[str, int]]) -> None:
+        """Keys and sizes that the store lists."""
+        with self._change() as db:
+            db.executemany("INSERT OR REPLACE INTO standing VALUES (?, ?)", rows)
+
+    def settle(self) -> None:
+        """From now on those blobs are there that the listing shows."""
+        with self._change() as db:
+            db.execute("UPDATE blobs SET there = (SELECT count(*) FROM standing WHERE standing.key = blobs.key AND standing.size = blobs.size)")
+
+    def unknown(self) -> Iterator[tuple[str, int]]:
+        """Keys and sizes that the listing shows and no index tells of, keys ascending."""
+        key = ""
+        while True:
+            with self._told():
+                found = self._db.execute(_UNKNOWN, (key, _BATCH)).fetchall()
+            yield from found
+            if len(found) < _BATCH:
+                return
+            key = found[-1][0]
+
+    def adopt(self, rows: Iterable[tuple[Blob, Sequence[Member]]]) -> None:
+        """Blobs that the listing shows and that tell by themselves what they hold."""
+        with self._change() as db:
+            for blob, members in rows:
+                self._put(db, blob, members, "", there=True)
+
+    # -- contents -----------------------------------------------------------------------------------------------------------------------
+
+    def find(self, kind: str, digest: str) -> list[Found]:
+        """Where a content lies, the newest place first; nothing where it is not there."""
+        with self._told():
+            rows = self._db.execute(_FIND, (KINDS.index(kind), bytes.fromhex(digest))).fetchall()
+        return [Found(_blob(row), _member(row[6:])) for row in rows]
+
+    def has(self, kind: str, digest: str) -> bool:
+        with self._told():
+            return self._db.execute(_HAS, (KINDS.index(kind), bytes.fromhex(digest))).fetchone() is not None
+
+    def count(self, kind: str) -> int:
+        """How many contents of a kind are there."""
+        with self._told():
+            found: tuple[int] = self._db.execute(_COUNT, (KINDS.index(kind),)).fetchone()
+        return found[0]
+
+    def want(self, kind: str, contents: Iterable[tuple[str, int]]) -> tuple[int, int, int]:
+        """Notes which of these, digests and sizes, are not there. How many are, how many are not, and the bytes of those."""
+        number = KINDS.index(kind)
+        with self._change() as db:
+            db.execute("DELETE FROM wanted WHERE kind = ?", (number,))
+            db.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?)", ((number, bytes.fromhex(digest), size) for digest, size in contents))
+            there = db.execute(_DROP_THERE).rowcount
+            found: tuple[int, int] = db.execute("SELECT count(*), total(size) FROM wanted WHERE kind = ?", (number,)).fetchone()
+        return there, found[0], int(found[1])
+
+    def claim(self, kind: str, digest: str) -> int | None:
+        """The size of a content that is wanted, and is wanted no more after this. None where it is not."""
+        with self._told():
+            row = self._db.execute("DELETE FROM wanted WHERE kind = ? AND digest = ? RETURNING size", (KINDS.index(kind), bytes.fromhex(digest)))
+            found = row.fetchone()
+        return None if found is None else int(found[0])
+
+    def claim_rest(self, kind: str) -> Iterator[tuple[str, int]]:
+        """Everything else that is wanted of a kind, digests ascending."""
+        number = KINDS.index(kind)
+        while True:
+            with self._told():
+                rows = self._db.execute("SELECT digest, size FROM wanted WHERE kind = ? ORDER BY digest LIMIT ?", (number, _BATCH)).fetchall()
+                if not rows:
+                    return
+                self._db.execute("DELETE FROM wanted WHERE kind = ? AND digest <= ?", (number, rows[-1][0]))
+            for digest, size in rows:
+                yield digest.hex(), size
+
+
+_BLOB = "blobs.key, blobs.size, blobs.sha256, blobs.kind, blobs.checksum, blobs.until"
+_MEMBER = "members.digest, members.offset, members.length, members.size, members.packing"
+_JOINED = "members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ? AND members.digest = ?"
+_FIND = f"SELECT {_BLOB}, {_MEMBER} FROM {_JOINED} ORDER BY blobs.id DESC"  # noqa: S608
+_HAS = f"SELECT 1 FROM {_JOINED} LIMIT 1"  # noqa: S608
+_COUNT = "SELECT count(DISTINCT members.digest) FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ?"
+_UNKNOWN = """
+SELECT key, size FROM standing
+WHERE key > ? AND key NOT IN (SELECT key FROM blobs) AND key NOT IN (SELECT key FROM dropped) ORDER BY key LIMIT ?
+"""
+_DROP_THERE = """
+DELETE FROM wanted WHERE EXISTS (
+  SELECT 1 FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = wanted.kind AND members.digest = wanted.digest
+)
+"""
+
+
+def _blob(row: Sequence[Any]) -> Blob:
+    return Blob(row[0], row[1], row[2], KINDS[row[3]], row[4], row[5])
+
+
+def _member(row: Sequence[Any]) -> Member:
+    return Member(row[0].hex(), *row[1:5])

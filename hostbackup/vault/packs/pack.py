@@ -1,0 +1,107 @@
+"""Packs: many small contents in one plain tar (POSIX.1-1988, ustar), so that a store is asked once for thousands of them.
+
+A member is called `objects/ab/abcd…` or `manifests/ab/abcd…`, as in a vault, with `.zst` behind it where it is compressed (RFC 8878).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from hostbackup.errors import Damaged
+from hostbackup.vault.hashing import is_digest
+
+if TYPE_CHECKING:
+    import zstandard
+
+PACK_BYTES = 16 << 20  # of contents, after which a pack is closed
+SMALL = 8 << 20  # contents that are larger lie on their own
+KINDS = ("objects", "manifests")
+_LEVEL = 3  # zstd's own default
+_WORTH = 64  # bytes below which nothing is compressed
+_BLOCK = tarfile.BLOCKSIZE
+_END = bytes(2 * _BLOCK)
+
+
+class Member(NamedTuple):
+    """Where one content lies in a blob: `length` bytes from `offset` on, which are its `size` bytes, or those packed ("zstd")."""
+
+    digest: str
+    offset: int
+    length: int
+    size: int
+    packing: str = ""
+
+
+class PackBuilder:
+    """One pack of one kind of contents. Used by one thread."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.members: list[Member] = []
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._compressor: zstandard.ZstdCompressor | None = None
+
+    def add(self, digest: str, data: bytes) -> None:
+        """Adds a content; the caller has compared its digest."""
+        stored, packing = self._packed(data)
+        info = tarfile.TarInfo(f"{self.kind}/{digest[:2]}/{digest}{'.zst' if packing else ''}")
+        info.size, info.mode = len(stored), 0o400
+        padding = bytes(-len(stored) % _BLOCK)
+        self.members.append(Member(digest, self._size + _BLOCK, len(stored), len(data), packing))
+        self._parts += (info.tobuf(tarfile.USTAR_FORMAT), stored, padding)
+        self._size += _BLOCK + len(stored) + len(padding)
+
+    def _packed(self, data: bytes) -> tuple[bytes, str]:
+        if len(data) < _WORTH:
+            return data, ""
+        if self._compressor is None:
+            import zstandard
+
+            self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        packed = self._compressor.compress(data)
+        return (packed, "zstd") if len(packed) <= len(data) * 0.9 else (data, "")
+
+    def finish(self) -> bytes:
+        """The whole pack. The builder is used up by it."""
+        parts, self._parts = self._parts, []
+        return b"".join([*parts, _END])
+
+
+def unpacked(member: Member, stored: bytes, where: str) -> bytes:
+    """The content of a member, of whose pack `stored` is its piece. Raises Damaged where that is not what its digest says."""
+    data = stored
+    if member.packing:
+        import zstandard
+
+        try:
+            if zstandard.frame_content_size(stored) != member.size:
+                raise zstandard.ZstdError("another size")
+            data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=member.size)
+        except zstandard.ZstdError as error:
+            raise Damaged("its packed bytes are damaged", where=where) from error
+    if len(data) != member.size or hashlib.sha256(data).hexdigest() != member.digest:
+        raise Damaged("its bytes are not those its name stands for", where=where)
+    return data
+
+
+def read_pack(data: bytes, where: str) -> Iterator[tuple[str, Member]]:
+    """The members of a pack, with their kind, by its tar headers alone; those of other names are passed over. Raises Damaged where it is no tar."""
+    import zstandard
+
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for info in tar:
+                kind, _, name = info.name.partition("/")
+                digest, _, end = name.partition("/")[2].partition(".")
+                if not info.isreg() or kind not in KINDS or not is_digest(digest) or end not in ("", "zst"):
+                    continue
+                piece = data[info.offset_data : info.offset_data + info.size]
+                size = zstandard.frame_content_size(piece) if end else info.size
+                yield kind, Member(digest, info.offset_data, info.size, size, "zstd" if end else "")
+    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
+        raise Damaged("this pack is damaged", where=where) from error

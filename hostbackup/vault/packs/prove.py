@@ -1,0 +1,91 @@
+"""Proof that contents are in a copy as they went there: blob by blob, each once, however many contents and entries rest on it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from hostbackup.errors import Damaged, HostbackupError
+from hostbackup.model import Method, Status
+from hostbackup.vault.packs.archive import Archive, is_pack
+from hostbackup.vault.packs.catalog import Blob, Found
+from hostbackup.vault.packs.pack import unpacked
+from hostbackup.vault.stores import Wanted
+
+_TOGETHER = 4096  # contents looked up before their blobs are asked for
+
+
+class ContentProof(NamedTuple):
+    """What can be said of one content. `reason` is "" where it is VERIFIED."""
+
+    digest: str
+    status: Status
+    method: Method
+    reason: str = ""
+
+
+class Prover:
+    """Proves contents of one copy. A blob is asked for once in the prover's life.
+
+    `read`: which share of the blobs is read back though the store offers checksums, from 0 to 1, chosen at random. None: none; and where the store
+    offers no checksum either, all are.
+    """
+
+    def __init__(self, archive: Archive, *, read: float | None = None) -> None:
+        self._archive = archive
+        self._read = read
+        self._blobs: dict[str, tuple[Status, Method, str]] = {}
+        self._whole: dict[str, frozenset[str]] = {}  # of packs that are not as they were: digests of members that are
+
+    def prove(self, kind: str, digests: Iterable[str]) -> Iterator[ContentProof]:
+        """One proof for each, in the order asked."""
+        source = iter(digests)
+        while some := list(islice(source, _TOGETHER)):
+            places = {digest: self._archive.catalog.find(kind, digest) for digest in some}
+            new = {found.blob.key: found.blob for listed in places.values() for found in listed if found.blob.key not in self._blobs}
+            for _ in self.blobs(new.values()):
+                pass
+            for digest in some:
+                yield self._content(digest, places[digest])
+
+    def blobs(self, blobs: Iterable[Blob]) -> Iterator[tuple[Blob, Status, str]]:
+        """Each blob with what can be said of it, and why. One that several ask for is asked for once."""
+        by_key = {blob.key: blob for blob in blobs}
+        chosen = {key for key in by_key if self._read is not None and random.random() < self._read}  # noqa: S311 - a sample, no secret
+        wanted = [Wanted(blob.key, blob.sha256, blob.size, blob.checksum) for blob in by_key.values()]
+        for read in (True, False):
+            asked = [one for one in wanted if (one.key in chosen) is read]
+            for proven in self._archive.store.prove(asked, read=read) if asked else ():
+                self._blobs[proven.wanted.key] = proven.status, proven.method, proven.reason
+                yield by_key[proven.wanted.key], proven.status, proven.reason
+
+    def _content(self, digest: str, places: list[Found]) -> ContentProof:
+        worst: ContentProof | None = None
+        for found in places:
+            status, method, reason = self._blobs[found.blob.key]
+            if status is Status.VERIFIED:
+                return ContentProof(digest, status, method)
+            if status is Status.DIFFERENT and is_pack(found.blob) and digest in self._members(found.blob):
+                return ContentProof(digest, Status.VERIFIED, Method.BUCKET_REREAD)
+            worst = worst or ContentProof(digest, status, method, f"{found.blob.key}: {reason}" if is_pack(found.blob) else reason)
+        return worst or ContentProof(digest, Status.MISSING, Method.BUCKET_REREAD, "is not in this copy")
+
+    def _members(self, blob: Blob) -> frozenset[str]:
+        """Which members of a damaged pack are whole all the same."""
+        if blob.key not in self._whole:
+            self._whole[blob.key] = frozenset(self._look(blob))
+        return self._whole[blob.key]
+
+    def _look(self, blob: Blob) -> Iterator[str]:
+        try:
+            data = self._archive.contents_of(blob)
+        except HostbackupError:  # cannot be had, or cannot be decrypted any more
+            return
+        for member in self._archive.catalog.members(blob.key):
+            try:
+                unpacked(member, data[member.offset : member.offset + member.length], blob.key)
+            except Damaged:
+                continue
+            yield member.digest
