@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from hostbackup.errors import Damaged, Exit, PlaceMissing, VaultError, VaultTooNew
-from hostbackup.jobs.copy import Copied, copy_evidence, copy_vault, has_snapshot
+from hostbackup.jobs.copy import CopyRun
 from hostbackup.jobs.copy_fetch import fetch_missing
-from hostbackup.jobs.copy_source import CopySource, object_key, open_copy
+from hostbackup.jobs.copy_source import CopySource, catalog_path, open_copy
 from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.references import Broken, is_needed, walk
 from hostbackup.jobs.result import Result
 from hostbackup.vault import tree
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
-from hostbackup.vault.stores import Outcome, Store
+from hostbackup.vault.stores import Outcome, Store, Upload
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
+from tests.support.copies import copy, spoil
 from tests.support.memory_store import Killed, MemoryStore, Wrapped, dies_after
 from tests.support.s3 import S3Server, moto_server, rclone_server
 from tests.support.sample_vault import LOCAL, MAIL, SITE, WEB, File, keep, make_vault, snapshot, write_tree
@@ -36,9 +37,16 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
         yield made
 
 
-def copy(vault: Vault, store: Store, *, repair: bool = False) -> tuple[Copied, Result]:
-    result = Result()
-    return copy_vault(vault, store, result, name="usb", repair=repair), result
+def stored(store: MemoryStore) -> set[tuple[str, str]]:
+    """Kind and digest of everything in packs and beside them."""
+    with CopySource(store) as source:
+        catalog = source.archive.catalog
+        return {(blob.kind, member.digest) for blob in catalog.blobs() for member in catalog.members(blob.key)}
+
+
+def held(vault: Vault) -> set[tuple[str, str]]:
+    folders = (("objects", vault.objects), ("manifests", vault.manifests))
+    return {(kind, digest) for kind, folder in folders for digest, _ in folder.list()}
 
 
 def needed(source: CopySource | Vault) -> set[str]:
@@ -67,9 +75,9 @@ def test_a_copy_holds_all_and_is_read_with_nothing_else(vault: Vault, tmp_path: 
         assert len(digests) > 8
         for digest in digests:
             with source.objects.read(digest) as stream:
-                assert stream.read() == (tmp_path / "burnt" / object_key("objects", digest)).read_bytes()
+                assert stream.read() == (tmp_path / "burnt" / "objects" / digest[:2] / digest).read_bytes()
     assert len(list((tmp_path / "usb" / "evidence").iterdir())) == 1
-    assert json.loads((tmp_path / "usb" / "format.json").read_bytes()) == {"layout": "hostbackup vault", "version": 1}
+    assert json.loads((tmp_path / "usb" / "format.json").read_bytes()) == {"layout": "hostbackup copy", "version": 2}
 
 
 def test_a_second_copy_sends_nothing(vault: Vault) -> None:
@@ -78,8 +86,8 @@ def test_a_second_copy_sends_nothing(vault: Vault) -> None:
     store.puts.clear()
     second, result = copy(vault, store)
     assert (store.puts, second.uploaded, second.snapshots, result.exit) == ([], 0, [], Exit.OK)
-    assert second.skipped == sum(1 for key in store.objects if key.startswith(("objects/", "manifests/")))
-    assert first.uploaded == len(store.objects) - 2  # README.txt and format.json
+    assert second.skipped == len(held(vault))
+    assert first.uploaded == len(held(vault)) + 1  # the snapshot
 
 
 def test_a_new_snapshot_sends_only_what_is_new(vault: Vault) -> None:
@@ -90,7 +98,8 @@ def test_a_new_snapshot_sends_only_what_is_new(vault: Vault) -> None:
     snapshot(vault, (WEB, write_tree(vault, WEB, changed)), minute=1)
     copied, _ = copy(vault, store)
     kinds = [key.partition("/")[0] for key in store.puts]
-    assert kinds == ["objects", "manifests", "manifests", "snapshots"]
+    assert kinds == ["packs", "packs", "index", "snapshots"]
+    assert copied.uploaded == 4  # a page, the folder's manifest and the root, and the snapshot
     assert copied.snapshot == vault.snapshots.list()[-1]
     with CopySource(store) as source:
         assert needed(source) == needed(vault)
@@ -105,13 +114,15 @@ def test_a_copy_killed_at_any_upload_is_whole_as_far_as_it_goes_and_goes_on(vaul
         store = MemoryStore(f"killed after {puts}")
         with pytest.raises(Killed):
             copy(vault, dies_after(store, puts))
-        if has_snapshot(store, vault.snapshots.list()[-1]):
+        if f"snapshots/{vault.snapshots.list()[-1]}.json" in store.objects:
             with CopySource(store) as source:
-                assert all(object_key("objects", digest) in store.objects for digest in needed(source))
+                assert {("objects", digest) for digest in needed(source)} <= stored(store)
         sent = len(store.puts)
         assert copy(vault, store)[1].exit is Exit.OK
         assert store.objects == whole.objects
         assert len(store.puts) - sent == len(whole.puts) - puts + (puts == 1), "what was there is not sent again, but the README of an unborn copy"
+        catalog_path(vault, "usb").unlink()
+        assert copy(vault, store)[0].uploaded == 0, "what this side knew of the copy is found out again"
 
 
 def test_the_snapshot_goes_after_everything_it_needs_and_evidence_last(vault: Vault) -> None:
@@ -119,28 +130,29 @@ def test_the_snapshot_goes_after_everything_it_needs_and_evidence_last(vault: Va
     store = MemoryStore()
     copy(vault, store)
     kinds = [key.partition("/")[0] for key in store.puts]
-    assert list(dict.fromkeys(kinds)) == ["README.txt", "format.json", "objects", "manifests", "snapshots", "evidence"]
-    assert kinds[2:] == sorted(kinds[2:], key=["objects", "manifests", "snapshots", "evidence"].index)
+    assert kinds == ["README.txt", "format.json", "packs", "packs", "index", "snapshots", "evidence"]
+
+
+def first_pack(item: Upload) -> bool:
+    return item.key.startswith("packs/") and item.open().read(8) == b"objects/"
 
 
 def test_an_object_that_is_refused_keeps_its_snapshot_back_and_is_named(vault: Vault) -> None:
     store = MemoryStore()
-    digest, _ = keep(vault, b"<h1>example</h1>\n")
-    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "the store said 418") if digest in item.key else None)
+    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "the store said 418") if first_pack(item) else None)
     copied, result = copy(vault, refuse)
     assert (copied.snapshots, copied.snapshot, result.exit) == ([], "", Exit.INCOMPLETE)
     named = [failure for failure in result.failures if failure.name == b"index.html"]
     assert [(failure.side, failure.part, failure.code) for failure in named] == [("copy:usb", WEB.id, "not-copied")]
     assert "418" in named[0].reason
-    assert not has_snapshot(store, vault.snapshots.list()[-1])
+    assert f"snapshots/{vault.snapshots.list()[-1]}.json" not in store.objects
     again, result = copy(vault, store)
     assert (again.snapshots, result.exit) == (vault.snapshots.list(), Exit.OK)
 
 
 def test_a_manifest_that_is_refused_keeps_its_snapshot_back(vault: Vault) -> None:
     store = MemoryStore()
-    root = vault.snapshots.get("latest").parts[WEB.id].root
-    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "no") if root in item.key else None)
+    refuse = Wrapped(store, lambda item: Outcome(item.key, item.size, "protocol", "no") if item.key.startswith("packs/") and store.puts[2:] else None)
     copied, result = copy(vault, refuse)
     assert (copied.snapshots, result.exit) == ([], Exit.INCOMPLETE)
 
@@ -153,12 +165,12 @@ def test_a_damaged_object_is_not_sent_but_set_aside_and_said(vault: Vault, tmp_p
     store = MemoryStore()
     copied, result = copy(vault, store)
     assert result.exit is Exit.DAMAGE
-    assert object_key("objects", digest) not in store.objects
+    assert ("objects", digest) not in stored(store)
     assert not vault.objects.has(digest)
     assert [found.name for found in (tmp_path / "vault" / "damaged").glob(f"{digest}.*[0-9]")] == [f"{digest}.1"]
     assert {failure.side for failure in result.failures} == {"vault", "copy:usb"}
     assert copied.snapshots == []
-    assert len([key for key in store.objects if key.startswith("objects/")]) == len(list(vault.objects.list()))
+    assert stored(store) == held(vault)
 
 
 def test_what_the_vault_lost_but_the_copy_has_does_not_keep_a_snapshot_back(vault: Vault) -> None:
@@ -183,14 +195,16 @@ def test_what_neither_has_is_named(vault: Vault) -> None:
 _PROGRAM = """
 import sys
 from pathlib import Path
-from hostbackup.jobs.copy import copy_vault
+from hostbackup.jobs.copy import CopyRun
 from hostbackup.jobs.result import Result
 from hostbackup.vault import disk
 from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.packs import archive
 from hostbackup.vault.vault import Vault
-disk._BATCH_FILES = 50
-with Vault.open(Path(sys.argv[1]), "write") as vault:
-    copy_vault(vault, FolderStore(Path(sys.argv[2])), Result(), name="usb")
+disk._BATCH_FILES = 2
+archive._MOST = 50
+with Vault.open(Path(sys.argv[1]), "write") as vault, CopyRun(vault, FolderStore(Path(sys.argv[2])), Result(), name="usb") as run:
+    run.run()
 """
 
 
@@ -199,18 +213,18 @@ def test_a_process_that_is_killed_leaves_only_whole_objects_under_their_names(tm
         snapshot(made, (WEB, write_tree(made, WEB, {b"%d" % n: File(b"file %d " % n * 2000) for n in range(1500)})))
     disk = tmp_path / "usb"
     disk.mkdir()
-    for wanted in (1, 400, 800):
+    for wanted in (1, 8, 16):
         process = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(tmp_path / "vault"), str(disk)])
         deadline = time.monotonic() + 60
-        while sum(1 for _ in FolderStore(disk).list("objects/")) < wanted and process.poll() is None and time.monotonic() < deadline:
+        while sum(1 for _ in FolderStore(disk).list("packs/")) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         process.kill()
         process.wait()
-        for listed in FolderStore(disk).list("objects/"):
-            assert hashlib.sha256((disk / listed.key).read_bytes()).hexdigest() == listed.key[-64:]
+        for listed in FolderStore(disk).list("packs/"):
+            assert hashlib.sha256((disk / listed.key).read_bytes()).hexdigest() == (disk / listed.key).stem
     with Vault.open(tmp_path / "vault", "write") as vault:
         copied, result = copy(vault, FolderStore(disk))
-        assert (result.failures, copied.skipped >= 800) == ([], True)
+        assert (result.failures, copied.skipped >= 750) == ([], True)
         with CopySource(FolderStore(disk)) as source:
             assert needed(source) == needed(vault)
     assert [path.name for path in (disk / "incoming").iterdir()] == ["lock"]
@@ -262,7 +276,8 @@ def test_a_disk_that_is_not_mounted_is_no_new_copy(vault: Vault, tmp_path: Path)
 def test_what_is_on_the_copy_alone_stays_there(vault: Vault) -> None:
     store = MemoryStore()
     copy(vault, store)
-    store.objects["objects/00/" + "0" * 64] = b"of a pruned snapshot"
+    digest = hashlib.sha256(b"of a pruned snapshot").hexdigest()
+    store.objects[f"objects/{digest[:2]}/{digest}"] = b"of a pruned snapshot"
     store.objects["evidence/000009-20200101T000000Z-verify.jsonl"] = b"{}"
     before = dict(store.objects)
     assert copy(vault, store)[1].exit is Exit.OK
@@ -282,9 +297,11 @@ def test_evidence_that_differs_is_not_overwritten(vault: Vault) -> None:
 def test_evidence_of_the_copy_follows_it(vault: Vault) -> None:
     store = MemoryStore()
     copy(vault, store)
-    vault.evidence.write("copy", [])
-    assert copy_evidence(vault, store, Result(), name="usb") == 1
-    assert copy_evidence(vault, store, Result(), name="usb") == 0
+    with CopyRun(vault, store, Result(), name="usb") as run:
+        run.run()
+        vault.evidence.write("copy", [])
+        assert run.evidence() == 1
+        assert run.evidence() == 0
 
 
 # ------------------------------------------------------------ proof
@@ -310,14 +327,14 @@ def test_each_damaged_or_missing_object_is_named_with_its_entries(vault: Vault) 
     copy(vault, store)
     logo, _ = keep(vault, bytes(range(256)) * 40)
     page, _ = keep(vault, b"<h1>example</h1>\n")
-    store.objects[object_key("objects", logo)] = b"\0" * 10240
-    del store.objects[object_key("objects", page)]
+    spoil(store, logo)
+    spoil(store, page)
     counts, result = prove(store)
-    assert counts[WEB.id] == {"verified": 4, "different": 2, "missing": 1}
+    assert counts[WEB.id] == {"verified": 4, "different": 3}
     assert sorted((failure.name, failure.code) for failure in result.failures) == [
         (b"img/copy of logo.png", "different"),
         (b"img/logo.png", "different"),
-        (b"index.html", "missing"),
+        (b"index.html", "different"),
     ]
     assert result.exit is Exit.DAMAGE
 
@@ -326,7 +343,7 @@ def test_a_damaged_manifest_is_damage_and_the_rest_is_proven(vault: Vault) -> No
     store = MemoryStore()
     copy(vault, store)
     root = vault.snapshots.get("latest").parts[LOCAL.id].root
-    store.objects[object_key("manifests", root)] = b"{}\n"
+    spoil(store, root, kind="manifests")
     counts, result = prove(store)
     assert result.exit is Exit.DAMAGE
     assert counts[LOCAL.id] == {"different": 1}
@@ -349,9 +366,9 @@ def test_a_vanished_message_is_proven_too_and_told_when_it_is_lost(vault: Vault)
     store = MemoryStore()
     copy(vault, store)
     gone, _ = keep(vault, b"Subject: gone\r\n\r\n")
-    del store.objects[object_key("objects", gone)]
+    spoil(store, gone)
     counts, result = prove(store)
-    assert counts[MAIL.id] == {"verified": 5, "missing": 1}
+    assert counts[MAIL.id] == {"verified": 5, "different": 1}
     assert [failure.name for failure in result.failures] == [b"INBOX UID 3"]
 
 
@@ -363,21 +380,22 @@ def test_repair_replaces_what_is_damaged_in_the_copy(vault: Vault) -> None:
     vault.evidence.write("verify", [{"a": 1}])
     copy(vault, store)
     good = dict(store.objects)
-    for prefix in ("objects/", "manifests/", "snapshots/", "evidence/"):
-        key = next(key for key in store.objects if key.startswith(prefix) and len(store.objects[key]) > 3)
-        store.objects[key] = b"\0" + store.objects[key][1:]
-    for key in [key for key in store.objects if key.startswith("objects/")][2:4]:
-        del store.objects[key]
+    for prefix in ("packs/", "snapshots/", "evidence/"):
+        for key in [key for key in store.objects if key.startswith(prefix)]:
+            store.objects[key] = b"\0" + store.objects[key][1:]
     copied, result = copy(vault, store, repair=True)
     assert (result.exit, result.failures) == (Exit.OK, [])
-    assert copied.repaired == 2
-    assert store.objects == good
+    assert copied.repaired == len(held(vault))
+    assert {key: data for key, data in store.objects.items() if not key.startswith("index/")} == {
+        key: data for key, data in good.items() if not key.startswith("index/")
+    }
+    assert prove(store)[1].exit is Exit.OK
 
 
 def test_repair_says_what_nobody_has_whole(vault: Vault) -> None:
     store = MemoryStore()
     copy(vault, store)
-    store.objects["objects/00/" + "0" * 64] = b"rotten"
+    store.objects["objects/00/00" + "0" * 62] = b"rotten"
     _, result = copy(vault, store, repair=True)
     assert (result.exit, [failure.code for failure in result.failures]) == (Exit.DAMAGE, ["damaged"])
 
@@ -437,9 +455,9 @@ def test_the_vault_gets_back_an_index_of_a_large_tree(tmp_path: Path, monkeypatc
 def test_a_copy_that_is_damaged_too_gives_the_vault_nothing(vault: Vault) -> None:
     store = MemoryStore()
     copy(vault, store)
-    digest, size = keep(vault, b"<h1>example</h1>\n")
+    digest, _ = keep(vault, b"<h1>example</h1>\n")
     vault.objects.path(digest).unlink()
-    store.objects[object_key("objects", digest)] = b"Y" * size
+    spoil(store, digest)
     result = Result()
     with CopySource(store) as source:
         fetch_missing(vault, source, result, name="usb")

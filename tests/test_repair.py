@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from hostbackup.errors import Damaged
+from hostbackup.vault.disk import FolderStore
 from hostbackup.vault.records import entry_record, nonsense
 from hostbackup.vault.snapshots import parse_snapshot
 from tests.support.cli import hostbackup, write_profile
+from tests.support.copies import spoil
 
 PROFILE = 'vault = "vault"\n[[local]]\npath = "site"\n[[copy]]\nname = "usb"\npath = "usb"\n'
 
@@ -159,8 +162,7 @@ def test_what_only_an_older_snapshot_needs_is_proven_in_the_copy_too(move: Path)
     hostbackup("backup", "move.toml", cwd=move)
     hostbackup("copy", "move.toml", cwd=move)
     assert hostbackup("verify", "move.toml", "--against", "copy", cwd=move).exit == 0
-    [lost] = [path for path in (move / "usb/objects").rglob("*") if path.is_file() and path.read_bytes() == b"hello"]
-    overwrite(lost, b"jello")
+    spoil(FolderStore(move / "usb"), hashlib.sha256(b"hello").hexdigest())
     ran = hostbackup("verify", "move.toml", "--against", "copy", "--json", cwd=move)
     assert ran.exit == 4
     [failure] = ran.json["failures"]

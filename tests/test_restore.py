@@ -20,8 +20,7 @@ import pytest
 
 from hostbackup import osal
 from hostbackup.errors import DiskFull, Exit, Locked, UsageError
-from hostbackup.jobs.copy import copy_vault
-from hostbackup.jobs.copy_source import CopySource, Source, object_key, open_copy
+from hostbackup.jobs.copy_source import CopySource, Source, open_copy
 from hostbackup.jobs.restore import FORMATS, Format, restore
 from hostbackup.jobs.restore_names import Names, decode
 from hostbackup.jobs.restore_run import Restored
@@ -32,6 +31,7 @@ from hostbackup.vault.layout import internaldate_epoch
 from hostbackup.vault.safe import SafeFolder
 from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.vault import Vault
+from tests.support.copies import copy, spoil
 from tests.support.dovecot import INBOX_DOT, dovecot
 from tests.support.memory_store import MemoryStore
 from tests.support.sample_vault import (
@@ -302,7 +302,7 @@ def test_a_restore_into_the_vault_or_onto_a_file_is_wrong_usage(vault: Vault, tm
         with pytest.raises(UsageError):
             bring(vault, to)
     (tmp_path / "usb").mkdir()
-    copy_vault(vault, FolderStore(tmp_path / "usb"), Result(), name="usb")
+    copy(vault, FolderStore(tmp_path / "usb"))
     with open_copy(str(tmp_path / "usb")) as source, pytest.raises(UsageError):
         bring(source, tmp_path / "usb" / "out")
 
@@ -612,7 +612,7 @@ def test_dovecot_opens_a_restored_maildir_with_all_its_folders_flags_and_dates(v
 
 def test_a_copy_alone_restores_the_same(vault: Vault, tmp_path: Path) -> None:
     (tmp_path / "usb").mkdir()
-    copy_vault(vault, FolderStore(tmp_path / "usb"), Result(), name="usb")
+    copy(vault, FolderStore(tmp_path / "usb"))
     for format in FORMATS:
         bring(vault, tmp_path / f"a-{format}", format=format)
         with open_copy(str(tmp_path / "usb")) as source:
@@ -624,11 +624,9 @@ def test_a_copy_alone_restores_the_same(vault: Vault, tmp_path: Path) -> None:
 
 def test_a_damaged_copy_is_told_and_not_written(vault: Vault, tmp_path: Path) -> None:
     store = MemoryStore()
-    copy_vault(vault, store, Result(), name="m")
-    digest, size = keep(vault, b"<h1>example</h1>\n")
-    store.objects[object_key("objects", digest)] = b"Y" * size
-    gone, _ = keep(vault, BY_HAND[b"dump.sql"].data or b"")
-    del store.objects[object_key("objects", gone)]
+    copy(vault, store, name="m")
+    for data in (b"<h1>example</h1>\n", BY_HAND[b"dump.sql"].data or b""):
+        spoil(store, keep(vault, data)[0])
     with CopySource(store) as source:
         _, result = bring(source, tmp_path / "out")
     assert reasons(result) == {b"index.html": "damaged", b"dump.sql": "damaged", b"unread.txt": "not-stored"}

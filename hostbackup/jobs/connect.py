@@ -317,10 +317,9 @@ class Connections:
 
     def store(self, copy: BucketCopy | PathCopy) -> Store:
         """Raises PlaceMissing for a folder that is not there, ProfileError for what a copy cannot be yet; a bucket is first asked when it is used."""
-        for key, wanted in (("encrypt_to", bool(copy.encrypt_to)), ('mode = "mirror"', copy.mode == "mirror")):
-            if wanted:  # a copy that is less than asked for, such as one in the clear, would be worse than none
-                hint = f"take {key} out of the profile, or wait for a version that has it"
-                raise ProfileError(f"{key} is not available yet; nothing was copied there", where=f"copy {copy.name}", hint=hint)
+        if copy.mode == "mirror":
+            hint = "take it out of the profile, or wait for a version that has it"
+            raise ProfileError('mode = "mirror" is not available yet; nothing was copied there', where=f"copy {copy.name}", hint=hint)
         if isinstance(copy, PathCopy):
             from hostbackup.vault.disk import FolderStore
 

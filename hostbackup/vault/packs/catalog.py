@@ -269,10 +269,10 @@ class Catalog:
             key = found[-1][0]
 
     def adopt(self, rows: Iterable[tuple[Blob, Sequence[Member]]]) -> None:
-        """Blobs that the listing shows and that tell by themselves what they hold."""
+        """Blobs that the listing shows and whose names tell what they hold: no index has to."""
         with self._change() as db:
             for blob, members in rows:
-                self._put(db, blob, members, "", there=True)
+                self._put(db, blob, members, "its own name", there=True)
 
     # -- contents -----------------------------------------------------------------------------------------------------------------------
 
