@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -72,8 +73,11 @@ def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
             job.observer.warn(f"copy {copy.name} is on the same disk as the vault: it is lost with it, and does not count as off-machine")
         if repair:
             restore_format(job.vault, store, result, name=copy.name, recipients=recipients)
-            _fetch(job, store, identities, result, copy.name)
-        with CopyRun(job.vault, store, result, name=copy.name, repair=repair, recipients=recipients, identities=identities) as run:
+            _fetch(job, copy, identities, result)
+        with (
+            CopyRun(job.vault, store, result, name=copy.name, repair=repair, recipients=recipients, identities=identities) as run,
+            held(job, copy, store),
+        ):
             done = run.run()
             line = {"type": "copy", "side": f"copy:{copy.name}", "target": store.label, "snapshot": done.snapshot, "time": stamp()}
             counts = {"uploaded": done.uploaded, "skipped": done.skipped, "repaired": done.repaired}
@@ -91,17 +95,33 @@ def keys_of(job: Job, copy: Copy) -> tuple[Recipients | None, Identities | None]
     return recipients, None
 
 
-def _fetch(job: Job, store: Store, identities: Identities | None, result: Result, name: str) -> None:
+@contextlib.contextmanager
+def held(job: Job, copy: Copy, store: Store) -> Iterator[None]:
+    """Nobody else writes to the copy meanwhile. A lock that a killed run of this vault left is known by what it noted here. Raises Locked."""
+    state, name = job.vault.state, f"copy-lock-{copy.name}"
+    hold = store.hold(str((state.read(name) or {}).get("lock", "")))
+    if hold.key:
+        state.write(name, {"lock": hold.key})
+    with hold:
+        yield
+    state.remove(name)
+
+
+def _fetch(job: Job, copy: Copy, identities: Identities | None, result: Result) -> None:
     """Brings back what the vault lost, where there is a copy already and it can be read."""
+    store = job.connections.store(copy)
     try:
         sealed = read_format(store).sealed
+        if sealed and identities is None:
+            job.observer.warn(f"copy {copy.name} is encrypted: what the vault lost is not brought back from it without --identity FILE")
+            return
+        with CopySource(store, identities) as source:
+            fetched = fetch_missing(job.vault, source, result, name=copy.name)
+        result.details.setdefault("fetched", {})[copy.name] = dataclasses.asdict(fetched)
     except Absent:  # nothing was ever copied there
         return
-    if sealed and identities is None:
-        job.observer.warn(f"copy {name} is encrypted: what the vault lost is not brought back from it without --identity FILE")
-        return
-    fetched = fetch_missing(job.vault, CopySource(store, identities), result, name=name)
-    result.details.setdefault("fetched", {})[name] = dataclasses.asdict(fetched)
+    finally:
+        store.close()
 
 
 def _off_machine(job: Job, copy: Copy) -> bool:

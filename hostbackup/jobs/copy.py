@@ -106,6 +106,7 @@ class CopyRun:
         try:
             found = read_format(self._store)
         except Absent:
+            self._refuse_strangers()
             return None
         if found.sealed is not bool(self._recipients):
             what, key = ("is encrypted", "has no encrypt_to") if found.sealed else ("is not encrypted", "has encrypt_to")
@@ -115,28 +116,33 @@ class CopyRun:
 
     def _arrive(self) -> None:
         """Makes sure that the store holds a copy, or begins one."""
-        label, state = self._store.label, f"copy-{self._name}"
         if self._found is None:
-            self._begin(label, known=self._vault.state.read(state) == {"target": label})
+            self._say_what_it_is()
         elif (self._found.version, self._found.recipients) != (VERSION, self._recipients):
             if self._found.sealed and set(self._found.recipients) != set(self._recipients):
                 told_to = ", ".join(self._found.recipients)
                 self._result.observer.warn(f"{self._side}: what is there stays encrypted to {told_to}; only what comes now is for the new recipients")
             self._say_what_it_is()
-        if self._vault.mode == "write" and self._vault.state.read(state) != {"target": label}:
-            self._vault.state.write(state, {"target": label})
+        if self._vault.mode == "write" and not self._known:
+            self._vault.state.write(f"copy-{self._name}", {"target": self._store.label})
 
-    def _begin(self, label: str, *, known: bool) -> None:
+    @property
+    def _known(self) -> bool:
+        """Whether this vault was copied there before."""
+        return self._vault.state.read(f"copy-{self._name}") == {"target": self._store.label}
+
+    def _refuse_strangers(self) -> None:
+        """Raises VaultError or PlaceMissing where this is no place to begin a copy at."""
+        label = self._store.label
         foreign = next((listed for listed in self._store.list() if listed.key.partition("/")[0] not in _LEFT_BY_A_KILLED_BEGINNING), None)
         if foreign is not None:
             if set(self._vault.snapshots.list()) & set(_snapshot_names(self._store)):
                 raise VaultError(f"{FORMAT_FILE} of this copy is missing", where=label, hint="run `copy --repair`")
             hint = "give the copy an empty folder, or a prefix of its own"
             raise VaultError(f"this holds other files ({foreign.key[:100]!r}) and no copy", where=label, hint=hint)
-        if known:
+        if self._known:
             hint = f"is the right disk mounted? To begin a new copy there, give it another name than {self._name!r} in the profile"
             raise PlaceMissing("there was a copy here, and now there is nothing", where=label, hint=hint)
-        self._say_what_it_is()
 
     def _say_what_it_is(self) -> None:
         readme_text = readme(sealed=bool(self._recipients))

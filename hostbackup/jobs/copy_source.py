@@ -205,6 +205,7 @@ class CopySource:
         """Also closes the store. May be called twice."""
         self._forget()
         self.archive.close()
+        self.store.close()
 
     def __enter__(self) -> CopySource:
         return self

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, Exit, Locked, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.context import Job
-from hostbackup.jobs.copies import keys_of
+from hostbackup.jobs.copies import Copy, held, keys_of
 from hostbackup.jobs.copy import CopyRun
-from hostbackup.jobs.copy_prune import CopyPrune
+from hostbackup.jobs.copy_prune import CopyPrune, Freed
 from hostbackup.jobs.copy_source import copy_format
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
@@ -91,19 +92,25 @@ def _unreadable(job: Job, result: Result) -> str:
 def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
     kept = set(job.vault.snapshots.list()) - set(plan.remove)
     for copy in job.profile.copies:
-        side = f"copy:{copy.name}"
         try:
-            recipients, identities = keys_of(job, copy)
-            store = job.connections.store(copy)
-            try:
-                copy_format(store)
-                with CopyRun(job.vault, store, result, name=copy.name, recipients=recipients, identities=identities) as run:
-                    freed = CopyPrune(run.archive, job.vault, plan, kept, result, name=copy.name, retained=datetime.timedelta()).run(
-                        run.look(), apply=apply
-                    )
-            finally:
-                store.close()
+            freed = _copy(job, copy, plan, kept, result, apply=apply)
         except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
-            result.fail_part(error, side=side, part="")
+            result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
             result.details.setdefault("copies", {})[copy.name] = dataclasses.asdict(freed)
+
+
+def _copy(job: Job, copy: Copy, plan: PrunePlan, kept: set[str], result: Result, *, apply: bool) -> Freed:
+    recipients, identities = keys_of(job, copy)
+    store = job.connections.store(copy)
+    try:
+        copy_format(store)
+        with (
+            CopyRun(job.vault, store, result, name=copy.name, recipients=recipients, identities=identities) as run,
+            held(job, copy, store) if apply else contextlib.nullcontext(),
+        ):
+            listing = run.look()
+            pruning = CopyPrune(run.archive, job.vault, plan, kept, result, name=copy.name, retained=datetime.timedelta())
+            return pruning.run(listing, apply=apply)
+    finally:
+        store.close()

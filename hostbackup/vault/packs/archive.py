@@ -84,10 +84,9 @@ class Archive:
         self._reader = PackReader(self._load, whole_only=sealed)
 
     def close(self) -> None:
-        """Ends what runs beside, and closes the catalog and the store."""
+        """Ends what runs beside, and closes the catalog. The store is its owner's to close."""
         self._reader.close()
         self.catalog.close()
-        self.store.close()
 
     @property
     def readable(self) -> bool:
