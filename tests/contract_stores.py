@@ -8,13 +8,13 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from hostbackup.errors import HostbackupError, Locked, PlaceMissing
 from hostbackup.model import Method, Status
-from hostbackup.vault.stores import LOCKS, Absent, Outcome, Store, Upload, Wanted
+from hostbackup.vault.stores import LOCKS, Absent, Outcome, Store, Upload, Wanted, mark
 
 
 @dataclass
@@ -196,6 +196,29 @@ class StoreContract:
         put(world.store, upload("x", b"1"))
         [listed] = world.store.list()
         assert listed.modified > 1_700_000_000
+
+    def test_names_of_web_pages_are_keys(self, world: World) -> None:
+        keys = ["tree/.htaccess", "tree/100%25 & +.html", "tree/会社案内/地図.html"]
+        outcomes = put(world.store, *(upload(key, key.encode()) for key in keys))
+        assert all(outcomes[key].ok for key in keys)
+        assert [listed.key for listed in world.store.list("tree/")] == keys
+        with world.store.get(keys[2]) as stream:
+            assert stream.read() == keys[2].encode()
+        assert all(outcome.ok for outcome in world.store.delete(keys))
+        assert list(world.store.list()) == []
+
+    def test_a_version_is_told_from_another_by_its_mark(self, world: World) -> None:
+        told = mark(put(world.store, replace(upload("x", b"one"), mtime_ns=10**18))["x"])
+        assert [mark(listed) for listed in world.store.list()] == [told]
+        world.write("x", b"two")
+        assert [mark(listed) for listed in world.store.list()] != [told]
+
+    def test_an_object_is_described(self, world: World) -> None:
+        put(world.store, upload("x", b"four"))
+        assert world.store.describe("x").size == 4
+        assert world.store.describe("x").sha256 in ("", hashlib.sha256(b"four").hexdigest())
+        with pytest.raises(Absent):
+            world.store.describe("y")
 
     def test_a_store_that_is_not_there_is_one_error(self, world: World) -> None:
         with pytest.raises(PlaceMissing):

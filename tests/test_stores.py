@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.stores import mark
 from tests.contract_stores import ObjectLockContract, StoreContract, World, key_of, listing, put, upload, wanted
 from tests.support.memory_store import MemoryStore
 from tests.support.s3 import S3Server, moto_server, rclone_server
@@ -256,7 +258,7 @@ def test_a_store_that_keeps_failing_is_given_up(moto: S3Server, monkeypatch: pyt
     world = next(bucket_world(moto))
     attempts: list[str] = []
 
-    def fail(_: s3.Bucket, key: str, data: bytes) -> None:
+    def fail(_: s3.Bucket, key: str, data: bytes, about: s3.About) -> None:
         attempts.append(key)
         raise LineCut("the store is failing (SlowDown)")
 
@@ -399,7 +401,62 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_what_arrived(tmp_path: Path, m
 def test_keys_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()
-    for key in ("../x", "a/../../x", "/x", "", "a//b", "incoming/x", "a/./b", ".x", "a\0b", "ünï"):
+    for key in ("../x", "a/../../x", "/x", "", "a//b", "incoming/x", "a/./b", ".x", "Incoming/x", "a\0b", "a\nb", "\udce9", "long" * 300):
         outcomes = put(FolderStore(root), upload(key, b"x"))
         assert outcomes[key].code == "name"
     assert not (tmp_path / "x").exists()
+
+
+def test_a_planted_symlink_leads_nowhere(tmp_path: Path) -> None:
+    root, outside = tmp_path / "disk", tmp_path / "outside"
+    root.mkdir()
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "kept").write_bytes(b"theirs")
+    (root / "tree").symlink_to(outside)
+    store = FolderStore(root)
+    for key in ("tree/x", "tree/deep/kept"):
+        assert put(store, upload(key, b"ours"))[key].code == "name"
+        [gone] = store.delete([key])
+        assert gone.code == "name"
+        with pytest.raises(HostbackupError, match="symlink"):
+            store.get(key)
+    assert [path.name for path in outside.rglob("*")] == ["deep", "kept"]
+    assert (outside / "deep" / "kept").read_bytes() == b"theirs"
+    assert [listed.key for listed in store.list()] == ["tree"]
+
+
+def test_a_file_bears_the_time_that_was_asked_for_and_no_empty_folder_is_left(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    [outcome] = store.put([replace(upload("a/b/c", b"x"), mtime_ns=1_600_000_000_000_000_000)])
+    assert (outcome.modified, (tmp_path / "a/b/c").stat().st_mtime) == (1_600_000_000.0, 1_600_000_000.0)
+    assert [mark(listed) for listed in store.list()] == [mark(outcome)]
+    put(store, upload("a/d", b"x"))
+    assert all(gone.ok for gone in store.delete(["a/b/c"]))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["d"]
+    assert all(gone.ok for gone in store.delete(["a/d"]))
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_stands_in_the_way_of_one_file_is_that_files_trouble(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    put(store, upload("page", b"a file"), upload("folder/x", b"x"))
+    outcomes = put(store, upload("page/x", b"x"), upload("folder", b"x"), upload("fine", b"x"))
+    assert [outcomes[key].ok for key in ("page/x", "folder", "fine")] == [False, False, True]
+    assert (tmp_path / "page").read_bytes() == b"a file"
+    assert list((tmp_path / "incoming").glob("*.part")) == []
+
+
+# ------------------------------------------------------------ what a bucket tells of its objects
+
+
+@pytest.mark.parametrize("size", [10, s3.PART + 10])
+def test_a_bucket_tells_type_and_metadata_to_whoever_fetches_an_object(moto: S3Server, size: int) -> None:
+    bucket = f"told-{size}"
+    moto.make_bucket(bucket)
+    store = BucketStore(moto.target(bucket, "site"))
+    item = replace(upload("page.html", b"x" * size), content_type="text/html", metadata=(("mode", "0644"), ("mtime", "1600000000.5")))
+    [outcome] = store.put([item])
+    told = moto.client().head_object(Bucket=bucket, Key="site/page.html")
+    assert (told["ContentType"], told["Metadata"]) == ("text/html", {"mode": "0644", "mtime": "1600000000.5"})
+    assert told["ETag"].strip('"') == outcome.etag != ""
+    assert store.describe("page.html").metadata["mode"] == "0644"

@@ -23,7 +23,7 @@ from hostbackup.errors import Damaged, Exit, HostbackupError, Locked, UsageError
 from hostbackup.jobs.restore_names import Names, Taken
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, name_json
-from hostbackup.vault.disk import disk_error
+from hostbackup.vault.disk_errors import disk_error
 from hostbackup.vault.hashing import hash_fd
 from hostbackup.vault.records import canonical
 from hostbackup.vault.safe import SafeFolder, is_in_the_way

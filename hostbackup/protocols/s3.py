@@ -73,7 +73,22 @@ class Found(NamedTuple):
 
 class Head(NamedTuple):
     size: int
-    sha256: str  # lower-case hex, as the store computed it over the whole object; "" where it offers none
+    sha256: str  # hex, as the store computed it over the whole object; "" where it offers none
+    metadata: Mapping[str, str] = {}  # names in lower case
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a bucket tells of an object to whoever fetches it. Names and values of metadata are ASCII."""
+
+    content_type: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def request(self) -> dict[str, Any]:
+        return {key: told for key, told in (("ContentType", self.content_type), ("Metadata", dict(self.metadata))) if told}
+
+
+_NOTHING = About()
 
 
 def connect(target: S3Target, *, connections: int = 16, timeout: float = 60.0) -> Bucket:
@@ -210,13 +225,14 @@ class Bucket:
             wanted["ContinuationToken"] = following
 
     def head(self, key: str) -> Head:
-        """Size and checksum. Raises ObjectAbsent."""
+        """Size, checksum and metadata. Raises ObjectAbsent."""
         told = self._ask("head_object", key, ChecksumMode="ENABLED")
         digest = ""
         if told.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
             with contextlib.suppress(ValueError):  # "…-3" is a composite: no digest of the object
                 digest = base64.b64decode(told.get("ChecksumSHA256", ""), validate=True).hex()
-        return Head(told["ContentLength"], digest if len(digest) == 64 else "")
+        metadata = {name.lower(): value for name, value in told.get("Metadata", {}).items()}
+        return Head(told["ContentLength"], digest if len(digest) == 64 else "", metadata)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> tuple[int, BinaryIO]:
         """Size and contents of an object, or of `length` bytes of it from `start` on.
@@ -242,17 +258,19 @@ class Bucket:
         raw = Download(first["Body"], size, again, lambda error: translate(error, self.target, key))
         return size, cast(BinaryIO, io.BufferedReader(raw, 1 << 17))
 
-    def put(self, key: str, data: bytes) -> None:
-        """Stores a whole object. The store has checked its MD5 or SHA-256, or has at least the size right."""
+    def put(self, key: str, data: bytes, about: About = _NOTHING) -> str:
+        """Stores a whole object; its ETag. The store has checked its MD5 or SHA-256, or has at least the size right."""
         md5 = hashlib.md5(data, usedforsecurity=False)
         if self._checks_sha256 is None:
             with self._finding_out:
                 if self._checks_sha256 is None:
                     self._checks_sha256 = self._probe()
         extra = self._sha256(data) if self._checks_sha256 else {}
-        told = self._put(key, data, md5.digest(), extra)
-        if told.get("ETag", "").strip('"') != md5.hexdigest() and not (extra and told.get("ChecksumSHA256") == extra["ChecksumSHA256"]):
+        told = self._put(key, data, md5.digest(), extra | about.request())
+        etag: str = told.get("ETag", "").strip('"')
+        if etag != md5.hexdigest() and not (extra and told.get("ChecksumSHA256") == extra["ChecksumSHA256"]):
             self._compare_size(key, len(data))
+        return etag
 
     def put_small(self, key: str, data: bytes) -> None:
         """Stores a whole object that nothing depends on, with its Content-MD5 alone: without finding out first what the store checks."""
@@ -286,10 +304,10 @@ class Bucket:
         told: dict[str, Any] = self._ask("put_object", key, Body=data, ContentMD5=base64.b64encode(md5).decode(), **extra)
         return told
 
-    def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
-        """Stores a large object. `parts`, all but the last of `part_size(size)` bytes, come in order. Nothing of it shows before all is there."""
+    def put_parts(self, key: str, parts: Iterable[bytes], about: About = _NOTHING) -> str:
+        """Stores a large object; its ETag. `parts`, all but the last of `part_size(size)` bytes, come in order. It shows once all is there."""
         self._abort(key, lambda name, _since: name == self._prefix + key)
-        upload = self._ask("create_multipart_upload", key)["UploadId"]
+        upload = self._ask("create_multipart_upload", key, **about.request())["UploadId"]
         done: list[dict[str, Any]] = []
         size = 0
         try:
@@ -298,12 +316,14 @@ class Bucket:
                 told = self._ask("upload_part", key, UploadId=upload, PartNumber=number, Body=data, ContentMD5=md5)
                 done.append({"PartNumber": number, "ETag": told["ETag"]})
                 size += len(data)
-            self._ask("complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done})
+            told = self._ask("complete_multipart_upload", key, UploadId=upload, MultipartUpload={"Parts": done})
         except BaseException:
             with contextlib.suppress(HostbackupError):  # a later run aborts it
                 self._ask("abort_multipart_upload", key, UploadId=upload)
             raise
         self._compare_size(key, size)
+        etag: str = told.get("ETag", "").strip('"')
+        return etag
 
     def _compare_size(self, key: str, size: int) -> None:
         stored = self.head(key).size

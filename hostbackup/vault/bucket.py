@@ -11,7 +11,7 @@ from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
 from hostbackup.vault.hold import ObjectHold
-from hostbackup.vault.stores import LOCKS, Absent, Chunks, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading
+from hostbackup.vault.stores import LOCKS, Absent, Chunks, Described, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading, valid_key
 
 _WORKERS = 16
 _IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
@@ -74,26 +74,35 @@ class BucketStore:
             stop.set()
 
     def _put(self, item: Upload, stop: threading.Event) -> Outcome:
+        if not valid_key(item.key):
+            return Outcome(item.key, item.size, "name", "no store can hold an object of this name")
+        about = s3.About(item.content_type, item.metadata)
         try:
             self._check_hold()
             if item.size <= s3.PART and item.digest:
                 chunks = Chunks(item, s3.PART)
                 with self._budget.hold(item.size):
-                    self._bucket.put(item.key, b"".join(chunks))
+                    etag = self._bucket.put(item.key, b"".join(chunks), about)
             else:
                 size = s3.part_size(item.size)
                 chunks = Chunks(item, size)
                 with self._budget.hold(size):
-                    self._bucket.put_parts(item.key, _until(stop, iter(chunks)))
+                    etag = self._bucket.put_parts(item.key, _until(stop, iter(chunks)), about)
         except _WHOLE_STORE:
             raise
         except (HostbackupError, OSError) as error:
             return failed(item.key, error, item.size)
-        return Outcome(item.key, chunks.size, digest=chunks.digest)
+        return Outcome(item.key, chunks.size, digest=chunks.digest, etag=etag)
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         try:
             return self._bucket.get(key, start, size)[1]
+        except s3.ObjectAbsent as error:
+            raise Absent(error.reason, where=error.where) from error
+
+    def describe(self, key: str) -> Described:
+        try:
+            return Described(*self._bucket.head(key))
         except s3.ObjectAbsent as error:
             raise Absent(error.reason, where=error.where) from error
 

@@ -11,23 +11,25 @@ import errno
 import itertools
 import os
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from hostbackup import osal
-from hostbackup.errors import DiskFull, HostbackupError, PlaceMissing, VaultError
+from hostbackup.errors import HostbackupError, PlaceMissing, VaultError
 from hostbackup.model import Method, Status
 from hostbackup.vault import pool
-from hostbackup.vault.faults import human
-from hostbackup.vault.hold import ObjectHold, about_us, locked
+from hostbackup.vault.disk_arrivals import Arrivals, KernelHold
+from hostbackup.vault.disk_errors import disk_error
+from hostbackup.vault.disk_paths import INCOMING, path_of, reserved
+from hostbackup.vault.hold import ObjectHold
 from hostbackup.vault.stores import (
     LOCKS,
     Absent,
     Chunks,
+    Described,
     Hold,
     Listed,
     Outcome,
@@ -38,37 +40,18 @@ from hostbackup.vault.stores import (
     failed,
     prove_by_reading,
     ranged,
-    valid_key,
 )
 
 _WORKERS = 4
 _BATCH_BYTES = 256 << 20
 _BATCH_FILES = 4096
 _BATCH_SECONDS = 10.0
-_INCOMING = "incoming"
-_NOT_OURS = {"$recycle.bin", "lost+found", "system volume information"}  # what systems put on a disk by themselves
-_ONE_FILE = (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY)  # everything else concerns the disk
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-_HINTS = {
-    errno.EROFS: "the disk is mounted read-only",
-    errno.EACCES: "this user may not write there",
-    errno.EPERM: "this user may not write there",
-    errno.EIO: "the disk itself reports an error: check it, and have another copy",
-}
+_ONE_FILE = (errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY, errno.EILSEQ)  # everything else concerns the disk
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 _Arrived = tuple[Path | None, Outcome]  # the file in incoming/ if there is one, and what is to be told of it
 _Batch = list[_Arrived]
-
-
-def disk_error(error: OSError, where: Path, needed: int = 0) -> VaultError:
-    """The error to raise for what a disk other than the vault's refused. `needed`: bytes that were to be written, where known."""
-    if error.errno in _FULL:
-        wanted = f"; {human(needed)} more were to be written" if needed else ""
-        return DiskFull(f"the disk is full{wanted}", where=str(where), hint="free space there and run it again: what has arrived stays")
-    return VaultError((error.strerror or str(error)).lower(), where=str(where), hint=_HINTS.get(error.errno or 0, ""))
 
 
 class FolderStore:
@@ -79,7 +62,7 @@ class FolderStore:
         self._numbers = itertools.count()
         self._session = secrets.token_hex(6)
         self._device = self._look()
-        self._arrivals = _Arrivals(root)
+        self._arrivals = Arrivals(root)
         self._held: ObjectHold | None = None
 
     def _look(self) -> int:
@@ -99,9 +82,7 @@ class FolderStore:
         return str(self.root)
 
     def _path(self, key: str) -> Path:
-        if not valid_key(key) or key.split("/", 1)[0] == _INCOMING:
-            raise ValueError(f"not a key: {key[:200]!r}")
-        return self.root / key
+        return path_of(self.root, key)
 
     # ------------------------------------------------------------ the writer's lock
 
@@ -109,7 +90,7 @@ class FolderStore:
         """By the kernel's lock, which ends with its process; by an object where the file system knows no locks."""
         self._look()
         if self._arrivals.can_lock():
-            return _KernelHold(self._arrivals)
+            return KernelHold(self._arrivals)
         self._held = ObjectHold(self, stale)
         return self._held
 
@@ -153,7 +134,7 @@ class FolderStore:
         except OSError as error:
             raise disk_error(error, self.root / folder) from error
         for entry in entries:
-            if not folder and (entry.name.lower() in _NOT_OURS or entry.name.startswith(".") or entry.name == _INCOMING):
+            if not folder and reserved(entry.name):
                 continue
             key = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
@@ -164,8 +145,24 @@ class FolderStore:
                     told = entry.stat(follow_symlinks=False)
                     yield Listed(key, told.st_size, modified=told.st_mtime)
 
+    def _standing(self, key: str) -> Path:
+        try:
+            return self._path(key)
+        except ValueError as error:
+            raise VaultError(str(error), where=f"{self.root}/{key}") from error
+
+    def describe(self, key: str) -> Described:
+        path = self._standing(key)
+        try:
+            return Described(path.stat(follow_symlinks=False).st_size)
+        except FileNotFoundError as error:
+            self._look()
+            raise Absent("is not on the disk", where=str(path)) from error
+        except OSError as error:
+            raise disk_error(error, path) from error
+
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
-        path = self._path(key)
+        path = self._standing(key)
         try:
             fd = os.open(path, _READ)
         except FileNotFoundError as error:
@@ -204,7 +201,7 @@ class FolderStore:
     def tidy(self) -> None:
         try:
             with self._arrivals:
-                for path in (self.root / _INCOMING).glob("*.part"):
+                for path in (self.root / INCOMING).glob("*.part"):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, self.root) from error
@@ -233,7 +230,7 @@ class FolderStore:
         return written
 
     def _write(self, item: Upload) -> _Arrived:
-        part = self.root / _INCOMING / f"{self._session}-{next(self._numbers)}.part"
+        part = self.root / INCOMING / f"{self._session}-{next(self._numbers)}.part"
         try:
             self._path(item.key)
             arrived = self._fill(part, item)
@@ -259,6 +256,9 @@ class FolderStore:
                     view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
+        if item.mtime_ns:
+            with contextlib.suppress(OSError, OverflowError):  # a time that this file system cannot hold
+                os.utime(part, ns=(item.mtime_ns, item.mtime_ns))
         return Outcome(item.key, chunks.size, digest=chunks.digest)
 
     def _trouble(self, error: OSError, needed: int = 0) -> HostbackupError:
@@ -280,11 +280,7 @@ class FolderStore:
                     osal.sync_file(part)
             folders: set[Path] = set()
             for part, outcome in arrived:
-                path = self._path(outcome.key)
-                if path.parent not in folders:
-                    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    folders.add(path.parent)
-                outcomes.append(self._rename(part, path, outcome))
+                outcomes.append(self._place(part, outcome, folders))
             if arrived and not osal.sync_tree(self.root):
                 for folder in folders:
                     _sync_names(folder, self.root)
@@ -292,95 +288,55 @@ class FolderStore:
             raise self._trouble(error) from error
         yield from outcomes
 
-    @staticmethod
-    def _rename(part: Path, path: Path, outcome: Outcome) -> Outcome:
+    def _place(self, part: Path, outcome: Outcome, folders: set[Path]) -> Outcome:
+        """Gives a file its name. `folders`: those that are known to stand, and grow."""
         try:
+            path = self._path(outcome.key)
+            if path.parent not in folders:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folders.add(path.parent)
             part.replace(path)
-            if path.stat().st_size != outcome.size:
-                return Outcome(outcome.key, outcome.size, "size", f"the disk kept {path.stat().st_size} bytes of {outcome.size}")
+            found = path.stat(follow_symlinks=False)
+        except ValueError as error:
+            part.unlink(missing_ok=True)
+            return Outcome(outcome.key, outcome.size, "name", str(error))
         except OSError as error:
             if error.errno not in _ONE_FILE:
                 raise
             part.unlink(missing_ok=True)
+            if error.errno in (errno.EEXIST, errno.ENOTDIR):
+                return Outcome(outcome.key, outcome.size, "in-the-way", "a file stands where a folder is needed")
             return failed(outcome.key, error, outcome.size)
-        return outcome
+        if found.st_size != outcome.size:
+            return Outcome(outcome.key, outcome.size, "size", f"the disk kept {found.st_size} bytes of {outcome.size}")
+        return replace(outcome, modified=found.st_mtime)
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
         self._look()
         for key in keys:
             self._check_hold()
             try:
-                self._path(key).unlink(missing_ok=True)
+                path = self._path(key)
+                path.unlink(missing_ok=True)
+            except NotADirectoryError:
+                yield Outcome(key)
+            except ValueError as error:
+                yield Outcome(key, code="name", reason=str(error))
             except OSError as error:
                 yield failed(key, error)
             else:
+                self._prune(path.parent)
                 yield Outcome(key)
+
+    def _prune(self, folder: Path) -> None:
+        """Takes away folders that hold nothing any more: a store has keys, and no folders of its own."""
+        with contextlib.suppress(OSError):  # as soon as one holds something
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-class _Arrivals:
-    """`incoming/`, made ready and ours alone while it is entered, as often as need be. Raises Locked while another process has it."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._inside = 0
-        self._lock: osal.FileLock | None = None
-        self._one_at_a_time = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._one_at_a_time:
-            if not self._inside:
-                self._lock = self._take()
-            self._inside += 1
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with self._one_at_a_time:
-            self._inside -= 1
-            if not self._inside and self._lock is not None:
-                self._lock.release()
-                self._lock = None
-
-    def can_lock(self) -> bool:
-        """Whether the file system knows locks. Raises Locked too."""
-        with self:
-            return self._lock is not None
-
-    def _take(self) -> osal.FileLock | None:
-        """None where the file system knows no locks."""
-        incoming = self._root / _INCOMING
-        try:
-            incoming.mkdir(mode=0o700, exist_ok=True)
-            lock = osal.FileLock.take(incoming / "lock", exclusive=True)
-            if lock is not None:
-                lock.describe(about_us().decode())
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return None
-            raise disk_error(error, incoming) from error
-        if lock is None:
-            told = b""
-            with contextlib.suppress(OSError):
-                told = (incoming / "lock").read_bytes()
-            raise locked(str(self._root), told)
-        return lock
-
-
-class _KernelHold:
-    """The writer's lock that ends with its process: nothing to remember."""
-
-    key = ""
-
-    def __init__(self, arrivals: _Arrivals) -> None:
-        self._arrivals = arrivals
-
-    def __enter__(self) -> _KernelHold:
-        self._arrivals.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._arrivals.__exit__(kind, error, trace)
 
 
 def _sync_names(folder: Path, root: Path) -> None:

@@ -1,16 +1,15 @@
 """Object stores: a folder on another disk, a bucket, or memory, behind the same few verbs, each over many objects.
 
-An object is bytes under a key: ASCII path components joined by `/`. It shows whole or not at all, and putting it again is harmless. What goes
-wrong with one object is told in its outcome; what ends the whole store is raised: PlaceMissing (no such folder or bucket, disk not mounted),
-LoginRefused, Unreachable, LineCut, DiskFull, Locked. Outcomes come in any order, exactly one an item. Closing a generator early stops the work.
+An object is bytes under a key: path components joined by `/` (see `valid_key`). It shows whole or not at all, and putting it again is harmless.
+What goes wrong with one object is told in its outcome; what ends the whole store is raised: PlaceMissing (no such folder or bucket, disk not
+mounted), LoginRefused, Unreachable, LineCut, DiskFull, Locked. Outcomes come in any order, exactly one an item. Closing a generator early stops it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
@@ -20,11 +19,13 @@ from hostbackup.model import Method, Status
 
 CHUNK = 1 << 20
 LOCKS = "locks/"  # keys of the writer's lock, where it is an object
-_KEY = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)*")
+KEY_BYTES = 1024  # what S3 takes, as UTF-8
 
 
 class Listed(NamedTuple):
-    """`etag` and `modified` (seconds since the epoch, by the store's clock) are "" and 0 where a store does not tell them in its listing."""
+    """`etag` and `modified` (seconds since the epoch, by the store's clock) are "" and 0 where a store does not tell them in its listing. A folder
+    has no ETags, and a file's own time as `modified`.
+    """
 
     key: str
     size: int
@@ -37,8 +38,9 @@ class Upload:
     """An object to be put: its key, size in bytes and SHA-256; `open` gives the contents from the start each time.
 
     `digest` "": the bytes are known once they were read, and `size` is about how many they will be; the outcome tells both. `content_type` and
-    `metadata` (names and values, ASCII) are what a bucket tells whoever fetches it; a folder keeps neither. `lasting`: falls under the retention
-    that a bucket was set up for.
+    `metadata` (names and values, ASCII) are what a bucket tells whoever fetches it; a folder keeps neither. `mtime_ns`: the time that the file is
+    to bear in a folder, 0 where it does not matter; a bucket keeps it only as far as the metadata tell it. `lasting`: falls under the retention that
+    a bucket was set up for.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Upload:
     content_type: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     lasting: bool = True
+    mtime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ class Outcome:
     """What became of one object that was put or deleted. `code` is "" where all went well.
 
     `size` and `digest` are those of the stored bytes. `checksum` is what the store computed over an object that went up in parts ("…-3", a digest
-    of their SHA-256s), "" where it computed none; `until` the time stamp before which it lets nobody delete it, "" where it does not say.
-    Code "source-damaged": the bytes read for the upload are not those of its digest; nothing was stored.
+    of their SHA-256s), "" where it computed none; `until` the time stamp before which it lets nobody delete it, "" where it does not say; `etag` and
+    `modified` what the next listing will tell, as far as the store says it. Code "source-damaged": the bytes read for the upload are not those of
+    its digest; nothing was stored.
     """
 
     key: str
@@ -67,10 +71,25 @@ class Outcome:
     digest: str = ""
     checksum: str = ""
     until: str = ""
+    etag: str = ""
+    modified: float = 0.0
 
     @property
     def ok(self) -> bool:
         return not self.code
+
+
+def mark(told: Listed | Outcome) -> str:
+    """What tells one version of an object from another without a look at its bytes; "" where the store tells nothing of the kind."""
+    return told.etag or (repr(told.modified) if told.modified else "")
+
+
+class Described(NamedTuple):
+    """What a store says of one object. `sha256` is what it computed itself, "" where it did not; a folder tells neither that nor metadata."""
+
+    size: int
+    sha256: str = ""
+    metadata: Mapping[str, str] = {}
 
 
 class Wanted(NamedTuple):
@@ -131,6 +150,10 @@ class Store(Protocol):
         """The contents, or the `size` bytes from `start` on, in a stream that raises rather than end early. Raises Absent."""
         ...
 
+    def describe(self, key: str) -> Described:
+        """What the store says of an object, at the price of one request. Raises Absent."""
+        ...
+
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
         """Whether the store has these contents, by its own SHA-256 or by reading all of it back (`read`: always the latter)."""
         ...
@@ -159,8 +182,17 @@ class SourceDamaged(Damaged):
 
 
 def valid_key(key: str) -> bool:
-    """Whether `key` is one that every kind of store can hold: portable ASCII, no component that begins with a dot."""
-    return bool(_KEY.fullmatch(key))
+    """Whether `key` can be one: UTF-8 of up to 1,024 bytes without control characters, its components neither empty nor `.` or `..`.
+
+    A folder takes of these what its file system can hold; keys that every store can hold are portable ASCII.
+    """
+    if not key.isprintable() and any(ord(character) < 32 or 127 <= ord(character) < 160 for character in key):
+        return False
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return False
+    return size <= KEY_BYTES and all(name not in ("", ".", "..") for name in key.split("/"))
 
 
 class Chunks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from hostbackup.vault.stores import (
     LOCKS,
     Absent,
     Chunks,
+    Described,
     Hold,
     Listed,
     Outcome,
@@ -58,9 +60,9 @@ class MemoryStore:
     def list(self, prefix: str = "") -> Iterator[Listed]:
         self._look()
         with self._lock:
-            found = sorted((key, len(data)) for key, data in self.objects.items() if key.startswith(prefix))
-        for key, size in found:
-            yield Listed(key, size, modified=self.times.get(key, self.now))
+            found = sorted((key, len(data), _etag(data)) for key, data in self.objects.items() if key.startswith(prefix))
+        for key, size, etag in found:
+            yield Listed(key, size, etag, modified=self.times.get(key, self.now))
 
     def hold(self, stale: str = "") -> Hold:
         self._held = ObjectHold(self, stale)
@@ -101,12 +103,19 @@ class MemoryStore:
                 self.objects[item.key] = data
                 self.times[item.key] = self.now
                 self.puts.append(item.key)
-            yield Outcome(item.key, chunks.size, digest=chunks.digest)
+            yield Outcome(item.key, chunks.size, digest=chunks.digest, etag=_etag(data))
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         self._look()
         try:
             return ranged(io.BytesIO(self.objects[key]), start, size, key)
+        except KeyError as error:
+            raise Absent("is not there", where=key) from error
+
+    def describe(self, key: str) -> Described:
+        self._look()
+        try:
+            return Described(len(self.objects[key]))
         except KeyError as error:
             raise Absent("is not there", where=key) from error
 
@@ -126,6 +135,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 class Killed(BaseException):
@@ -159,6 +172,9 @@ class Wrapped:
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         return self.inner.get(key, start, size)
+
+    def describe(self, key: str) -> Described:
+        return self.inner.describe(key)
 
     def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
         return self.inner.prove(items, read=read)
