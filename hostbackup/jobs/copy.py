@@ -21,13 +21,15 @@ from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.faults import told
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.packs.archive import Archive, Brought, Listing
+from hostbackup.vault.packs.archive import Archive
+from hostbackup.vault.packs.bring import Brought
 from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.format import VERSION, Format, format_document, readme
+from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.pack import PACK_BYTES
 from hostbackup.vault.packs.seal import Identities, Recipients
 from hostbackup.vault.snapshots import PartState
-from hostbackup.vault.stores import Absent, Store, Upload
+from hostbackup.vault.stores import Absent, Outcome, Store, Upload
 from hostbackup.vault.vault import FORMAT_FILE, Vault
 
 _LEFT_BY_A_KILLED_BEGINNING = ("README.txt", "checksum-probe", "locks")
@@ -95,6 +97,8 @@ class CopyRun:
         for kind, folder in (("objects", self._vault.objects), ("manifests", self._vault.manifests)):
             self._bring(kind, folder)
         self.archive.commit()
+        if self._repair:
+            self._tell_each(self.archive.forget_indexes(self._listing.damaged))
         self._bring_snapshots(self._listing.snapshots)
         self.evidence()
         return self._done
@@ -152,7 +156,7 @@ class CopyRun:
         """Takes in what stands in the copy."""
         listing = self.archive.refresh()
         _refuse_another_vault(self._vault.snapshots.list(), listing.snapshots, self._store.label)
-        for error in listing.damaged:
+        for error in listing.damaged.values():
             self._result.observer.warn(f"{error.where}: {error.reason}; what it listed was found by reading the packs")
         if listing.closed:
             self._result.observer.warn(
@@ -271,6 +275,11 @@ class CopyRun:
             for digest in open_root(manifests, state).manifests():
                 if digest in self._failed_manifests:
                     yield b"", f"its manifest {digest}: {self._failed[digest].reason}", Exit.INCOMPLETE
+
+    def _tell_each(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if not outcome.ok:
+                self._result.fail(Failure(self._side, "", outcome.key.encode(), outcome.code, outcome.reason, outcome.hint))
 
     # -- small files --------------------------------------------------------------------------------------------------------------------
 

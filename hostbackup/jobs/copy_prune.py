@@ -11,8 +11,9 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.packs.archive import Archive, Listing, is_pack
+from hostbackup.vault.packs.archive import Archive, is_pack
 from hostbackup.vault.packs.catalog import Blob
+from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.pack import Member
 from hostbackup.vault.prune import PrunePlan
 from hostbackup.vault.stores import Outcome

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,10 @@ from hostbackup.errors import Damaged, HostbackupError, UsageError, VaultError
 from hostbackup.vault import pool
 from hostbackup.vault.faults import told
 from hostbackup.vault.manifests import Manifests
-from hostbackup.vault.packs.archive import Archive, Listing
+from hostbackup.vault.packs.archive import Archive
 from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.format import Format, format_document, parse_format
+from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.seal import Identities
 from hostbackup.vault.snapshots import Snapshot, Snapshots, parse_snapshot
 from hostbackup.vault.state import StateFolder, state_name
@@ -76,20 +77,20 @@ class CopyObjects:
         except Absent as error:
             raise Damaged("the copy has lost this object", where=error.where, hint="run `copy --repair`") from error
 
-    def expect(self, digests: Iterable[str]) -> None:
-        """They will be read soon, about in this order."""
-        self._archive.expect("objects", digests)
+    def expect(self, digests: Sequence[str]) -> list[int]:
+        """They will be read soon. Their numbers in the order in which they are best read."""
+        return self._archive.expect("objects", digests)
 
 
 def foreseen(contents: Contents, items: Iterable[T], digest: Callable[[T], str]) -> Iterator[T]:
-    """The same items. Where their contents lie in a copy, it is told of many at a time before they are read."""
+    """The same items. Where their contents lie in a copy, it is told of many at a time before they are read, and they come in its order."""
     if not isinstance(contents, CopyObjects):
         yield from items
         return
     source = iter(items)
     while some := list(islice(source, _FORESEEN)):
-        contents.expect(digest(item) for item in some)
-        yield from some
+        for number in contents.expect([digest(item) for item in some]):
+            yield some[number]
 
 
 class CopyManifests(Manifests):
@@ -133,8 +134,8 @@ class CopyManifests(Manifests):
                 return
 
         lacking = [digest for digest in digests if not Path(self.where(digest)).exists()]
-        self._archive.expect("manifests", lacking)
-        for _ in pool.each(fetch, lacking, workers=_WORKERS):
+        order = self._archive.expect("manifests", lacking)
+        for _ in pool.each(fetch, (lacking[number] for number in order), workers=_WORKERS):
             pass
 
 

@@ -5,7 +5,10 @@ It is made from the copy's index and its listing. Losing it costs time; with an 
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +20,8 @@ from hostbackup.vault.packs.pack import KINDS, Member
 
 _VERSION = 1
 _BATCH = 4096
+_GONE, _OTHER_SIZE, _WHOLE = 0, 1, 2  # `there`
+_NEVER_SEEN = f"there = {_GONE} AND listed = ''"  # it was about to go up, and never arrived
 _SCHEMA = f"""
 CREATE TABLE about (target TEXT NOT NULL);
 CREATE TABLE indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -31,6 +36,12 @@ CREATE TABLE members (
 CREATE INDEX contents ON members (blob);
 CREATE TABLE dropped (key TEXT PRIMARY KEY, until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
+"""
+_ANOTHER_TARGET = """
+DELETE FROM about;
+DELETE FROM indexes;
+DELETE FROM dropped;
+UPDATE blobs SET listed = '', checksum = '', until = '';
 """
 _TEMPORARY = """
 PRAGMA temp_store = FILE;
@@ -70,50 +81,72 @@ class Found(NamedTuple):
 
 
 class Catalog:
-    """Open until `close`. Its methods may be called from several threads. `there` below: the last listing showed the blob, in its size.
+    """Open until `close`. Its methods may be called from several threads. `there` below: the last listing showed the blob.
 
+    One that stands in another size than it should is not relied on, but what it holds is still told: members of a cut pack may be whole.
     Raises VaultError or DiskFull where the database cannot be used.
     """
 
     def __init__(self, path: Path | None, target: str, *, alone: bool = True) -> None:
-        """`path`: None for one that lives as long as this object. One that is damaged, or speaks of another target, is begun anew.
+        """`path`: None for one that lives as long as this object. One that is damaged is begun anew.
 
-        `alone`: nobody else is at work on it, so that what is learnt is kept; else what it tells now is read, and nothing is changed.
+        `target`: the copy it is of. Of one that was of another, what the names of blobs vouch for is kept: a disk may be mounted elsewhere.
+        `alone`: nobody else is at work on it, so that what is learnt is kept; else a copy of it is used, and nothing is changed.
         """
         self._path = path
         self._lock = threading.RLock()
         self._kept = path is not None and alone
+        self._aside: tempfile.TemporaryDirectory[str] | None = None
         with self._told():
             try:
                 self._db = self._open(target)
             except sqlite3.DatabaseError as error:
                 if path is None or isinstance(error, sqlite3.OperationalError):
                     raise
-                if alone:
-                    path.unlink(missing_ok=True)
-                self._path = path if alone else None
+                self._forget_files()
                 self._db = self._open(target)
-            self._db.executescript(_TEMPORARY)
 
     def _open(self, target: str) -> sqlite3.Connection:
         # The vault's own lock keeps others away, also on file systems that know no locks of SQLite's kind.
-        name = f"{self._path.absolute().as_uri()}?nolock=1" if self._path and self._kept else ""
-        db = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+        file = self._path if self._kept else self._set_aside()
+        db = sqlite3.connect(f"{file.absolute().as_uri()}?nolock=1" if file else "", uri=True, isolation_level=None, check_same_thread=False)
         try:
-            if self._path and not self._kept and self._path.exists():
-                db.deserialize(self._path.read_bytes())
             db.execute("PRAGMA synchronous = NORMAL" if self._kept else "PRAGMA synchronous = OFF")
-            db.execute("PRAGMA journal_mode = PERSIST" if self._kept else "PRAGMA journal_mode = MEMORY")
-            if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION and db.execute("SELECT target FROM about").fetchone() == (target,):
-                return db
-            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                db.execute(f'DROP TABLE "{table}"')
-            db.executescript(_SCHEMA)
-            db.execute("INSERT INTO about VALUES (?)", (target,))
+            db.execute("PRAGMA journal_mode = PERSIST")
+            if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    db.execute(f'DROP TABLE "{table}"')
+                db.executescript(_SCHEMA)
+            elif db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("damaged")
+            if db.execute("SELECT target FROM about").fetchone() != (target,):
+                db.executescript(_ANOTHER_TARGET)
+                db.execute("INSERT INTO about VALUES (?)", (target,))
+            db.executescript(_TEMPORARY)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _set_aside(self) -> Path | None:
+        """A copy of the files of a database that somebody else may be at work on; None where there is none."""
+        if self._path is None or not self._path.exists():
+            return None
+        self._aside = self._aside or tempfile.TemporaryDirectory(prefix="hostbackup-catalog-")
+        file = Path(self._aside.name, self._path.name)
+        for end in ("", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{self._path}{end}", f"{file}{end}")
+        return file
+
+    def _forget_files(self) -> None:
+        """So that it is begun anew: what is in it is only what a copy's listing and index say too."""
+        if self._path is None:
+            return
+        for end in ("", "-journal") if self._kept else ():
+            Path(f"{self._path}{end}").unlink(missing_ok=True)
+        if not self._kept:
+            self._path = None
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -122,11 +155,11 @@ class Catalog:
                 yield
         except sqlite3.Error as error:
             where = str(self._path or "a temporary file")
-            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
                 raise DiskFull("the disk is full", where=where, hint="free space there and run it again") from error
-            raise VaultError(
-                f"what is known of a copy cannot be kept: {error}", where=where, hint="move this file away to have it made anew"
-            ) from error
+            hint = "move this file away to have it made anew"
+            raise VaultError(f"what is known of a copy cannot be kept: {error}", where=where, hint=hint) from error
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -143,6 +176,8 @@ class Catalog:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+            if self._aside is not None:
+                self._aside.cleanup()
 
     # -- what the index says ------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +193,7 @@ class Catalog:
                 self._drop(db, gone.key)
                 db.execute("INSERT OR REPLACE INTO dropped VALUES (?, ?)", gone)
             for blob, members in rows:
-                self._put(db, blob, members, name, there=False)
+                self._put(db, blob, members, name, there=_GONE)
             db.execute("INSERT OR REPLACE INTO indexes VALUES (?)", (name,))
 
     def forget_indexes(self, names: Iterable[str]) -> None:
@@ -168,10 +203,22 @@ class Catalog:
                 db.execute("DELETE FROM indexes WHERE name = ?", (name,))
                 db.execute("UPDATE blobs SET listed = '' WHERE listed = ?", (name,))
 
+    def expect(self, blob: Blob, members: Sequence[Member]) -> None:
+        """A blob that is about to go up: known by the next listing that shows it, should nobody be told any more that it arrived."""
+        with self._change() as db:
+            if db.execute("SELECT 1 FROM blobs WHERE key = ?", (blob.key,)).fetchone() is None:
+                self._put(db, blob, members, "", there=_GONE)
+
+    def unexpect(self, key: str) -> None:
+        """It did not arrive."""
+        with self._change() as db:
+            if db.execute(f"SELECT 1 FROM blobs WHERE key = ? AND {_NEVER_SEEN}", (key,)).fetchone() is not None:  # noqa: S608
+                self._drop(db, key)
+
     def add(self, blob: Blob, members: Sequence[Member]) -> None:
         """A blob that stands in the copy now, and in no index yet."""
         with self._change() as db:
-            self._put(db, blob, members, "", there=True)
+            self._put(db, blob, members, "", there=_WHOLE)
 
     def drop(self, gone: Iterable[Dropped]) -> None:
         """These blobs are of no use any more, and the index says so."""
@@ -187,7 +234,7 @@ class Catalog:
         return [Dropped(*row) for row in rows]
 
     @staticmethod
-    def _put(db: sqlite3.Connection, blob: Blob, members: Sequence[Member], listed: str, *, there: bool) -> None:
+    def _put(db: sqlite3.Connection, blob: Blob, members: Sequence[Member], listed: str, *, there: int) -> None:
         Catalog._drop(db, blob.key)
         db.execute("DELETE FROM dropped WHERE key = ?", (blob.key,))
         kind = KINDS.index(blob.kind)
@@ -204,12 +251,12 @@ class Catalog:
         db.execute("DELETE FROM blobs WHERE key = ?", (key,))
 
     def unlisted(self) -> Iterator[tuple[Blob, list[Member]]]:
-        """Blobs that stand in the copy and in no index."""
+        """Blobs that are there and in no index."""
         for blob, number in self._blobs("there AND listed = ''"):
             yield blob, self._members(number)
 
     def blobs(self) -> Iterator[Blob]:
-        """All that stand in the copy, keys ascending."""
+        """All that are there, keys ascending."""
         yield from (blob for blob, _ in self._blobs("there"))
 
     def _blobs(self, where: str) -> Iterator[tuple[Blob, int]]:
@@ -255,7 +302,9 @@ class Catalog:
     def settle(self) -> None:
         """From now on those blobs are there that the listing shows."""
         with self._change() as db:
-            db.execute("UPDATE blobs SET there = (SELECT count(*) FROM standing WHERE standing.key = blobs.key AND standing.size = blobs.size)")
+            db.execute(_SETTLE)
+            db.execute(f"DELETE FROM members WHERE blob IN (SELECT id FROM blobs WHERE {_NEVER_SEEN})")  # noqa: S608
+            db.execute(f"DELETE FROM blobs WHERE {_NEVER_SEEN}")  # noqa: S608
 
     def unknown(self) -> Iterator[tuple[str, int]]:
         """Keys and sizes that the listing shows and no index tells of, keys ascending."""
@@ -272,12 +321,12 @@ class Catalog:
         """Blobs that the listing shows and whose names tell what they hold: no index has to."""
         with self._change() as db:
             for blob, members in rows:
-                self._put(db, blob, members, "its own name", there=True)
+                self._put(db, blob, members, "its own name", there=_WHOLE)
 
     # -- contents -----------------------------------------------------------------------------------------------------------------------
 
     def find(self, kind: str, digest: str) -> list[Found]:
-        """Where a content lies, the newest place first; nothing where it is not there."""
+        """Where a content lies, the best place first: the newest of those that stand in their size. Nothing where it is not there."""
         with self._told():
             rows = self._db.execute(_FIND, (KINDS.index(kind), bytes.fromhex(digest))).fetchall()
         return [Found(_blob(row), _member(row[6:])) for row in rows]
@@ -285,12 +334,6 @@ class Catalog:
     def has(self, kind: str, digest: str) -> bool:
         with self._told():
             return self._db.execute(_HAS, (KINDS.index(kind), bytes.fromhex(digest))).fetchone() is not None
-
-    def count(self, kind: str) -> int:
-        """How many contents of a kind are there."""
-        with self._told():
-            found: tuple[int] = self._db.execute(_COUNT, (KINDS.index(kind),)).fetchone()
-        return found[0]
 
     def want(self, kind: str, contents: Iterable[tuple[str, int]]) -> tuple[int, int, int]:
         """Notes which of these, digests and sizes, are not there. How many are, how many are not, and the bytes of those."""
@@ -325,18 +368,23 @@ class Catalog:
 _BLOB = "blobs.key, blobs.size, blobs.sha256, blobs.kind, blobs.checksum, blobs.until"
 _MEMBER = "members.digest, members.offset, members.length, members.size, members.packing"
 _JOINED = "members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ? AND members.digest = ?"
-_FIND = f"SELECT {_BLOB}, {_MEMBER} FROM {_JOINED} ORDER BY blobs.id DESC"  # noqa: S608
-_HAS = f"SELECT 1 FROM {_JOINED} LIMIT 1"  # noqa: S608
-_COUNT = "SELECT count(DISTINCT members.digest) FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ?"
+_FIND = f"SELECT {_BLOB}, {_MEMBER} FROM {_JOINED} ORDER BY blobs.there DESC, blobs.id DESC"  # noqa: S608
+_HAS = f"SELECT 1 FROM {_JOINED} AND blobs.there = {_WHOLE} LIMIT 1"  # noqa: S608
 _UNKNOWN = """
 SELECT key, size FROM standing
 WHERE key > ? AND key NOT IN (SELECT key FROM blobs) AND key NOT IN (SELECT key FROM dropped) ORDER BY key LIMIT ?
 """
-_DROP_THERE = """
+_DROP_THERE = f"""
 DELETE FROM wanted WHERE EXISTS (
-  SELECT 1 FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = wanted.kind AND members.digest = wanted.digest
+  SELECT 1 FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there = {_WHOLE}
+  WHERE members.kind = wanted.kind AND members.digest = wanted.digest AND members.size = wanted.size
 )
-"""
+"""  # noqa: S608
+_SETTLE = f"""
+UPDATE blobs SET there = coalesce(
+  (SELECT CASE WHEN standing.size = blobs.size THEN {_WHOLE} ELSE {_OTHER_SIZE} END FROM standing WHERE standing.key = blobs.key), {_GONE}
+)
+"""  # noqa: S608
 
 
 def _blob(row: Sequence[Any]) -> Blob:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -22,11 +22,11 @@ class PackReader:
         """`whole_only`: no part of a pack can be had alone, as it is encrypted."""
         self._load = load
         self._whole_only = whole_only
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # guards what follows
         self._left: dict[str, int] = {}  # expected reads by pack
         self._waiting: deque[Blob] = deque()
         self._held: dict[str, Future[bytes]] = {}
-        self._last: tuple[str, bytes] = "", b""  # the pack that came whole though nobody had expected it
+        self._readers: Counter[str] = Counter()  # threads that are at work on a held pack
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pack")
 
     def close(self) -> None:
@@ -34,53 +34,67 @@ class PackReader:
 
     def expect(self, wanted: Iterable[Found]) -> None:
         """These will be read soon, about in this order. What was expected before and is not among them is given up."""
-        sizes: dict[str, int] = {}
+        sizes: Counter[str] = Counter()
+        left: Counter[str] = Counter()
         blobs: dict[str, Blob] = {}
-        left: dict[str, int] = {}
         for blob, member in wanted:
             blobs[blob.key] = blob
-            sizes[blob.key] = sizes.get(blob.key, 0) + member.length
-            left[blob.key] = left.get(blob.key, 0) + 1
+            sizes[blob.key] += member.length
+            left[blob.key] += 1
         whole = [key for key in blobs if self._whole_only or sizes[key] * _WORTH >= blobs[key].size]
-        with self._lock:
+        with self._changed:
             self._left = {key: left[key] for key in whole}
-            self._held = {key: held for key, held in self._held.items() if key in self._left}
             self._waiting = deque(blobs[key] for key in whole if key not in self._held)
+            for key in [key for key in self._held if key not in self._left and not self._readers[key]]:
+                del self._held[key]
             self._begin()
-
-    def _begin(self) -> None:
-        """Has packs fetched, as many as may be held. The lock is held."""
-        while self._waiting and len(self._held) < _AT_ONCE:
-            blob = self._waiting.popleft()
-            self._held[blob.key] = self._pool.submit(self._load, blob, 0, None)
+            self._changed.notify_all()
 
     def piece(self, found: Found) -> bytes:
         """The member's bytes as they stand in the pack; fewer where the pack is cut short. Raises what `load` raises."""
         blob, member = found
-        with self._lock:
-            expected = blob.key in self._left
-            if expected and blob.key not in self._held:
-                self._waiting = deque(one for one in self._waiting if one.key != blob.key)
-                self._held[blob.key] = self._pool.submit(self._load, blob, 0, None)
-            held = self._held.get(blob.key)
-        if held is None:
-            if not self._whole_only:
-                return self._load(blob, member.offset, member.length)
-            return self._whole(blob)[member.offset : member.offset + member.length]
+        if not self._whole_only and blob.key not in self._left:
+            return self._load(blob, member.offset, member.length)
+        held = self._take(blob)
         try:
             return held.result()[member.offset : member.offset + member.length]
         finally:
-            with self._lock:
-                if blob.key in self._left:
-                    self._left[blob.key] -= 1
-                    if self._left[blob.key] <= 0:
-                        del self._left[blob.key]
-                        self._held.pop(blob.key, None)
-                        self._begin()
+            self._give(blob, held)
 
-    def _whole(self, blob: Blob) -> bytes:
-        key, data = self._last
-        if key != blob.key:
-            data = self._load(blob, 0, None)
-            self._last = blob.key, data
-        return data
+    def _begin(self) -> None:
+        """Has expected packs fetched, as many as may be held. The lock is held, here and below."""
+        while self._waiting and len(self._held) < _AT_ONCE:
+            self._fetch(self._waiting.popleft())
+
+    def _fetch(self, blob: Blob) -> None:
+        self._held[blob.key] = self._pool.submit(self._load, blob, 0, None)
+
+    def _take(self, blob: Blob) -> Future[bytes]:
+        """The pack on its way, with one reader more. Waits while as many packs are being read as may be held."""
+        with self._changed:
+            self._changed.wait_for(lambda: blob.key in self._held or len(self._held) < _AT_ONCE or self._spare() is not None)
+            if blob.key not in self._held:
+                if len(self._held) >= _AT_ONCE and (spare := self._spare()) is not None:
+                    del self._held[spare]
+                self._waiting = deque(one for one in self._waiting if one.key != blob.key)
+                self._fetch(blob)
+            self._readers[blob.key] += 1
+            return self._held[blob.key]
+
+    def _spare(self) -> str | None:
+        """A held pack that nobody is reading: the one that is wanted last."""
+        return next((key for key in reversed(self._held) if not self._readers[key]), None)
+
+    def _give(self, blob: Blob, held: Future[bytes]) -> None:
+        with self._changed:
+            self._readers[blob.key] -= 1
+            expected = blob.key in self._left
+            if expected:
+                self._left[blob.key] -= 1
+                if self._left[blob.key] <= 0:
+                    del self._left[blob.key]
+            done = expected and blob.key not in self._left
+            if (done and not self._readers[blob.key]) or (held.done() and held.exception() is not None):
+                self._held.pop(blob.key, None)
+            self._begin()
+            self._changed.notify_all()

@@ -16,7 +16,7 @@ from hostbackup.vault.records import Line, canonical, parse_lines
 
 VERSION = 1
 PREFIX = "index/"
-_MEMBERS = 50_000  # that one file lists, about: such a one is a few MB
+MEMBERS = 50_000  # that one file lists, about: such a one is a few MB, and what it says some ten times that in memory
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{64})\.jsonl(\.age)?\Z")
 
 Row = tuple[Blob, Sequence[Member]]
@@ -64,8 +64,8 @@ def _line(blob: Blob, members: Sequence[Member]) -> dict[str, Any]:
 def parse_index(data: bytes, where: str) -> Index:
     """The inverse of `index_bytes`. Raises Damaged, or VaultTooNew."""
     index = Index()
-    lines = iter(parse_lines(data, where))
     try:
+        lines = iter(parse_lines(data, where))
         first = next(lines)
         if first["type"] != "index":
             raise ValueError("not an index")
@@ -73,20 +73,40 @@ def parse_index(data: bytes, where: str) -> Index:
             raise VaultTooNew("this index was written by a newer hostbackup", where=where, hint="install a newer hostbackup")
         for line in lines:
             if "dropped" in line:
-                index.dropped.append(Dropped(line["dropped"], line.get("until", "")))
+                index.dropped.append(Dropped(_text(line["dropped"]), _text(line.get("until", ""))))
             else:
                 index.rows.append(_row(line))
-    except (StopIteration, KeyError, TypeError, ValueError, IndexError) as error:
+    except (StopIteration, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise Damaged("this is no index of a copy", where=where) from error
     return index
 
 
 def _row(line: dict[str, Any]) -> Row:
-    blob = Blob(line["key"], line["size"], line["sha256"], line["kind"], line.get("checksum", ""), line.get("until", ""))
-    members = [Member(*member) for member in line["members"]]
-    if blob.kind not in KINDS or not isinstance(blob.size, int) or not all(is_digest(one.digest) for one in members):
+    extra = _text(line.get("checksum", "")), _text(line.get("until", ""))
+    blob = Blob(_text(line["key"]), _number(line["size"]), _text(line["sha256"]), _text(line["kind"]), *extra)
+    members = [_member(*member) for member in line["members"]]
+    if blob.kind not in KINDS or not is_digest(blob.sha256):
         raise ValueError("not a blob")
     return blob, members
+
+
+def _member(digest: object, offset: object, length: object, size: object, packing: object) -> Member:
+    member = Member(_text(digest), _number(offset), _number(length), _number(size), _text(packing))
+    if not is_digest(member.digest) or member.packing not in ("", "zstd"):
+        raise ValueError("not a member")
+    return member
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isascii():
+        raise TypeError("not a text")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError("not a number of bytes")
+    return value
 
 
 def portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -96,7 +116,7 @@ def portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
     for row in rows:
         some.append(row)
         number += len(row[1])
-        if number >= _MEMBERS or len(some) >= _MEMBERS:
+        if number >= MEMBERS or len(some) >= MEMBERS:
             yield some
             some, number = [], 0
     if some:

@@ -6,7 +6,6 @@ A member is called `objects/ab/abcd…` or `manifests/ab/abcd…`, as in a vault
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 PACK_BYTES = 16 << 20  # of contents, after which a pack is closed
 SMALL = 8 << 20  # contents that are larger lie on their own
 KINDS = ("objects", "manifests")
+_LARGEST = 64 << 20  # bytes; no member of a pack is larger
 _LEVEL = 3  # zstd's own default
 _WORTH = 64  # bytes below which nothing is compressed
 _BLOCK = tarfile.BLOCKSIZE
@@ -79,6 +79,8 @@ def unpacked(member: Member, stored: bytes, where: str) -> bytes:
         import zstandard
 
         try:
+            if not 0 <= member.size <= _LARGEST:
+                raise zstandard.ZstdError("a size that no member has")
             if zstandard.frame_content_size(stored) != member.size:
                 raise zstandard.ZstdError("another size")
             data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=member.size)
@@ -89,19 +91,37 @@ def unpacked(member: Member, stored: bytes, where: str) -> bytes:
     return data
 
 
-def read_pack(data: bytes, where: str) -> Iterator[tuple[str, Member]]:
-    """The members of a pack, with their kind, by its tar headers alone; those of other names are passed over. Raises Damaged where it is no tar."""
+def read_pack(data: bytes) -> Iterator[tuple[str, Member]]:
+    """The members of a pack, with their kind, by its tar headers alone; those of other names are passed over.
+
+    What is no header is passed over block by block, so that what stands behind a damaged one is found too.
+    """
+    place = 0
+    while place + _BLOCK <= len(data):
+        found = _read_member(data, place)
+        if found is None:
+            place += _BLOCK
+            continue
+        yield found
+        place = found[1].offset + found[1].length + -found[1].length % _BLOCK
+
+
+def _read_member(data: bytes, place: int) -> tuple[str, Member] | None:
     import zstandard
 
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for info in tar:
-                kind, _, name = info.name.partition("/")
-                digest, _, end = name.partition("/")[2].partition(".")
-                if not info.isreg() or kind not in KINDS or not is_digest(digest) or end not in ("", "zst"):
-                    continue
-                piece = data[info.offset_data : info.offset_data + info.size]
-                size = zstandard.frame_content_size(piece) if end else info.size
-                yield kind, Member(digest, info.offset_data, info.size, size, "zstd" if end else "")
-    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
-        raise Damaged("this pack is damaged", where=where) from error
+        info = tarfile.TarInfo.frombuf(data[place : place + _BLOCK], "ascii", "strict")
+    except (tarfile.TarError, ValueError):
+        return None
+    kind, _, name = info.name.partition("/")
+    digest, _, end = name.partition("/")[2].partition(".")
+    start = place + _BLOCK
+    if not info.isreg() or kind not in KINDS or not is_digest(digest) or end not in ("", "zst") or not 0 <= info.size <= len(data) - start:
+        return None
+    size = info.size
+    if end:
+        try:
+            size = zstandard.frame_content_size(data[start : start + info.size])
+        except zstandard.ZstdError:
+            return None
+    return (kind, Member(digest, start, info.size, size, "zstd" if end else "")) if 0 <= size <= _LARGEST else None

@@ -111,6 +111,44 @@ class Identities:
         return Damaged("its encrypted bytes are damaged", where=where)
 
 
+class Keys:
+    """What closes and opens the files of one copy. `label`: of its store. `sealed`: whether what is written there is encrypted."""
+
+    def __init__(self, label: str, *, sealed: bool = False, recipients: Recipients | None = None, identities: Identities | None = None) -> None:
+        self.sealed = sealed
+        self.end = END if sealed else ""
+        self.recipients = recipients if sealed else None
+        self._label = label
+        self._identities = identities
+
+    @property
+    def readable(self) -> bool:
+        """Whether what was written there can be read here: it is in the clear, or a secret key is at hand."""
+        return not self.sealed or self._identities is not None
+
+    def where(self, key: str) -> str:
+        """A file of the copy, for people."""
+        return f"{self._label}/{key}"
+
+    def closed(self, data: bytes) -> bytes:
+        """`data` as it is stored."""
+        return self.recipients.seal(data) if self.recipients else data
+
+    def opened(self, key: str, data: bytes) -> bytes:
+        """The inverse, of the bytes of the file `key`. Raises Damaged, WrongKey, or UsageError where a secret key is needed and there is none."""
+        return self._secret(key).unseal(data, self.where(key)) if key.endswith(END) else data
+
+    def stream(self, key: str, open_it: Callable[[], BinaryIO]) -> BinaryIO:
+        """The same of a stream."""
+        return self._secret(key).unsealed(open_it, self.where(key)) if key.endswith(END) else open_it()
+
+    def _secret(self, key: str) -> Identities:
+        if self._identities is None:
+            hint = "give the file with a secret key of its recipients: --identity FILE"
+            raise UsageError("this copy is encrypted", where=self.where(key), hint=hint)
+        return self._identities
+
+
 class _Source:
     """A stream that remembers what it raised: pyrage hands on no more than its text."""
 
