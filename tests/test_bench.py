@@ -28,7 +28,7 @@ from scripts.benchmarks.trial import Contender, Plan, Trial
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {"cores": 2, "cpu": "some", "memory_mb": 4000, "system": "Debian", "kernel": "6", "file_system": "ext4", "python": "3.11", "rclone": "1.75"}
-LINE = {"round_trip_ms": 20.1, "mb_per_second": 900}
+LINE = {"20": {"round_trip_ms": 20.1, "mb_per_second": 900}}
 
 
 # -- trees --------------------------------------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_json_is_read_back_as_it_was() -> None:
     assert Bench.read(document) == _bench()
     assert [row["median"] for row in document["cases"][0]["rows"]] == [11.0, 176.0, 5.5, None]
     with pytest.raises(ValueError, match="not a document"):
-        Bench.read({"version": 1, "command": "backup"})
+        Bench.read({"version": 2, "command": "backup"})
 
 
 def test_figures_of_two_runs_are_joined_only_from_one_machine() -> None:

@@ -126,18 +126,18 @@ def test_the_end_of_one_direction_is_late_too_and_leaves_the_other_open(late: La
 def test_a_turn_is_one_however_much_is_said_before_the_other_side_is_heard(late: Late) -> None:
     late.at(100)
     late.send(late.far, b"banner")
-    assert late.relay.turns == 0
+    assert late.relay.traffic.turns == 0
     for part in (b"hello", b" and", b" more"):
         late.send(late.near, part)
-    assert late.relay.turns == 1
+    assert late.relay.traffic.turns == 1
     late.at(101)
     assert late.near.recv(100) == b"banner"
     late.send(late.near, b"next")
     late.send(late.near, b" and next")
-    assert late.relay.turns == 2
+    assert late.relay.traffic.turns == 2
     late.send(late.far, b"on its way, not yet heard")
     late.send(late.near, b"still the same turn")
-    assert late.relay.turns == 2
+    assert late.relay.traffic.turns == 2
 
 
 def test_a_relay_of_its_own_process_tells_the_turns_of_all_its_connections() -> None:

@@ -34,17 +34,20 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="scripts/bench", description="hostbackup and what a user would pick instead, alternately, over a line with a delay."
     )
-    made.add_argument("suite", nargs="?", choices=list(SUITES), help="which cases: all over SFTP (the default), or all over IMAP")
+    made.add_argument("suite", nargs="?", choices=list(SUITES), help="which cases: all over SFTP (the default), over IMAP, or to and from buckets")
     made.add_argument("--quick", action="store_true", help="little of everything, once: to see that it works")
     made.add_argument("--files", type=int, metavar="N", help=f"files of the site ({FULL.files:,}; quick: {QUICK.files:,})")
     made.add_argument("--push-files", type=int, metavar="N", help=f"files of a push ({FULL.push:,}; quick: {QUICK.push:,})")
     made.add_argument("--sparse", type=float, metavar="GIB", help=f"size of the sparse file ({FULL.sparse / GIB:g}; the figure to reach is for 10)")
     made.add_argument("--messages", type=int, metavar="N", help=f"messages of the mailbox ({FULL.messages:,}; quick: {QUICK.messages:,})")
     made.add_argument("--many", type=int, metavar="N", help=f"messages of the crowded folder ({FULL.many:,}; quick: {QUICK.many:,})")
+    made.add_argument("--copy-files", type=int, metavar="N", help=f"files of a copy to a bucket ({FULL.copied:,}; quick: {QUICK.copied:,})")
+    made.add_argument("--copy-large", type=float, metavar="GIB", help=f"size of a copy in large files ({FULL.bulk / GIB:g})")
     made.add_argument("--runs", type=int, metavar="N", help="how often each one runs (3; quick: 1)")
-    made.add_argument("--only", nargs="+", choices=EVERY, metavar="CASE", help="some cases, of either kind: " + ", ".join(EVERY))
+    made.add_argument("--only", nargs="+", choices=EVERY, metavar="CASE", help="some cases, of any kind: " + ", ".join(EVERY))
     made.add_argument("--with", nargs="+", dest="among", metavar="NAME", default=[], help="only these contenders, by their names in the table")
-    made.add_argument("--delay", type=float, default=20.0, metavar="MS", help="round trip in milliseconds (20)")
+    told = ", ".join(f"{name}: {suite.delay_ms:g}" for name, suite in SUITES.items())
+    made.add_argument("--delay", type=float, metavar="MS", help=f"round trip in milliseconds ({told})")
     made.add_argument("--limit", type=float, default=3600.0, metavar="SECONDS", help="end a run that takes longer (3600)")
     made.add_argument("--keep", type=Path, metavar="DIR", help="work here, and keep what was built for the next time")
     made.add_argument(
@@ -76,14 +79,14 @@ def measured(told: argparse.Namespace) -> Bench:
     amounts = QUICK if told.quick else FULL
     changes = {"files": told.files, "push": told.push_files, "sparse": int(told.sparse * GIB) if told.sparse else None}
     changes |= {"messages": told.messages, "many": told.many}
+    changes |= {"copied": told.copy_files, "bulk": int(told.copy_large * GIB) if told.copy_large else None}
     amounts = dataclasses.replace(amounts, **{key: value for key, value in changes.items() if value})
     runs = told.runs or (1 if told.quick else 3)
     if os.getloadavg()[0] > BUSY:
         say(f"this machine is busy (load {os.getloadavg()[0]:.1f}): the figures will not mean much")
     compileall.compile_dir(facts.ROOT / "hostbackup", quiet=2)  # as an installed package is: the first run is like the others
-    found = probe(told.delay)
-    relay = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}
-    say(f"the relay: {relay['round_trip_ms']} ms round trip, {relay['mb_per_second']} MB/s")
+    delays = [suite.delay_ms if told.delay is None else told.delay for suite in suites]
+    relays = {f"{delay:g}": _probed(delay) for delay in dict.fromkeys(delays)}
 
     def run(name: str, make: Callable[[], Plan], here: Ground) -> Case:
         say(f"{name}: preparing")
@@ -91,10 +94,17 @@ def measured(told: argparse.Namespace) -> Bench:
 
     machine: dict[str, Any] = {}
     cases: list[Case] = []
-    for suite in suites:
-        facts_here, found_here = suite.run(names, told.keep, told.delay, amounts, run)
+    for suite, delay in zip(suites, delays, strict=True):
+        facts_here, found_here = suite.run(names, told.keep, delay, amounts, run)
         machine, cases = together(machine, facts_here), cases + found_here
-    return Bench(machine, relay, cases)
+    return Bench(machine, relays, cases)
+
+
+def _probed(delay_ms: float) -> dict[str, Any]:
+    found = probe(delay_ms)
+    told = {"round_trip_ms": round(found.round_trip_ms, 2), "mb_per_second": round(found.bytes_per_second / 1e6)}
+    say(f"the relay: {told['round_trip_ms']} ms round trip, {told['mb_per_second']} MB/s")
+    return told
 
 
 def read(paths: Sequence[Path]) -> Bench:

@@ -21,9 +21,12 @@ def _site(world: World, amounts: Amounts) -> Corpus:
     return corpus.tree(world.folder / "site", Shape(amounts.files))
 
 
-def _told(tree: Corpus) -> str:
+def told(tree: Corpus) -> str:
+    """What a tree is, in words."""
     if tree.files == 1:
         return f"one file of {tree.size / MIB:,.0f} MiB"
+    if not tree.folders:
+        return f"{tree.files:,} files of {tree.size / tree.files / MIB:,.0f} MiB each"
     return f"{tree.files:,} files in {tree.folders:,} folders, {tree.size / 1e6:,.0f} MB"
 
 
@@ -31,7 +34,7 @@ def first_pull_no_shell(world: World, amounts: Amounts) -> Plan:
     site = _site(world, amounts)
     return Plan(
         "First pull, SFTP only",
-        _told(site),
+        told(site),
         [by.hostbackup_pull(world, world.closed, site), by.rclone_pull(world, site), by.tar_pull(world, site)],
         [Target("faster", "hostbackup", "rclone", 15), Target("within", "hostbackup", "tar over ssh", 2.5)],
         [site.path],
@@ -43,7 +46,7 @@ def first_pull_shell(world: World, amounts: Amounts) -> Plan:
     site = _site(world, amounts)
     return Plan(
         "First pull, commands allowed",
-        _told(site),
+        told(site),
         [by.hostbackup_pull(world, world.old, site), by.rsync_pull(world, site), by.tar_pull(world, site)],
         [Target("faster", "hostbackup", "rsync", 1), Target("within", "hostbackup", "tar over ssh", 1.5)],
         [site.path],
@@ -55,7 +58,7 @@ def second_run(world: World, amounts: Amounts) -> Plan:
     site = _site(world, amounts)
     return Plan(
         "Second run, nothing changed, SFTP only",
-        _told(site),
+        told(site),
         [by.hostbackup_again(world, world.closed, site), by.copied(world, site, "rclone"), by.copied(world, site, "rsync")],
         [Target("faster", "hostbackup", "rclone", 15), Target("within", "hostbackup", "rsync", 1.5)],
         [site.path],
@@ -67,7 +70,7 @@ def push(world: World, amounts: Amounts) -> Plan:
     site = corpus.tree(world.folder / "push-site", Shape(amounts.push, mean=8_000, sigma=1.5))
     return Plan(
         "Push, SFTP only",
-        _told(site),
+        told(site),
         [by.hostbackup_push(world, world.closed, site), by.rclone_push(world, site), by.lftp_push(world, site)],
         [Target("faster", "hostbackup", "rclone", 40), Target("faster", "hostbackup", "lftp", 10)],
         [site.path],
@@ -80,7 +83,7 @@ def big_file(world: World, amounts: Amounts) -> Plan:
     native = "hostbackup (openssh)"
     return Plan(
         "One large file, SFTP only",
-        _told(one),
+        told(one),
         [
             by.hostbackup_pull(world, world.closed, one),
             by.hostbackup_pull(world, world.closed, one, name=native, client="openssh"),
@@ -100,7 +103,7 @@ def growth(world: World, amounts: Amounts) -> Plan:
     times = amounts.more / amounts.fewer
     return Plan(
         "Growth, SFTP only",
-        "; ".join(_told(tree) for tree in (*trees, image)),
+        "; ".join(told(tree) for tree in (*trees, image)),
         [by.hostbackup_pull(world, world.closed, tree, name=name) for tree, name in zip((*trees, image), names, strict=True)],
         [Target("within", names[1], names[0], 1.1 * times), *(Target("memory", name, "", 250) for name in names)],
         [*(tree.path for tree in trees)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.sax.saxutils import escape
 
 from scripts.benchmarks.results import Bench, Case, Row, ratio
-from scripts.benchmarks.tables import seconds, times
+from scripts.benchmarks.tables import line, seconds, times
 
 WIDTH, LEFT, BAR_END = 820, 200, 660
 BAR, STEP = 16, 24
@@ -37,7 +37,7 @@ def chart(bench: Bench) -> str:
         parts += panel
     y += 30
     for note in (
-        f"Medians of runs in turns on one machine with {bench.machine['cores']} cores; the servers are on loopback, behind a delay.",
+        f"Medians of runs in turns on one machine with {bench.machine['cores']} cores; the servers are on loopback, most behind a delay.",
         "× is the time compared with hostbackup's. How it was measured: docs/performance.md",
     ):
         parts.append(f'<text class="small" x="24" y="{y}">{escape(note)}</text>')
@@ -57,7 +57,7 @@ def _panel(case: Case, y: int) -> tuple[list[str], int]:
     """The case's elements from the line `y` on, and the line where they end."""
     rows = [row for row in case.rows if row.ok]
     longest = max(row.median for row in rows)
-    about = f"{case.work}; {case.delay_ms:g} ms round trip"
+    about = f"{case.work}; {line(case)}"
     parts = [f'<text class="bold" x="24" y="{y}">{escape(case.title)}</text>', f'<text class="small" x="24" y="{y + 17}">{escape(about)}</text>']
     top = y + 28
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import math
 import os
@@ -122,15 +123,25 @@ def _text(chance: random.Random, length: int) -> bytes:
 
 def large(path: Path, size: int, seed: int = SEED) -> Corpus:
     """One file `random.bin` of `size` bytes that does not compress, in the folder `path`."""
-    file = path / "random.bin"
+    _noise(path / "random.bin", size, seed)
+    return Corpus(path, 1, 0, size)
+
+
+def several(path: Path, files: int, size: int, seed: int = SEED) -> Corpus:
+    """So many files of `size` bytes each that do not compress and are not alike, in the folder `path`."""
+    for number in range(files):
+        _noise(path / f"random-{number}.bin", size, seed + number)
+    return Corpus(path, files, 0, files * size)
+
+
+def _noise(file: Path, size: int, seed: int) -> None:
     if not (file.exists() and file.stat().st_size == size):
-        path.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         chance = random.Random(seed)
         with file.open("wb") as out:
             for begin in range(0, size, 1 << 20):
                 out.write(chance.randbytes(min(1 << 20, size - begin)))
         os.utime(file, (EPOCH, EPOCH))
-    return Corpus(path, 1, 0, size)
 
 
 def sparse(path: Path, size: int) -> Corpus:
@@ -161,6 +172,13 @@ def count(path: Path) -> tuple[int, int]:
     """Regular files below a folder, and their bytes."""
     sizes = [entry.stat(follow_symlinks=False).st_size for entry in regular_files(path)]
     return len(sizes), sum(sizes)
+
+
+def differences(tree: Path, result: Path) -> tuple[int, int]:
+    """How many files of a tree are not at `result` byte for byte under their names, and how many are there that the tree does not have."""
+    wanted, found = ({os.path.relpath(entry.path, root) for entry in regular_files(root)} if root.is_dir() else set() for root in (tree, result))
+    wrong = [name for name in wanted & found if not filecmp.cmp(tree / name, result / name, shallow=False)]
+    return len(wanted - found) + len(wrong), len(found - wanted)
 
 
 def warm(path: Path) -> None:

@@ -54,6 +54,17 @@ def mail_programs() -> dict[str, str]:
     }
 
 
+def copy_programs() -> dict[str, str]:
+    """What takes part in the cases of copies in a bucket."""
+    return {
+        "rclone": _said([program("rclone"), "version"], r"rclone v(\S+)"),
+        "restic": _said(["restic", "version"], r"restic (\S+)"),
+        "aws": _said([program("aws"), "--version"], r"aws-cli/(\S+)"),
+        "moto": _package("moto"),
+        "boto3": _package("boto3"),
+    }
+
+
 def hostbackup() -> str:
     """Version and commit; `+` where the work tree differs from it."""
     commit = _said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], r"(\w+)\n")

@@ -1,17 +1,18 @@
 """A TCP relay that makes loopback a long line: what comes in goes out `delay` seconds later, in both directions, at any rate.
 
-    python -m scripts.benchmarks.relay --to PORT [--delay MS]       (MS is the round trip)
+    python -m scripts.benchmarks.relay --to PORT [--delay MS] [--http]       (MS is the round trip)
 
 One thread over a selector. A line holds up to 64 MiB in flight each way, so that the delay never turns into a limit of bandwidth. A new connection
 costs what TCP's handshake would: the first byte reaches the far side after one and a half round trips. It prints the port it listens on, answers each
-line on its standard input with the number of turns so far, and ends when that input does. A turn begins when the connecting side speaks for the first
-time, or again after it has heard something: so often, at most, has it waited for a round trip.
+line on its standard input with what has passed so far, as JSON, and ends when that input does. A turn begins when the connecting side speaks for the
+first time, or again after it has heard something: so often, at most, has it waited for a round trip. With --http the requests are counted, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import selectors
 import socket
@@ -19,11 +20,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from scripts.benchmarks.traffic import Requests, Traffic
 
 HOST = "127.0.0.1"
 IN_FLIGHT = 64 << 20  # bytes a direction may hold: 6 GB/s at 10 ms one way
@@ -35,8 +38,11 @@ Clock = Callable[[], float]
 class Line:
     """One direction of a connection: bytes with the time each is due. Ends of file travel like bytes."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, delay: float, earliest: float, *, asks: bool) -> None:
+    def __init__(
+        self, source: socket.socket, sink: socket.socket, delay: float, earliest: float, *, asks: bool, requests: Requests | None = None
+    ) -> None:
         self.source, self.sink = source, sink
+        self._requests = requests
         self.asks = asks  # the source is the side that connected
         self.heard = True  # something went out since the other direction's last turn
         self.blocked = False  # the sink takes nothing at the moment
@@ -67,6 +73,8 @@ class Line:
             return 0
         except OSError:
             data = b""
+        if self._requests is not None:
+            self._requests.feed(memoryview(data))
         self._queue.append((max(now + self._delay, self._earliest), memoryview(data)))
         self.held += len(data)
         self.ended = not data
@@ -109,10 +117,13 @@ class Line:
 
 
 class Relay:
-    """Takes connections on a free port of 127.0.0.1 and passes them to port `to`. `round_trip` in seconds; `clock` as time.monotonic."""
+    """Takes connections on a free port of 127.0.0.1 and passes them to port `to`. `round_trip` in seconds; `clock` as time.monotonic.
 
-    def __init__(self, to: int, round_trip: float, *, clock: Clock = time.monotonic) -> None:
-        self._to, self._round_trip, self._clock = to, round_trip, clock
+    `http`: what passes is HTTP/1.1, and its requests are counted.
+    """
+
+    def __init__(self, to: int, round_trip: float, *, http: bool = False, clock: Clock = time.monotonic) -> None:
+        self._to, self._round_trip, self._clock, self._http = to, round_trip, clock, http
         self._selector = selectors.SelectSelector()  # of all selectors, this one waits by the microsecond
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._listener.setblocking(False)
@@ -120,10 +131,16 @@ class Relay:
         self._lines: dict[socket.socket, tuple[Line, Line]] = {}  # a socket: the line it feeds, the line that feeds it
         self._waiting: set[Line] = set()  # those with bytes under way
         self.port = int(self._listener.getsockname()[1])
-        self.turns = 0
+        self._turns = self._up = self._down = 0
+        self._methods: Counter[str] = Counter()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Of all connections so far."""
+        return Traffic(self._turns, self._up, self._down, dict(self._methods))
 
     def stop_at(self, handle: int) -> None:
-        """Ends `run` when this file descriptor comes to its end; until then, what is read there is answered with the turns so far."""
+        """Ends `run` when this file descriptor comes to its end; until then, what is read there is answered with what has passed so far."""
         self._selector.register(handle, selectors.EVENT_READ)
 
     def run(self) -> None:
@@ -142,9 +159,7 @@ class Relay:
             elif isinstance(key.fileobj, socket.socket):
                 feeds, fed = self._lines[key.fileobj]
                 if events & selectors.EVENT_READ:
-                    if feeds.receive(self._clock()) and feeds.asks and fed.heard:
-                        self.turns += 1
-                        fed.heard = False
+                    self._count(feeds.receive(self._clock()), feeds, fed)
                     self._waiting.add(feeds)
                 if events & selectors.EVENT_WRITE:
                     fed.blocked = False
@@ -160,11 +175,21 @@ class Relay:
                 self._watch(end)
         return True
 
+    def _count(self, size: int, feeds: Line, fed: Line) -> None:
+        """So many bytes came in on a line; `fed` is the other direction of its connection."""
+        if not feeds.asks:
+            self._down += size
+            return
+        self._up += size
+        if size and fed.heard:
+            self._turns += 1
+            fed.heard = False
+
     def _asked(self, handle: int) -> bool:
-        """Tells the turns to whoever started this; False if they have gone."""
+        """Tells what has passed to whoever started this; False if they have gone."""
         if not os.read(handle, CHUNK):
             return False
-        print(self.turns, flush=True)
+        print(json.dumps(self.traffic.document()), flush=True)
         return True
 
     def _accept(self) -> None:
@@ -182,7 +207,8 @@ class Relay:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # Socket buffers are left to the kernel: asked for a size, it would stop growing them with the traffic.
             # The connecting side may speak after one round trip, the listening side half of one later; each is heard half of one after that.
-            there = Line(near, far, one_way, opened + 3 * one_way, asks=True)
+            requests = Requests(self._methods) if self._http else None
+            there = Line(near, far, one_way, opened + 3 * one_way, asks=True, requests=requests)
             back = Line(far, near, one_way, opened + 4 * one_way, asks=False)
             self._lines[near] = (there, back)
             self._lines[far] = (back, there)
@@ -237,11 +263,15 @@ class Running:
     """A relay in a process of its own: the port to connect to, and how to ask it."""
 
     port: int
-    _ask: Callable[[], int]
+    _ask: Callable[[], Traffic]
+
+    def traffic(self) -> Traffic:
+        """Of all connections so far."""
+        return self._ask()
 
     def turns(self) -> int:
         """Turns of all connections so far."""
-        return self._ask()
+        return self._ask().turns
 
 
 @contextlib.contextmanager
@@ -252,19 +282,19 @@ def relay(to: int, delay_ms: float) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def counting(to: int, delay_ms: float) -> Iterator[Running]:
-    """The same, and it can be asked for its turns."""
-    command = [sys.executable, "-m", "scripts.benchmarks.relay", "--to", str(to), "--delay", str(delay_ms)]
+def counting(to: int, delay_ms: float, *, http: bool = False) -> Iterator[Running]:
+    """The same, and it can be asked for what has passed; `http`: for the requests, too."""
+    command = [sys.executable, "-m", "scripts.benchmarks.relay", "--to", str(to), "--delay", str(delay_ms), *(["--http"] if http else [])]
     root = Path(__file__).parent.parent.parent
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
     assert process.stdout is not None
     assert process.stdin is not None
     asking, answers = process.stdin, process.stdout
 
-    def ask() -> int:
+    def ask() -> Traffic:
         asking.write(b"?\n")
         asking.flush()
-        return int(answers.readline())
+        return Traffic(**json.loads(answers.readline()))
 
     try:
         port = answers.readline()
@@ -326,8 +356,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Passes TCP connections on, late.")
     parser.add_argument("--to", type=int, required=True, help="port of 127.0.0.1")
     parser.add_argument("--delay", type=float, default=0.0, metavar="MS", help="round trip in milliseconds")
+    parser.add_argument("--http", action="store_true", help="count the HTTP requests")
     told = parser.parse_args()
-    late = Relay(told.to, told.delay / 1000)
+    late = Relay(told.to, told.delay / 1000, http=told.http)
     late.stop_at(sys.stdin.fileno())
     print(late.port, flush=True)
     with contextlib.suppress(KeyboardInterrupt):

@@ -8,7 +8,13 @@ from statistics import median
 from typing import Any
 
 MIB = 1 << 20
-UNITS = {"memory": "MiB", "turns": "round trips", "rate": "messages/s"}  # of figures that are not compared with another's
+UNITS = {
+    "memory": "MiB",
+    "turns": "round trips",
+    "rate": "messages/s",
+    "requests": "requests",
+    "time": "s",
+}  # of figures that are not compared with another's
 
 
 @dataclass
@@ -28,6 +34,11 @@ class Row:
     """That are moved in one run, where the rate counts."""
     turns: list[int] = field(default_factory=list)
     """How often it waited for the other side, on all connections together, where that counts."""
+    requests: list[dict[str, int]] = field(default_factory=list)
+    """HTTP requests of a run by method, where they count."""
+    up: list[int] = field(default_factory=list)
+    down: list[int] = field(default_factory=list)
+    """Bytes to the server and from it, where requests count."""
 
     @property
     def ok(self) -> bool:
@@ -42,6 +53,11 @@ class Row:
         return max(self.memory)
 
     @property
+    def most_requests(self) -> int:
+        """Requests of the run that had the most."""
+        return max(sum(one.values()) for one in self.requests)
+
+    @property
     def rate(self) -> float:
         """Messages a second."""
         return self.messages / self.median
@@ -52,7 +68,7 @@ class Target:
     """A figure to reach.
 
     `kind` is `faster` (the subject takes at most 1/bound of the peer's time) or `within` (at most bound times it); without a peer `memory` (under
-    bound MiB), `turns` (under bound round trips) or `rate` (bound messages a second).
+    bound MiB), `turns` (under bound round trips), `requests` (under bound of them), `time` (under bound seconds) or `rate` (bound messages a second).
     """
 
     kind: str
@@ -62,12 +78,10 @@ class Target:
 
     @property
     def asked(self) -> str:
-        if self.kind == "memory":
-            return f"{self.subject}: under {self.bound:g} MiB"
-        if self.kind == "turns":
-            return f"{self.subject}: under {self.bound:g} round trips"
         if self.kind == "rate":
             return f"{self.subject}: {self.bound:,g} messages/s"
+        if self.kind in UNITS:
+            return f"{self.subject}: under {self.bound:g} {UNITS[self.kind]}"
         if self.kind == "within":
             return f"{self.subject}: within {self.bound:g}× of {self.peer}"
         return f"{self.subject}: {self.bound:g}× as fast as {self.peer}" if self.bound != 1 else f"{self.subject}: faster than {self.peer}"
@@ -86,6 +100,8 @@ class Judged:
     def shown(self) -> str:
         if self.measured is None:
             return "no figure"
+        if self.unit == "s":
+            return f"{self.measured:.2f} s"
         if self.unit != "×":
             return f"{self.measured:,.0f} {self.unit}"
         return f"{self.measured:.2f}×" if self.measured < 10 else f"{self.measured:.1f}×"
@@ -127,15 +143,24 @@ class Case:
         if not subject.ok or (peer is not None and not peer.ok):
             return Judged(target.asked, None, unit, None)
         if peer is None:
-            if target.kind == "rate":
-                return Judged(target.asked, subject.rate, unit, subject.rate >= target.bound)
-            measured = subject.peak / MIB if target.kind == "memory" else max(subject.turns)
-            return Judged(target.asked, measured, unit, measured < target.bound)
+            measured = _measured(subject, target.kind)
+            return Judged(target.asked, measured, unit, measured >= target.bound if target.kind == "rate" else measured < target.bound)
         if target.kind == "within":
             measured = subject.median / peer.median
             return Judged(target.asked, measured, unit, measured <= target.bound)
         measured = peer.median / subject.median
         return Judged(target.asked, measured, unit, measured >= target.bound)
+
+
+def _measured(row: Row, kind: str) -> float:
+    """The figure that a target without a peer is about, in its unit."""
+    if kind == "rate":
+        return row.rate
+    if kind == "time":
+        return row.median
+    if kind == "requests":
+        return row.most_requests
+    return row.peak / MIB if kind == "memory" else max(row.turns)
 
 
 def ratio(row: Row, own: Row) -> float:
@@ -148,8 +173,8 @@ class Bench:
     """All of a run: the machine it was on, the line, and the cases."""
 
     machine: dict[str, Any]
-    relay: dict[str, Any]
-    """What the relay did when it was measured, before the cases: round_trip_ms, mb_per_second."""
+    relays: dict[str, dict[str, Any]]
+    """What the relay did when it was measured, before the cases, by the delay asked for in milliseconds: round_trip_ms, mb_per_second."""
     cases: list[Case]
 
     def document(self) -> dict[str, Any]:
@@ -162,12 +187,12 @@ class Bench:
                 data["peak"] = row.peak if row.memory else None
             told["judged"] = [asdict(judged) | {"shown": judged.shown} for judged in case.judge()]
             cases.append(told)
-        return {"version": 1, "command": "bench", "machine": self.machine, "relay": self.relay, "cases": cases}
+        return {"version": 2, "command": "bench", "machine": self.machine, "relays": self.relays, "cases": cases}
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Bench:
         """Back from JSON; what follows from the data is worked out anew."""
-        if document.get("version") != 1 or document.get("command") != "bench":
+        if document.get("version") != 2 or document.get("command") != "bench":
             raise ValueError("not a document of scripts/bench")
         cases = []
         for told in document["cases"]:
@@ -175,13 +200,13 @@ class Bench:
             targets = [Target(**one) for one in told["targets"]]
             kept = {key: told[key] for key in ("name", "title", "work", "delay_ms", "full", "taken")}
             cases.append(Case(rows=rows, targets=targets, **kept))
-        return cls(document["machine"], document["relay"], cases)
+        return cls(document["machine"], document["relays"], cases)
 
     def merged(self, later: Bench) -> Bench:
         """With the cases of a later run on the same machine put in place of the same cases here. ValueError if it was another."""
         machine = together(self.machine, later.machine)
         cases = {case.name: case for case in self.cases} | {case.name: case for case in later.cases}
-        return Bench(machine, later.relay, list(cases.values()))
+        return Bench(machine, self.relays | later.relays, list(cases.values()))
 
 
 def together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

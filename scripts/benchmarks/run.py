@@ -14,6 +14,7 @@ from scripts.benchmarks import corpus, facts
 from scripts.benchmarks.ground import RESULTS, Ground, program
 from scripts.benchmarks.measure import measure
 from scripts.benchmarks.results import MIB, Case, Row
+from scripts.benchmarks.traffic import Traffic
 from scripts.benchmarks.trial import Contender, Plan, PreparationFailed
 
 Tell = Callable[[str], None]
@@ -65,9 +66,10 @@ def attempt(one: Contender, world: Ground, row: Row, limit: float = 3600) -> Non
     try:
         trial = one.trial(scratch)
         subprocess.run(["sync", "-f", str(scratch)], check=True)  # nobody pays for what the one before left
-        before = trial.turns() if trial.turns else 0
+        turns, traffic = (trial.turns() if trial.turns else 0), (trial.traffic() if trial.traffic else Traffic())
         found = measure(trial.command, sync=trial.sync, env=world.environment, limit=limit)
-        turns = trial.turns() - before if trial.turns else 0
+        turns = trial.turns() - turns if trial.turns else 0
+        traffic = trial.traffic().since(traffic) if trial.traffic else traffic
         if found.exit != 0:
             row.wrong = _reason(found.exit, found.said)
             return
@@ -83,9 +85,17 @@ def attempt(one: Contender, world: Ground, row: Row, limit: float = 3600) -> Non
         row.messages = trial.messages
         if trial.turns:
             row.turns.append(turns)
+        if trial.traffic:
+            row.requests.append(dict(traffic.methods))
+            row.up.append(traffic.up)
+            row.down.append(traffic.down)
+    except PreparationFailed as error:
+        row.wrong = f"FAILED before the run: {error}"
     finally:
         if trial is None or trial.wanted.files <= FEW:
             shutil.rmtree(scratch, ignore_errors=True)
+            if trial is not None:
+                trial.clear()
 
 
 def _reason(code: int, said: str) -> str:

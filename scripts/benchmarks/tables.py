@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from scripts.benchmarks.results import MIB, Bench, Case, Row, ratio
 
 BEGIN, END = "<!-- figures: written by scripts/bench --docs -->", "<!-- end of figures -->"
 HEADINGS = ("", "median", "compared", "single runs", "peak memory", "CPU")
-_PROGRAMS = ("python", "paramiko", "openssh", "rclone", "lftp", "rsync", "tar", "dovecot", "mbsync", "offlineimap", "imapclient")
+_PROGRAMS = (
+    "python",
+    "paramiko",
+    "openssh",
+    "rclone",
+    "lftp",
+    "rsync",
+    "tar",
+    "dovecot",
+    "mbsync",
+    "offlineimap",
+    "imapclient",
+    "restic",
+    "aws",
+    "moto",
+    "boto3",
+)
 
 
 def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def megabytes(single: Sequence[int]) -> str:
+    """The median of bytes."""
+    value = median(single) / 1e6
+    return f"{value:.2f} MB" if value < 1 else f"{value:.1f} MB" if value < 100 else f"{value:,.0f} MB"
+
+
+def line(case: Case) -> str:
+    """How far away the servers were."""
+    return f"{case.delay_ms:g} ms round trip" if case.delay_ms else "no delay"
 
 
 def times(value: float) -> str:
@@ -21,24 +49,24 @@ def times(value: float) -> str:
 
 def _headings(case: Case) -> tuple[str, ...]:
     """Those of every case, and those of what only some cases count."""
-    return (*HEADINGS, *(("messages/s",) if any(row.messages for row in case.rows) else ()), *(("round trips",) if _turns(case) else ()))
-
-
-def _turns(case: Case) -> bool:
-    return any(row.turns for row in case.rows)
+    counted = [("messages/s",)] if any(row.messages for row in case.rows) else []
+    counted += [("round trips",)] if any(row.turns for row in case.rows) else []
+    counted += [("requests", "up", "down")] if any(row.requests for row in case.rows) else []
+    return (*HEADINGS, *(heading for some in counted for heading in some))
 
 
 def _cells(case: Case, row: Row) -> tuple[str, ...]:
-    width = len(_headings(case))
+    headings = _headings(case)
     if not row.ok:
-        return (row.name, row.wrong or "did not run", *[""] * (width - 2))
+        return (row.name, row.wrong or "did not run", *[""] * (len(headings) - 2))
     compared = times(ratio(row, case.base)) if case.base else ""
     runs = " ".join(seconds(one).removesuffix(" s") for one in row.seconds)
     cpu = sorted(row.cpu)[len(row.cpu) // 2]
-    rate = (f"{row.rate:,.0f}",) if "messages/s" in _headings(case) else ()
-    turns = (f"{max(row.turns)}",) if _turns(case) else ()
+    rate = (f"{row.rate:,.0f}",) if "messages/s" in headings else ()
+    turns = (f"{max(row.turns)}",) if "round trips" in headings else ()
+    traffic = (f"{row.most_requests:,}", megabytes(row.up), megabytes(row.down)) if "requests" in headings else ()
     name = f"{row.name}, {row.note}" if row.note else row.name
-    return (name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu), *rate, *turns)
+    return (name, seconds(row.median), compared, runs, f"{row.peak / MIB:.0f} MiB", seconds(cpu), *rate, *turns, *traffic)
 
 
 def _targets(case: Case) -> list[tuple[str, str, str]]:
@@ -47,7 +75,7 @@ def _targets(case: Case) -> list[tuple[str, str, str]]:
 
 
 def _heading(case: Case) -> str:
-    return f"{case.work}; {case.delay_ms:g} ms round trip" + ("" if case.full else "; too little for the figures asked for to mean much")
+    return f"{case.work}; {line(case)}" + ("" if case.full else "; too little for the figures asked for to mean much")
 
 
 def plain(bench: Bench) -> str:
@@ -74,8 +102,16 @@ def _machine(bench: Bench) -> str:
     cores = f"{facts['cores']} core{'s' if facts['cores'] != 1 else ''}"
     return (
         f"{facts['cpu']}, {cores}, {facts['memory_mb'] / 1000:.0f} GB of memory, {facts['system']}, kernel {facts['kernel']}, "
-        f"{facts['file_system']}; {programs}. The relay: {bench.relay['round_trip_ms']:g} ms round trip, {bench.relay['mb_per_second']:,} MB/s."
+        f"{facts['file_system']}; {programs}. {_relays(bench)}"
     )
+
+
+def _relays(bench: Bench) -> str:
+    told = [
+        f"{found['round_trip_ms']:g} ms round trip, {found['mb_per_second']:,} MB/s, where {delay} ms were asked for"
+        for delay, found in sorted(bench.relays.items(), key=lambda one: -float(one[0]))
+    ]
+    return f"The relay: {'; '.join(told)}."
 
 
 def _grid(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from scripts.benchmarks.ground import Ground, program
 from scripts.benchmarks.results import Target
+from scripts.benchmarks.traffic import Traffic
 
 MIB = 1 << 20
 
@@ -19,7 +20,8 @@ class Amounts:
     """How much of everything.
 
     Files in a site and in a push, bytes of the one file, two numbers of files and the bytes of a sparse one for growth; messages in a mailbox, and
-    how many of them a slow program pushes, small messages in one folder, bytes of the one message.
+    how many of them a slow program pushes, small messages in one folder, bytes of the one message; files of a copy to a bucket, and bytes of one in
+    large files.
     """
 
     files: int = 29_249
@@ -32,10 +34,25 @@ class Amounts:
     some: int = 500
     many: int = 200_000
     message: int = 150_000_000
+    copied: int = 5_000
+    bulk: int = 2 << 30
 
 
 FULL = Amounts()
-QUICK = Amounts(files=600, push=150, large=32 * MIB, fewer=200, more=2_000, sparse=256 * MIB, messages=300, some=60, many=3_000, message=20_000_000)
+QUICK = Amounts(
+    files=600,
+    push=150,
+    large=32 * MIB,
+    fewer=200,
+    more=2_000,
+    sparse=256 * MIB,
+    messages=300,
+    some=60,
+    many=3_000,
+    message=20_000_000,
+    copied=300,
+    bulk=64 * MIB,
+)
 
 
 class Wanted(Protocol):
@@ -61,6 +78,8 @@ class Trial:
     messages: int = 0  # that are moved, where the rate counts
     times: float = 1  # the run does this part of the work: its times are multiplied
     turns: Callable[[], int] | None = None  # tells the turns on the line so far, where they count
+    traffic: Callable[[], Traffic] | None = None  # tells what has passed on the line so far, where requests count
+    clear: Callable[[], None] = field(default=lambda: None)  # does away with what a run leaves outside of its folder
 
     def complaint(self) -> str:
         """What is wrong with the result; "" if nothing. Not part of the time."""
