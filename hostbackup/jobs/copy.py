@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, PlaceMissing, UsageError, VaultError
@@ -32,6 +33,7 @@ from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.stores import Absent, Outcome, Store, Upload
 from hostbackup.vault.vault import FORMAT_FILE, Vault
 
+_TOGETHER = 2000  # records looked up together
 _LEFT_BY_A_KILLED_BEGINNING = ("README.txt", "checksum-probe", "locks")
 
 
@@ -194,9 +196,8 @@ class CopyRun:
                 except Damaged:  # told when it is its turn to be copied
                     continue
                 for state in snapshot.parts.values():
-                    for record in walk(self._vault.manifests, state) if state.root else ():
-                        if not isinstance(record, Broken) and record.digest and (found := catalog.claim(kind, record.digest)) is not None:
-                            yield record.digest, found
+                    records = walk(self._vault.manifests, state) if state.root else iter(())
+                    yield from catalog.claim(kind, (one.digest for one in records if not isinstance(one, Broken) and one.digest))
                 break
         yield from catalog.claim_rest(kind)
 
@@ -262,15 +263,19 @@ class CopyRun:
     def _lacking(self, state: PartState, base: frozenset[str], *, history: bool) -> Iterator[tuple[bytes, str, Exit]]:
         """Each entry whose contents, or whose manifest, the copy has not got: its name, why, and what that means."""
         manifests = self._vault.manifests
-        for record in walk(manifests, state, base):
-            if isinstance(record, Broken):
-                yield record.label, f"its manifest: {record.error.reason}", Exit.DAMAGE
-            elif not is_needed(record, history=history) or self.archive.has("objects", record.digest):
-                continue
-            elif record.digest in self._failed:
-                yield record.item.label, self._failed[record.digest].reason, Exit.INCOMPLETE
-            else:
-                yield record.item.label, "the vault has lost its contents", Exit.DAMAGE
+        records = walk(manifests, state, base)
+        while some := list(islice(records, _TOGETHER)):
+            needed = {one.digest for one in some if not isinstance(one, Broken) and is_needed(one, history=history)}
+            lacking = needed - self.archive.catalog.there("objects", needed)
+            for record in some:
+                if isinstance(record, Broken):
+                    yield record.label, f"its manifest: {record.error.reason}", Exit.DAMAGE
+                elif record.digest not in lacking or not is_needed(record, history=history):
+                    continue
+                elif record.digest in self._failed:
+                    yield record.item.label, self._failed[record.digest].reason, Exit.INCOMPLETE
+                else:
+                    yield record.item.label, "the vault has lost its contents", Exit.DAMAGE
         if self._failed_manifests:
             for digest in open_root(manifests, state).manifests():
                 if digest in self._failed_manifests:

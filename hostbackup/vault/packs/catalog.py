@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ _VERSION = 1
 _BATCH = 4096
 _GONE, _OTHER_SIZE, _WHOLE = 0, 1, 2  # `there`
 _NEVER_SEEN = f"there = {_GONE} AND listed = ''"  # it was about to go up, and never arrived
+_TOGETHER = 500  # digests in one statement
 _SCHEMA = f"""
 CREATE TABLE about (target TEXT NOT NULL);
 CREATE TABLE indexes (name TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -332,8 +334,16 @@ class Catalog:
         return [Found(_blob(row), _member(row[6:])) for row in rows]
 
     def has(self, kind: str, digest: str) -> bool:
-        with self._told():
-            return self._db.execute(_HAS, (KINDS.index(kind), bytes.fromhex(digest))).fetchone() is not None
+        return bool(self.there(kind, [digest]))
+
+    def there(self, kind: str, digests: Iterable[str]) -> set[str]:
+        """Those of the contents that are there."""
+        found: set[str] = set()
+        for some in _some(digests):
+            with self._told():
+                rows = self._db.execute(f"{_THERE} ({','.join('?' * len(some))})", (KINDS.index(kind), *some))
+                found.update(digest.hex() for (digest,) in rows)
+        return found
 
     def want(self, kind: str, contents: Iterable[tuple[str, int]]) -> tuple[int, int, int]:
         """Notes which of these, digests and sizes, are not there. How many are, how many are not, and the bytes of those."""
@@ -345,12 +355,15 @@ class Catalog:
             found: tuple[int, int] = db.execute("SELECT count(*), total(size) FROM wanted WHERE kind = ?", (number,)).fetchone()
         return there, found[0], int(found[1])
 
-    def claim(self, kind: str, digest: str) -> int | None:
-        """The size of a content that is wanted, and is wanted no more after this. None where it is not."""
-        with self._told():
-            row = self._db.execute("DELETE FROM wanted WHERE kind = ? AND digest = ? RETURNING size", (KINDS.index(kind), bytes.fromhex(digest)))
-            found = row.fetchone()
-        return None if found is None else int(found[0])
+    def claim(self, kind: str, digests: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Those of the contents that are wanted, in the same order, with their sizes. They are wanted no more after this."""
+        number = KINDS.index(kind)
+        for some in _some(dict.fromkeys(digests)):
+            marks = ",".join("?" * len(some))
+            with self._change() as db:
+                rows = db.execute(f"DELETE FROM wanted WHERE kind = ? AND digest IN ({marks}) RETURNING digest, size", (number, *some))  # noqa: S608
+                sizes = dict(rows.fetchall())
+            yield from ((digest.hex(), sizes[digest]) for digest in some if digest in sizes)
 
     def claim_rest(self, kind: str) -> Iterator[tuple[str, int]]:
         """Everything else that is wanted of a kind, digests ascending."""
@@ -369,7 +382,9 @@ _BLOB = "blobs.key, blobs.size, blobs.sha256, blobs.kind, blobs.checksum, blobs.
 _MEMBER = "members.digest, members.offset, members.length, members.size, members.packing"
 _JOINED = "members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ? AND members.digest = ?"
 _FIND = f"SELECT {_BLOB}, {_MEMBER} FROM {_JOINED} ORDER BY blobs.there DESC, blobs.id DESC"  # noqa: S608
-_HAS = f"SELECT 1 FROM {_JOINED} AND blobs.there = {_WHOLE} LIMIT 1"  # noqa: S608
+_THERE = f"""
+SELECT DISTINCT digest FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there = {_WHOLE} WHERE members.kind = ? AND digest IN
+"""  # noqa: S608
 _UNKNOWN = """
 SELECT key, size FROM standing
 WHERE key > ? AND key NOT IN (SELECT key FROM blobs) AND key NOT IN (SELECT key FROM dropped) ORDER BY key LIMIT ?
@@ -385,6 +400,13 @@ UPDATE blobs SET there = coalesce(
   (SELECT CASE WHEN standing.size = blobs.size THEN {_WHOLE} ELSE {_OTHER_SIZE} END FROM standing WHERE standing.key = blobs.key), {_GONE}
 )
 """  # noqa: S608
+
+
+def _some(digests: Iterable[str]) -> Iterator[list[bytes]]:
+    """The digests in lists, each for one statement."""
+    source = iter(digests)
+    while some := [bytes.fromhex(digest) for digest in islice(source, _TOGETHER)]:
+        yield some
 
 
 def _blob(row: Sequence[Any]) -> Blob:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostbackup.errors import Damaged
+from hostbackup.protocols import tar
 from hostbackup.vault.hashing import is_digest
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ KINDS = ("objects", "manifests")
 _LARGEST = 64 << 20  # bytes; no member of a pack is larger
 _LEVEL = 3  # zstd's own default
 _WORTH = 64  # bytes below which nothing is compressed
-_BLOCK = tarfile.BLOCKSIZE
-_END = bytes(2 * _BLOCK)
+_END = bytes(2 * tar.BLOCK)
 
 
 class Member(NamedTuple):
@@ -49,12 +49,11 @@ class PackBuilder:
     def add(self, digest: str, data: bytes) -> None:
         """Adds a content; the caller has compared its digest."""
         stored, packing = self._packed(data)
-        info = tarfile.TarInfo(f"{self.kind}/{digest[:2]}/{digest}{'.zst' if packing else ''}")
-        info.size, info.mode = len(stored), 0o400
-        padding = bytes(-len(stored) % _BLOCK)
-        self.members.append(Member(digest, self._size + _BLOCK, len(stored), len(data), packing))
-        self._parts += (info.tobuf(tarfile.USTAR_FORMAT), stored, padding)
-        self._size += _BLOCK + len(stored) + len(padding)
+        name = f"{self.kind}/{digest[:2]}/{digest}{'.zst' if packing else ''}"
+        padding = tar.padding(len(stored))
+        self.members.append(Member(digest, self._size + tar.BLOCK, len(stored), len(data), packing))
+        self._parts += (tar.header(name.encode(), len(stored), 0, 0o400), stored, padding)
+        self._size += tar.BLOCK + len(stored) + len(padding)
 
     def _packed(self, data: bytes) -> tuple[bytes, str]:
         if len(data) < _WORTH:
@@ -97,25 +96,25 @@ def read_pack(data: bytes) -> Iterator[tuple[str, Member]]:
     What is no header is passed over block by block, so that what stands behind a damaged one is found too.
     """
     place = 0
-    while place + _BLOCK <= len(data):
+    while place + tar.BLOCK <= len(data):
         found = _read_member(data, place)
         if found is None:
-            place += _BLOCK
+            place += tar.BLOCK
             continue
         yield found
-        place = found[1].offset + found[1].length + -found[1].length % _BLOCK
+        place = found[1].offset + found[1].length + -found[1].length % tar.BLOCK
 
 
 def _read_member(data: bytes, place: int) -> tuple[str, Member] | None:
     import zstandard
 
     try:
-        info = tarfile.TarInfo.frombuf(data[place : place + _BLOCK], "ascii", "strict")
+        info = tarfile.TarInfo.frombuf(data[place : place + tar.BLOCK], "ascii", "strict")
     except (tarfile.TarError, ValueError):
         return None
     kind, _, name = info.name.partition("/")
     digest, _, end = name.partition("/")[2].partition(".")
-    start = place + _BLOCK
+    start = place + tar.BLOCK
     if not info.isreg() or kind not in KINDS or not is_digest(digest) or end not in ("", "zst") or not 0 <= info.size <= len(data) - start:
         return None
     size = info.size
