@@ -17,6 +17,7 @@ if sys.platform != "win32":
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE
 _O_BINARY = getattr(os, "O_BINARY", 0)
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -50,6 +51,17 @@ def sync_tree(folder: Path) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+@functools.cache
+def give_back_large_buffers(least: int = 4 << 20) -> None:
+    """Has buffers of `least` bytes and more go back to the system as soon as they are free. Where the C library is not glibc, nothing.
+
+    Left to itself, glibc keeps them by the thread once the first one was freed: many threads then hold many times what is in use.
+    """
+    libc = _libc()
+    if libc is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, least)
 
 
 def sync_file(path: Path) -> None:

@@ -69,8 +69,8 @@ class StoreContract:
         assert listing(world.store, "b/") == [("b/1", 1), ("b/2", 2)]
         assert list(world.store.list("nothing/")) == []
 
-    def test_a_thousand_objects_go_up_and_are_proven(self, world: World) -> None:
-        contents = {key_of(data): data for data in (b"object %d" % n for n in range(1000))}
+    def test_many_objects_go_up_and_are_proven(self, world: World) -> None:
+        contents = {key_of(data): data for data in (b"object %d" % n for n in range(100))}
         outcomes = put(world.store, *(upload(key, data) for key, data in contents.items()))
         assert set(outcomes) == set(contents)
         assert all(outcome.ok for outcome in outcomes.values())
@@ -81,7 +81,7 @@ class StoreContract:
 
     def test_a_large_object_goes_up_whole(self, world: World) -> None:
         block = bytes(range(256)) * 4096
-        data = b"".join(bytes([n]) + block[1:] for n in range(40))
+        data = b"".join(bytes([n]) + block[1:] for n in range(12))
         assert put(world.store, upload(key_of(data), data))[key_of(data)].ok
         assert [one.status for one in world.store.prove([wanted(key_of(data), data)])] == [Status.VERIFIED]
         with world.store.get(key_of(data)) as stream:
@@ -122,7 +122,7 @@ class StoreContract:
         with pytest.raises(HostbackupError):
             world.store.get("x", 95, 10).read()
 
-    @pytest.mark.parametrize("size", [0, 5, 20 << 20])
+    @pytest.mark.parametrize("size", [0, 5, 12 << 20])
     def test_bytes_whose_digest_is_not_known_before_are_told_after(self, world: World, size: int) -> None:
         data = b"stream" * (size // 6 + 1)
         outcome = put(world.store, Upload("s", size, "", lambda: io.BytesIO(data)))["s"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import functools
+import hashlib
 import itertools
 import os
 import socket
@@ -23,6 +26,7 @@ from tests.support.memory_store import MemoryStore
 from tests.support.s3 import S3Server, moto_server, rclone_server
 
 _numbers = itertools.count(1)
+small_parts = functools.partial(BucketStore, whole=8 << 20, part=5 << 20)  # as small as S3 allows: they are slow to make and to serve
 
 
 class TestMemory(StoreContract, ObjectLockContract):
@@ -92,7 +96,7 @@ def bucket_world(server: S3Server, method: Method = Method.BUCKET_REREAD, prefix
     bucket = f"bucket-{next(_numbers)}"
     server.make_bucket(bucket)
     client = server.client()
-    store = BucketStore(server.target(bucket, prefix))
+    store = small_parts(server.target(bucket, prefix))
     lead = f"{prefix}/" if prefix else ""
 
     def write(key: str, data: bytes) -> None:
@@ -137,6 +141,52 @@ def test_the_checksum_of_a_checking_store_shows_other_bytes(checking_moto: S3Ser
     put(world.store, upload("x", b"evil"))
     proven = {one.wanted.key: (one.status, one.method) for one in world.store.prove([wanted("x", b"good"), wanted("y", b"well")])}
     assert proven == {"x": (Status.DIFFERENT, Method.BUCKET_SHA256), "y": (Status.VERIFIED, Method.BUCKET_SHA256)}
+
+
+def test_an_object_in_parts_is_proven_by_what_the_store_computed_over_them(checking_moto: S3Server) -> None:
+    world = next(bucket_world(checking_moto, Method.BUCKET_SHA256))
+    data, other = (bytes([n]) * (11 << 20) for n in (1, 2))
+    told = put(world.store, upload("x", data))["x"]
+    digests = b"".join(hashlib.sha256(data[at : at + (5 << 20)]).digest() for at in (0, 5 << 20, 10 << 20))
+    assert told.checksum == base64.b64encode(hashlib.sha256(digests).digest()).decode() + "-3"
+    known, unknown = wanted("x", data)._replace(checksum=told.checksum), wanted("x", data)
+    assert [(one.status, one.method) for one in world.store.prove([known])] == [(Status.VERIFIED, Method.BUCKET_SHA256)]
+    assert [(one.status, one.method) for one in world.store.prove([unknown])] == [(Status.VERIFIED, Method.BUCKET_REREAD)]
+    put(world.store, upload("x", other))
+    assert [(one.status, one.method) for one in world.store.prove([known])] == [(Status.DIFFERENT, Method.BUCKET_REREAD)]
+
+
+def test_a_store_with_parts_that_checks_nothing_tells_no_checksum_of_them(moto: S3Server) -> None:
+    world = next(bucket_world(moto))
+    assert put(world.store, upload("x", b"z" * (11 << 20)))["x"].checksum == ""
+
+
+def test_what_is_known_of_a_store_is_not_asked_again(checking_moto: S3Server) -> None:
+    world = next(bucket_world(checking_moto))
+    put(world.store, upload("x", b"1"))
+    assert isinstance(world.store, BucketStore)
+    facts = world.store.facts
+    assert (facts.sha256, facts.md5_etag) == (True, True)
+    bucket = world.store.label.split("/")[2]
+    again = BucketStore(checking_moto.target(bucket, "example.jp"), facts=s3.Facts.from_json(facts.to_json(), facts.place))
+    with checking_moto.watching() as requests:
+        put(again, upload("y", b"2"))
+    assert [(one.method, one.path) for one in requests] == [("PUT", f"/{bucket}/example.jp/y")]
+
+
+@pytest.mark.parametrize("kept", [None, [], {"place": "another"}, {"place": "here", "sha256": "yes"}, {"place": "here", "new": 1}])
+def test_what_was_kept_in_another_form_or_of_another_place_is_not_known(kept: object) -> None:
+    assert s3.Facts.from_json(kept, "here") == s3.Facts("here")
+
+
+def test_listing_goes_on_over_all_pages(rclone: S3Server) -> None:
+    world = next(bucket_world(rclone))
+    assert rclone.folder is not None
+    folder = rclone.folder / world.store.label.split("/")[2] / "example.jp" / "objects"
+    folder.mkdir(parents=True)
+    for number in range(2100):
+        (folder / f"{number:04}").write_bytes(b"")
+    assert [key for key, _ in listing(world.store)] == [f"objects/{number:04}" for number in range(2100)]
 
 
 def test_prefixes_keep_apart(moto: S3Server) -> None:
@@ -258,7 +308,7 @@ def test_a_store_that_keeps_failing_is_given_up(moto: S3Server, monkeypatch: pyt
     world = next(bucket_world(moto))
     attempts: list[str] = []
 
-    def fail(_: s3.Bucket, key: str, data: bytes, about: s3.About) -> None:
+    def fail(_: s3.Bucket, key: str, data: bytes, digest: bytes, settings: dict[str, object]) -> None:
         attempts.append(key)
         raise LineCut("the store is failing (SlowDown)")
 
@@ -268,7 +318,7 @@ def test_a_store_that_keeps_failing_is_given_up(moto: S3Server, monkeypatch: pyt
     assert len(attempts) < 200
 
 
-@pytest.mark.parametrize(("size", "expected"), [(0, 8 << 20), (70 << 30, 8 << 20), (5 << 40, 583 << 20)])
+@pytest.mark.parametrize(("size", "expected"), [(0, 16 << 20), (140 << 30, 16 << 20), (5 << 40, 583 << 20)])
 def test_parts_are_few_enough_for_s3(size: int, expected: int) -> None:
     assert s3.part_size(size) == expected
     assert -(-size // s3.part_size(size)) <= 10_000
@@ -449,11 +499,11 @@ def test_what_stands_in_the_way_of_one_file_is_that_files_trouble(tmp_path: Path
 # ------------------------------------------------------------ what a bucket tells of its objects
 
 
-@pytest.mark.parametrize("size", [10, s3.PART + 10])
+@pytest.mark.parametrize("size", [10, (8 << 20) + 10])
 def test_a_bucket_tells_type_and_metadata_to_whoever_fetches_an_object(moto: S3Server, size: int) -> None:
     bucket = f"told-{size}"
     moto.make_bucket(bucket)
-    store = BucketStore(moto.target(bucket, "site"))
+    store = small_parts(moto.target(bucket, "site"))
     item = replace(upload("page.html", b"x" * size), content_type="text/html", metadata=(("mode", "0644"), ("mtime", "1600000000.5")))
     [outcome] = store.put([item])
     told = moto.client().head_object(Bucket=bucket, Key="site/page.html")

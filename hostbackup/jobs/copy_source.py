@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 import threading
@@ -242,7 +243,7 @@ def open_store(where: str, target: S3Target | None = None) -> Store:
 
     if target is None:
         return BucketStore(S3Target(bucket, prefix))
-    return BucketStore(S3Target(bucket, prefix, target.endpoint, target.access_key, target.secret_key, target.region))
+    return BucketStore(dataclasses.replace(target, bucket=bucket, prefix=prefix))
 
 
 def open_copy(where: str, target: S3Target | None = None, identities: Identities | None = None) -> CopySource:

@@ -10,29 +10,36 @@ from hostbackup.errors import DiskFull, HostbackupError, LineCut, Locked, LoginR
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
+from hostbackup.vault.bucket_put import PARTS_ABREAST, Uploads
 from hostbackup.vault.hold import ObjectHold
-from hostbackup.vault.stores import LOCKS, Absent, Chunks, Described, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading, valid_key
+from hostbackup.vault.stores import LOCKS, Absent, Described, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading, valid_key
 
 _WORKERS = 16
-_IN_FLIGHT = 64 << 20  # bytes of contents held for uploads at once
 _ENOUGH = 64  # requests failed one after the other, each after its retries, before the store counts as gone
 _WHOLE_STORE = (PlaceMissing, LoginRefused, Unreachable, DiskFull, UsageError, Locked)
 
 
 class BucketStore:
-    """A Store over one bucket and prefix. Objects go up whole, or in parts where they are larger than `s3.PART`."""
+    """A Store over one bucket and prefix. Objects go up whole, or in parts where they are larger than `whole` bytes."""
 
-    def __init__(self, target: s3.S3Target, *, workers: int = _WORKERS) -> None:
-        """Whether the bucket can be reached is seen at first use."""
-        self._bucket = s3.connect(target, connections=workers)
+    def __init__(
+        self, target: s3.S3Target, *, workers: int = _WORKERS, facts: s3.Facts | None = None, whole: int = s3.WHOLE, part: int = s3.PART
+    ) -> None:
+        """Whether the bucket can be reached is seen at first use. `facts`: what earlier runs found out, not to be asked again."""
+        self._bucket = s3.connect(target, connections=workers + PARTS_ABREAST, facts=facts)
         self._workers = workers
-        self._budget = pool.Budget(_IN_FLIGHT)
+        self._uploads = Uploads(self._bucket, self._check_hold, whole=whole, part=part)
         self._offers_sha256: bool | None = None
         self._held: ObjectHold | None = None
 
     @property
     def label(self) -> str:
         return self._bucket.target.url
+
+    @property
+    def facts(self) -> s3.Facts:
+        """What is known of this store by now, to be kept for later runs."""
+        return self._bucket.facts
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
         for found in self._bucket.list(prefix):
@@ -76,23 +83,12 @@ class BucketStore:
     def _put(self, item: Upload, stop: threading.Event) -> Outcome:
         if not valid_key(item.key):
             return Outcome(item.key, item.size, "name", "no store can hold an object of this name")
-        about = s3.About(item.content_type, item.metadata)
         try:
-            self._check_hold()
-            if item.size <= s3.PART and item.digest:
-                chunks = Chunks(item, s3.PART)
-                with self._budget.hold(item.size):
-                    etag = self._bucket.put(item.key, b"".join(chunks), about)
-            else:
-                size = s3.part_size(item.size)
-                chunks = Chunks(item, size)
-                with self._budget.hold(size):
-                    etag = self._bucket.put_parts(item.key, _until(stop, iter(chunks)), about)
+            return self._uploads.put(item, stop)
         except _WHOLE_STORE:
             raise
         except (HostbackupError, OSError) as error:
             return failed(item.key, error, item.size)
-        return Outcome(item.key, chunks.size, digest=chunks.digest, etag=etag)
 
     def get(self, key: str, start: int = 0, size: int | None = None) -> BinaryIO:
         try:
@@ -102,7 +98,8 @@ class BucketStore:
 
     def describe(self, key: str) -> Described:
         try:
-            return Described(*self._bucket.head(key))
+            told = self._bucket.head(key)
+            return Described(told.size, told.sha256, told.metadata)
         except s3.ObjectAbsent as error:
             raise Absent(error.reason, where=error.where) from error
 
@@ -123,10 +120,10 @@ class BucketStore:
 
     def _prove(self, wanted: Wanted, *, read: bool) -> Proven:
         try:
-            if read or wanted.size > s3.PART or self._offers_sha256 is False:
+            if read or (self._offers_sha256 is False and not wanted.checksum):
                 return prove_by_reading(wanted, self.get)
             return self._prove_by_asking(wanted)
-        except Unreachable:
+        except (Unreachable, s3.CredentialsExpired):
             raise
         except s3.ObjectAbsent as error:
             return Proven(wanted, Status.MISSING, Method.BUCKET_REREAD, error.reason)
@@ -138,8 +135,11 @@ class BucketStore:
         told = self._bucket.head(wanted.key)
         if told.size != wanted.size:
             return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, f"{told.size} bytes are stored instead of {wanted.size}")
+        if wanted.checksum and told.composite == wanted.checksum:
+            return Proven(wanted, Status.VERIFIED, Method.BUCKET_SHA256)
         if not told.sha256:
-            self._offers_sha256 = False  # asking each object in vain would double the requests
+            if not told.composite:
+                self._offers_sha256 = False  # asking each object in vain would double the requests
             return prove_by_reading(wanted, self.get)
         self._offers_sha256 = True
         if told.sha256 != wanted.digest:
@@ -153,7 +153,7 @@ class BucketStore:
         try:
             self._check_hold()
             self._bucket.delete(key)
-        except (PlaceMissing, Unreachable, Locked):
+        except (PlaceMissing, Unreachable, Locked, s3.CredentialsExpired):
             raise
         except HostbackupError as error:
             return failed(key, error)
@@ -163,15 +163,5 @@ class BucketStore:
         self._bucket.abort_stale()
 
     def close(self) -> None:
+        self._uploads.close()
         self._bucket.close()
-
-
-class _Stopped(OSError):
-    """The upload is no longer wanted."""
-
-
-def _until(stop: threading.Event, parts: Iterator[bytes]) -> Iterator[bytes]:
-    for part in parts:
-        if stop.is_set():
-            raise _Stopped("stopped")
-        yield part

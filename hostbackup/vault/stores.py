@@ -203,29 +203,32 @@ class Chunks:
 
     def __init__(self, item: Upload, piece: int = CHUNK) -> None:
         self._item = item
-        self._piece = piece
+        self.piece = piece
         self.size = 0
         self.digest = ""
 
     def __iter__(self) -> Iterator[bytes]:
         item, hasher = self._item, hashlib.sha256()
         with item.open() as stream:
-            data = _exactly(stream, self._piece, item.key)
+            data = _exactly(stream, self.piece, item.key)
             while data:
                 hasher.update(data)
                 self.size += len(data)
-                following = _exactly(stream, self._piece, item.key) if len(data) == self._piece else b""
+                following = _exactly(stream, self.piece, item.key) if len(data) == self.piece else b""
                 if not following:
                     break
                 yield data
                 data = following
                 if item.digest and self.size + len(data) > item.size:
-                    break
+                    raise self._not_as_said()
         self.digest = hasher.hexdigest()
         if item.digest and (self.size != item.size or self.digest != item.digest):
-            raise SourceDamaged("its bytes are not those its name stands for", where=item.key)
+            raise self._not_as_said()
         if data:
             yield data
+
+    def _not_as_said(self) -> SourceDamaged:
+        return SourceDamaged("its bytes are not those its name stands for", where=self._item.key)
 
 
 def _exactly(stream: BinaryIO, size: int, where: str) -> bytes:

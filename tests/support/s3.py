@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
+import functools
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hostbackup.protocols.s3 import S3Target
+from tests.support.s3_faults import Asked, ChecksSha256, Middle, Rule
 
 ACCESS = "AKIATESTTESTTEST"
 SECRET = "s3cr3t-s3cr3t-s3cr3t"
@@ -25,39 +24,34 @@ SECRET = "s3cr3t-s3cr3t-s3cr3t"
 class S3Server:
     endpoint: str
     folder: Path | None = None  # where rclone keeps the buckets as folders
+    middle: Middle | None = None  # in front of moto
+
+    def watching(self) -> AbstractContextManager[list[Asked]]:
+        """What it is asked, of a moto server."""
+        assert self.middle is not None
+        return self.middle.watching()
+
+    def misbehaving(self, rule: Rule) -> AbstractContextManager[None]:
+        """A moto server that answers some requests in another way."""
+        assert self.middle is not None
+        return self.middle.misbehaving(rule)
 
     def target(self, bucket: str, prefix: str = "", *, access_key: str = ACCESS, secret_key: str = SECRET) -> S3Target:
         return S3Target(bucket, prefix, self.endpoint, access_key, secret_key)
 
     def client(self) -> Any:
         """A plain boto3 client, to look at a bucket or to tamper with it."""
-        import boto3
-
-        return boto3.client("s3", endpoint_url=self.endpoint, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET, region_name="us-east-1")
+        return _client(self.endpoint)
 
     def make_bucket(self, name: str) -> None:
         self.client().create_bucket(Bucket=name)
 
 
-_Answer = Callable[..., Any]
-_App = Callable[[dict[str, Any], _Answer], Iterable[bytes]]
+@functools.cache
+def _client(endpoint: str) -> Any:
+    import boto3
 
-
-class ChecksSha256:
-    """WSGI middleware that does what Amazon does and moto does not: refuse a body that is not what its SHA-256 header says."""
-
-    def __init__(self, app: _App) -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: _Answer) -> Iterable[bytes]:
-        told = environ.get("HTTP_X_AMZ_CHECKSUM_SHA256")
-        if told:
-            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            environ["wsgi.input"] = io.BytesIO(body)
-            if base64.b64encode(hashlib.sha256(body).digest()).decode() != told:
-                start_response("400 Bad Request", [("Content-Type", "application/xml")])
-                return [b"<?xml version='1.0'?><Error><Code>BadDigest</Code><Message>The SHA256 you specified did not match</Message></Error>"]
-        return self._app(environ, start_response)
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET, region_name="us-east-1")
 
 
 @contextmanager
@@ -67,12 +61,13 @@ def moto_server(*, checks_sha256: bool = False) -> Iterator[S3Server]:
     from werkzeug.serving import make_server
 
     app: Any = DomainDispatcherApplication(create_backend_app)
+    middle = Middle(ChecksSha256(app) if checks_sha256 else app)
     handler = type("Handler", (MotoRequestHandler,), {"log": lambda *_: None, "protocol_version": "HTTP/1.1"})
-    server = make_server("127.0.0.1", 0, ChecksSha256(app) if checks_sha256 else app, threaded=True, request_handler=handler)
+    server = make_server("127.0.0.1", 0, middle, threaded=True, request_handler=handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield S3Server(f"http://127.0.0.1:{server.server_port}")
+        yield S3Server(f"http://127.0.0.1:{server.server_port}", middle=middle)
     finally:
         server.shutdown()
         thread.join()
