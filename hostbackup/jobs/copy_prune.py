@@ -11,7 +11,7 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.packs.archive import Archive, is_pack
+from hostbackup.vault.packs.archive import Archive
 from hostbackup.vault.packs.catalog import Blob
 from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.pack import Member
@@ -54,16 +54,16 @@ class CopyPrune:
         self._snapshots(listing, now, apply=apply)
         gone: list[Blob] = []
         for blob in self._archive.catalog.blobs():
-            needed, waste = self._weigh(blob)
-            if not waste:
-                continue
+            members = self._archive.catalog.members(blob.key)
+            needed = self._needed(blob, members)
+            waste = sum(member.length for member in members) - sum(member.length for member in needed)
             if blob.until > now:
                 self._freed.guarded += not needed
             elif not needed:
                 self._freed.dropped += 1
                 self._freed.bytes += blob.size
                 gone.append(blob)
-            elif is_pack(blob) and waste * 2 > blob.size and (not apply or self._rewrite(blob, needed)):
+            elif waste * 2 > blob.size and (not apply or self._rewrite(blob, needed)):
                 self._freed.rewritten += 1
                 self._freed.bytes += waste
                 gone.append(blob)
@@ -87,17 +87,13 @@ class CopyPrune:
         """When the store stops guarding what was put there at that time."""
         return (datetime.datetime.fromtimestamp(put, datetime.UTC) + self._retained).strftime("%Y%m%dT%H%M%SZ")
 
-    def _weigh(self, blob: Blob) -> tuple[list[Member], int]:
-        """The members that are needed and that no newer blob has, and how many bytes are not theirs."""
-        needed = [
-            member
-            for member in self._archive.catalog.members(blob.key)
-            if self._plan.keeps(blob.kind, member.digest) and self._archive.catalog.find(blob.kind, member.digest)[0].blob.key == blob.key
-        ]
-        return needed, 0 if not is_pack(blob) and needed else blob.size - sum(member.length for member in needed)
+    def _needed(self, blob: Blob, members: Sequence[Member]) -> list[Member]:
+        """The members that are needed and that lie nowhere better."""
+        kept = (member for member in members if self._plan.keeps(blob.kind, member.digest))
+        return [member for member in kept if not self._archive.lies_elsewhere(blob, [member])]
 
     def _rewrite(self, blob: Blob, needed: Sequence[Member]) -> bool:
-        """Packs what is needed of it anew. Whether all of it is in the copy twice now."""
+        """Packs what is needed of it anew. Whether all of that is in another pack now."""
         folder: ObjectFolder = self._vault.manifests if blob.kind == "manifests" else self._vault.objects
         if not self._archive.readable and not all(folder.has(member.digest) for member in needed):
             return False
@@ -106,7 +102,8 @@ class CopyPrune:
             return folder.read(digest) if folder.has(digest) else self._archive.read(blob.kind, digest)
 
         wanted = [(member.digest, member.size) for member in needed]
-        return all(not brought.code for brought in list(self._archive.bring(blob.kind, wanted, opened)))
+        brought = list(self._archive.bring(blob.kind, wanted, opened))
+        return not any(one.code for one in brought) and self._archive.lies_elsewhere(blob, needed)
 
     def _tell(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -54,16 +54,12 @@ class _Repair:
             members = catalog.members(blob.key)
             brought = self._bring_again(blob, members)
             repaired += len(brought)
-            if len(brought) == len(members) and not self._stands_again(blob, members):
+            if len(brought) == len(members) and self._archive.lies_elsewhere(blob, members):
                 gone.append(blob)
         for outcome in self._archive.retire(gone, stamp()):
             if not outcome.ok:
                 self._result.observer.note(f"{self._side}: {outcome.key} is of no use any more and could not be deleted: {outcome.reason}")
         return repaired
-
-    def _stands_again(self, blob: Blob, members: Sequence[Member]) -> bool:
-        """Whether what was brought went under the very key of the damaged blob, and so replaced it."""
-        return any(found.blob.key == blob.key for member in members[:1] for found in self._archive.catalog.find(blob.kind, member.digest)[:1])
 
     def _bring_again(self, blob: Blob, members: Sequence[Member]) -> set[str]:
         """Digests of what is in the copy again, whole."""

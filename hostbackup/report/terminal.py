@@ -305,6 +305,10 @@ def prune(details: Mapping[str, Any], result: Any) -> list[str]:
     lines += [f"{'gone' if details['applied'] else 'go'}    {name}" for name in details["go"]]
     verb = "freed" if details["applied"] else "would be freed"
     lines.append(f"{size(details['bytes'])} in {plural(details['objects'], 'object')} and {plural(details['manifests'], 'manifest')} {verb}")
+    for name, freed in details.get("copies", {}).items():
+        what = f"{plural(freed['snapshots'], 'snapshot')}, {plural(freed['dropped'], 'pack')}, and the waste in {number(freed['rewritten'])} more"
+        guarded = f"; {number(freed['guarded'])} that nothing needs are kept by the store for now" if freed["guarded"] else ""
+        lines.append(f"copy {one_line(name)}: {what}: {size(freed['bytes'])} {verb}{guarded}")
     return lines if details["applied"] else [*lines, "nothing was changed; --apply does it"]
 
 

@@ -17,7 +17,7 @@ from hostbackup.vault.packs.catalog import Blob, Catalog, Dropped, Found
 from hostbackup.vault.packs.fetch import PackReader
 from hostbackup.vault.packs.index import PREFIX, Index, index_bytes, index_digest, index_name, portions
 from hostbackup.vault.packs.look import LARGEST_FILE, Listing, Look
-from hostbackup.vault.packs.pack import unpacked
+from hostbackup.vault.packs.pack import Member, unpacked
 from hostbackup.vault.packs.seal import Identities, Keys, Recipients
 from hostbackup.vault.stores import Absent, Outcome, SourceDamaged, Store, Upload, checked
 
@@ -125,6 +125,10 @@ class Archive:
             if not outcome.ok:
                 raise VaultError(f"the index of the copy could not be written: {outcome.reason}", where=self.store.label, hint=outcome.hint)
         self.catalog.listed([blob.key for blob, _ in index.rows], name)
+
+    def lies_elsewhere(self, blob: Blob, members: Iterable[Member]) -> bool:
+        """Whether each of a blob's members is looked for in another one first. What was brought again may have come under the very key it had."""
+        return all(self.catalog.find(blob.kind, member.digest)[0].blob.key != blob.key for member in members)
 
     def retire(self, blobs: Iterable[Blob], now: str) -> Iterator[Outcome]:
         """Gives blobs up, and deletes them with what earlier runs could not delete yet.
