@@ -372,6 +372,18 @@ def test_a_vanished_message_is_proven_too_and_told_when_it_is_lost(vault: Vault)
     assert [failure.name for failure in result.failures] == [b"INBOX UID 3"]
 
 
+def test_a_pack_that_was_lost_is_damage_and_each_entry_in_it_is_named(vault: Vault) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    with CopySource(store) as source:
+        [pack] = [blob.key for blob in source.archive.catalog.blobs() if blob.kind == "objects"]
+    del store.objects[pack]
+    counts, result = prove(store)
+    # vanished ones are counted where they are lost
+    assert counts == {WEB.id: {"missing": 8}, MAIL.id: {"missing": 6}, LOCAL.id: {"missing": 1}}
+    assert result.exit is Exit.DAMAGE
+
+
 # ------------------------------------------------------------ repair
 
 

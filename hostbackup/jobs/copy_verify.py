@@ -69,6 +69,8 @@ def _part(prover: CopyProver, snapshot: Snapshot, state: PartState, side: str, r
             settle_missed(result, tally, failure, Status.DIFFERENT)
         else:
             settle(result, tally, proof)
+            if proof.status is Status.MISSING:
+                result.codes.add(Exit.DAMAGE)  # a copy shows a snapshot only once it has all of it: this was lost since
     return tally.evidence(snapshot=snapshot.id, manifest=state.root)
 
 
