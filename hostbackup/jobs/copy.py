@@ -28,7 +28,7 @@ from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.format import VERSION, Format, format_document, readme
 from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.pack import PACK_BYTES
-from hostbackup.vault.packs.seal import Identities, Recipients
+from hostbackup.vault.packs.seal import END, Identities, Recipients
 from hostbackup.vault.snapshots import PartState
 from hostbackup.vault.stores import Absent, Outcome, Store, Upload
 from hostbackup.vault.vault import FORMAT_FILE, Vault
@@ -115,9 +115,7 @@ class CopyRun:
             self._refuse_strangers()
             return None
         if found.sealed is not bool(self._recipients):
-            what, key = ("is encrypted", "has no encrypt_to") if found.sealed else ("is not encrypted", "has encrypt_to")
-            hint = "give the copy a prefix or folder of its own, or correct the profile"
-            raise UsageError(f"this copy {what}, and the profile {key} for it", where=self._store.label, hint=hint)
+            raise _otherwise(self._store.label, sealed=found.sealed)
         return found
 
     def _arrive(self) -> None:
@@ -337,8 +335,18 @@ def restore_format(vault: Vault, store: Store, result: Result, *, name: str, rec
     if not set(there) & set(vault.snapshots.list()):
         return
     _refuse_another_vault(vault.snapshots.list(), there, store.label)
+    sealed = any(listed.key.endswith(END) for listed in store.list("snapshots/"))
+    if sealed is not (recipients is not None):
+        raise _otherwise(store.label, sealed=sealed)
     _put_plainly(store, (FORMAT_FILE, format_document(recipients.texts if recipients else ())))
     result.observer.note(f"copy:{name}: {FORMAT_FILE} was missing and was written again")
+
+
+def _otherwise(label: str, *, sealed: bool) -> UsageError:
+    """A copy that is not as the profile wants it."""
+    what, key = ("is encrypted", "has no encrypt_to") if sealed else ("is not encrypted", "has encrypt_to")
+    hint = "give the copy a prefix or folder of its own, or correct the profile"
+    return UsageError(f"this copy {what}, and the profile {key} for it", where=label, hint=hint)
 
 
 def _put_plainly(store: Store, *files: tuple[str, bytes]) -> None:
@@ -351,7 +359,7 @@ def _put_plainly(store: Store, *files: tuple[str, bytes]) -> None:
 
 
 def _snapshot_names(store: Store) -> list[str]:
-    return [listed.key.removeprefix("snapshots/").removesuffix(".age").removesuffix(".json") for listed in store.list("snapshots/")]
+    return [listed.key.removeprefix("snapshots/").removesuffix(END).removesuffix(".json") for listed in store.list("snapshots/")]
 
 
 def _bytes(path: Path) -> bytes:

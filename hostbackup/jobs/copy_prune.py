@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
+from hostbackup.errors import Damaged, Exit
+from hostbackup.jobs.copy_source import CopyManifests
 from hostbackup.jobs.keys import stamp
+from hostbackup.jobs.references import Broken, open_root, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.objects import ObjectFolder
-from hostbackup.vault.packs.archive import Archive
+from hostbackup.vault.packs.archive import Archive, is_pack
 from hostbackup.vault.packs.catalog import Blob
+from hostbackup.vault.packs.index import MEMBERS
 from hostbackup.vault.packs.look import Listing
-from hostbackup.vault.packs.pack import Member
+from hostbackup.vault.packs.pack import KINDS, Member, footprint
 from hostbackup.vault.prune import PrunePlan
+from hostbackup.vault.snapshots import parse_snapshot
 from hostbackup.vault.stores import Outcome
 from hostbackup.vault.vault import Vault
 
-_INDEXES = 50  # index files, from which on they are written anew as one
+_INDEXES = 50  # index files, from which on they are written anew as few
+_TOGETHER = 64 << 20  # bytes of contents that are packed anew before the packs they come from go
 
 
 @dataclass(slots=True)
@@ -34,78 +42,158 @@ class Freed:
 
 
 class CopyPrune:
-    """Use: `run(apply)`. `kept`: ids of the snapshots that stay. `retained`: for so long the store guards what is put there."""
+    """Use: `run(apply)`. `kept`: ids of the snapshots that stay; `pruned`: of those that this vault ever let go. Others are left where they are.
+
+    `retained`: for so long the store guards what is put there.
+    """
 
     def __init__(
-        self, archive: Archive, vault: Vault, plan: PrunePlan, kept: Iterable[str], result: Result, *, name: str, retained: datetime.timedelta
+        self,
+        archive: Archive,
+        vault: Vault,
+        plan: PrunePlan,
+        result: Result,
+        *,
+        kept: Collection[str],
+        pruned: Collection[str],
+        name: str,
+        retained: datetime.timedelta,
     ) -> None:
         self._archive = archive
         self._vault = vault
         self._plan = plan
-        self._kept = set(kept)
+        self._kept = kept
+        self._pruned = pruned
         self._result = result
         self._side = f"copy:{name}"
         self._retained = retained
         self._freed = Freed()
+        self._staying: dict[str, set[bytes]] = {kind: set() for kind in KINDS}  # digests that only snapshots of the copy need
 
     def run(self, listing: Listing, *, apply: bool) -> Freed:
         """`listing`: that of the archive, of a moment ago. Interrupted anywhere, what stays is whole, and the next run finds what is left over."""
         now = stamp()
-        self._snapshots(listing, now, apply=apply)
+        if not self._mark_staying(self._snapshots(listing, now, apply=apply)):
+            return self._freed
         gone: list[Blob] = []
+        mostly_waste: list[tuple[Blob, list[Member]]] = []
         for blob in self._archive.catalog.blobs():
-            members = self._archive.catalog.members(blob.key)
-            needed = self._needed(blob, members)
-            waste = sum(member.length for member in members) - sum(member.length for member in needed)
+            needed, waste = self._weigh(blob)
+            if not waste and needed:
+                continue
             if blob.until > now:
                 self._freed.guarded += not needed
             elif not needed:
                 self._freed.dropped += 1
                 self._freed.bytes += blob.size
                 gone.append(blob)
-            elif waste * 2 > blob.size and (not apply or self._rewrite(blob, needed)):
+            elif is_pack(blob) and waste * 2 > blob.size:
                 self._freed.rewritten += 1
                 self._freed.bytes += waste
-                gone.append(blob)
+                mostly_waste.append((blob, needed))
+                if apply and sum(member.size for _, members in mostly_waste for member in members) >= _TOGETHER:
+                    gone += self._rewrite(mostly_waste)
+                    mostly_waste = []
         if apply:
-            self._tell(self._archive.retire(gone, now))
-            if len(self._archive.catalog.indexes()) > _INDEXES:
+            gone += self._rewrite(mostly_waste)
+            # What was packed anew may have come under the very key of a pack that was to go.
+            self._tell(self._archive.retire([blob for blob in gone if not self._weigh(blob)[0]], now))
+            files = len(self._archive.catalog.indexes())
+            if files > _INDEXES and files > 2 * self._archive.catalog.members_in_all() // MEMBERS:
                 self._tell(self._archive.restate_index())
         return self._freed
 
-    def _snapshots(self, listing: Listing, now: str, *, apply: bool) -> None:
-        """First, so that no snapshot is ever there without what it needs."""
-        going = [name for name in listing.snapshots if name not in self._kept]
+    # -- snapshots ----------------------------------------------------------------------------------------------------------------------
+
+    def _snapshots(self, listing: Listing, now: str, *, apply: bool) -> list[str]:
+        """Deletes those that were let go; they go first, so that none is ever there without what it needs. Those that stay and the vault has not."""
+        foreign = [name for name in listing.snapshots if name not in self._kept]
+        for name in foreign:
+            if name not in self._pruned:
+                reason = "the vault has lost this snapshot, and no prune let it go: it stays, with all that it needs"
+                self._result.observer.warn(f"{self._side}: {name}: {reason}")
+        going = [name for name in foreign if name in self._pruned]
         if self._retained and going:
             files = {self._archive.name_of(one.key): one.modified for one in self._archive.store.list("snapshots/")}
             going = [name for name in going if self._ends(files.get(f"snapshots/{name}.json", 0.0)) <= now]
-        self._freed.snapshots = len(going)
+        gone = set(going)
         if apply:
-            self._tell(self._archive.store.delete(self._archive.key_of(f"snapshots/{name}.json") for name in going))
+            keys = {self._archive.key_of(f"snapshots/{name}.json"): name for name in going}
+            gone = {keys[outcome.key] for outcome in self._tell(self._archive.store.delete(keys)) if outcome.ok}
+        self._freed.snapshots = len(gone)
+        return [name for name in foreign if name not in gone]
 
     def _ends(self, put: float) -> str:
         """When the store stops guarding what was put there at that time."""
         return (datetime.datetime.fromtimestamp(put, datetime.UTC) + self._retained).strftime("%Y%m%dT%H%M%SZ")
 
-    def _needed(self, blob: Blob, members: Sequence[Member]) -> list[Member]:
-        """The members that are needed and that lie nowhere better."""
-        kept = (member for member in members if self._plan.keeps(blob.kind, member.digest))
-        return [member for member in kept if not self._archive.lies_elsewhere(blob, [member])]
-
-    def _rewrite(self, blob: Blob, needed: Sequence[Member]) -> bool:
-        """Packs what is needed of it anew. Whether all of that is in another pack now."""
-        folder: ObjectFolder = self._vault.manifests if blob.kind == "manifests" else self._vault.objects
-        if not self._archive.readable and not all(folder.has(member.digest) for member in needed):
+    def _mark_staying(self, names: Sequence[str]) -> bool:
+        """Finds out what snapshots need that the copy still shows and the vault has no more. False where nobody can know: then nothing may go."""
+        if not names:
+            return True
+        if not self._archive.readable:
+            reason = f"snapshot {names[0]} cannot go yet, and without a secret key nobody knows what it needs: nothing else is freed"
+            self._result.observer.warn(f"{self._side}: {reason}")
             return False
+        with tempfile.TemporaryDirectory(prefix="hostbackup-copy-") as cache:
+            manifests = CopyManifests(self._archive, Path(cache))
+            for name in names:
+                key = f"snapshots/{name}.json"
+                try:
+                    self._mark(manifests, key)
+                except Damaged as error:
+                    reason = f"it cannot go yet, and what it needs cannot be read ({error.reason}): nothing else is freed"
+                    self._result.fail(Failure(self._side, "", key.encode(), "damaged", reason, "run `copy --repair`"), Exit.DAMAGE)
+                    return False
+        return True
 
-        def opened(digest: str) -> BinaryIO:
-            return folder.read(digest) if folder.has(digest) else self._archive.read(blob.kind, digest)
+    def _mark(self, manifests: CopyManifests, key: str) -> None:
+        for state in parse_snapshot(self._archive.read_file(key), key).parts.values():
+            if not state.root:
+                continue
+            self._staying["manifests"].update(map(bytes.fromhex, open_root(manifests, state).manifests()))
+            for record in walk(manifests, state):
+                if isinstance(record, Broken):
+                    raise record.error
+                if record.digest:
+                    self._staying["objects"].add(bytes.fromhex(record.digest))
 
-        wanted = [(member.digest, member.size) for member in needed]
-        brought = list(self._archive.bring(blob.kind, wanted, opened))
-        return not any(one.code for one in brought) and self._archive.lies_elsewhere(blob, needed)
+    # -- contents -----------------------------------------------------------------------------------------------------------------------
 
-    def _tell(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
+    def _keeps(self, kind: str, digest: str) -> bool:
+        return self._plan.keeps(kind, digest) or bytes.fromhex(digest) in self._staying[kind]
+
+    def _weigh(self, blob: Blob) -> tuple[list[Member], int]:
+        """The members that are needed and that no better place has, and how many bytes the others take."""
+        needed: list[Member] = []
+        waste = 0
+        for member in self._archive.catalog.members(blob.key):
+            if self._keeps(blob.kind, member.digest) and self._archive.catalog.find(blob.kind, member.digest)[0].blob.key == blob.key:
+                needed.append(member)
+            else:
+                waste += footprint(member)
+        return needed, waste
+
+    def _rewrite(self, packs: Sequence[tuple[Blob, list[Member]]]) -> list[Blob]:
+        """Packs what is needed of them anew. Those of which all that is needed is in the copy twice now."""
+        done: list[Blob] = []
+        for kind in KINDS:
+            folder: ObjectFolder = self._vault.manifests if kind == "manifests" else self._vault.objects
+            ours = [(blob, needed) for blob, needed in packs if blob.kind == kind]
+            wanted = [(member.digest, member.size) for _, needed in ours for member in needed]
+            if not self._archive.readable:
+                wanted = [(digest, size) for digest, size in wanted if folder.has(digest)]
+
+            def opened(digest: str, folder: ObjectFolder = folder, kind: str = kind) -> BinaryIO:
+                return folder.read(digest) if folder.has(digest) else self._archive.read(kind, digest)
+
+            brought = {one.digest for one in self._archive.bring(kind, wanted, opened) if not one.code}
+            done += [blob for blob, needed in ours if all(member.digest in brought for member in needed)]
+        return done
+
+    def _tell(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        told = list(outcomes)
+        for outcome in told:
             if not outcome.ok:
                 self._result.fail(Failure(self._side, "", outcome.key.encode(), outcome.code, outcome.reason, outcome.hint))
+        return told

@@ -1,10 +1,11 @@
-"""Frees what the policy lets go, in the vault and, if asked, in its copies."""
+"""Frees what the policy lets go, in the vault and, if asked, in its copies, which are brought up to date before."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hostbackup.errors import ConnectionFailed, Exit, Locked, PlaceMissing, UsageError, VaultError
@@ -17,6 +18,8 @@ from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault.prune import PrunePlan, apply_prune, plan_prune
+
+_PRUNED = "pruned"  # in state/: the snapshots that went
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ def prune(job: Job, policy: Policy, *, apply: bool, copies: bool) -> Result:
         freeze_reason=frozen,
     )
     if apply:
+        _remember(job, plan.remove)
         written = apply_prune(job.vault, plan, profile=job.profile.name)
         if not plan.empty:
             facts = {"removed": plan.remove, "objects": plan.objects, "manifests": plan.manifests, "bytes": plan.bytes, "vanished": plan.vanished}
@@ -65,6 +69,20 @@ def prune(job: Job, policy: Policy, *, apply: bool, copies: bool) -> Result:
     if copies and not plan.frozen:
         _copies(job, plan, result, apply=apply)
     return result
+
+
+def _remember(job: Job, removed: Iterable[str]) -> None:
+    """Notes which snapshots go on purpose, before they do: copies may lose those alone."""
+    gone = {*((job.vault.state.read(_PRUNED) or {}).get("snapshots", ())), *removed}
+    job.vault.state.write(_PRUNED, {"snapshots": sorted(gone)})
+
+
+def _let_go(job: Job) -> set[str]:
+    """Every snapshot that a prune of this vault let go."""
+    gone = set((job.vault.state.read(_PRUNED) or {}).get("snapshots", ()))
+    for _, lines in job.vault.evidence.read_whole():
+        gone.update(name for line in lines or () if line.get("type") == "prune" for name in line.get("removed", ()))
+    return gone
 
 
 def _frozen(job: Job) -> str:
@@ -109,8 +127,12 @@ def _copy(job: Job, copy: Copy, plan: PrunePlan, kept: set[str], result: Result,
             CopyRun(job.vault, store, result, name=copy.name, recipients=recipients, identities=identities) as run,
             held(job, copy, store) if apply else contextlib.nullcontext(),
         ):
+            if apply and run.run().snapshot != job.vault.snapshots.list()[-1]:
+                return Freed()  # why it could not be brought up to date is told; what it has is better than nothing
             listing = run.look()
-            pruning = CopyPrune(run.archive, job.vault, plan, kept, result, name=copy.name, retained=datetime.timedelta())
+            pruned = {*plan.remove, *_let_go(job)}
+            guard = datetime.timedelta()
+            pruning = CopyPrune(run.archive, job.vault, plan, result, kept=kept, pruned=pruned, name=copy.name, retained=guard)
             return pruning.run(listing, apply=apply)
     finally:
         store.close()

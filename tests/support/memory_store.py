@@ -199,3 +199,39 @@ def dies_after(store: Store, puts: int) -> Wrapped:
         left[0] -= 1
 
     return Wrapped(store, before)
+
+
+class Dying(Wrapped):
+    """A store in a process that dies at its put or delete number `step` (from 0): before it is done, or, with `done`, after it."""
+
+    def __init__(self, inner: Store, step: int, *, done: bool = False) -> None:
+        super().__init__(inner, lambda _item: None)
+        self._left = step
+        self._done = done
+
+    @property
+    def lived(self) -> bool:
+        """Whether there were fewer steps than that."""
+        return self._left >= 0
+
+    def _at_the_last(self) -> bool:
+        self._left -= 1
+        if self._left < 0 and not self._done:
+            raise Killed
+        return self._left < 0
+
+    def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
+        for item in items:
+            last = self._at_the_last()
+            outcomes = list(self.inner.put([item]))
+            if last:
+                raise Killed
+            yield from outcomes
+
+    def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
+        for key in keys:
+            last = self._at_the_last()
+            outcomes = list(self.inner.delete([key]))
+            if last:
+                raise Killed
+            yield from outcomes

@@ -284,6 +284,12 @@ class Catalog:
             row = self._db.execute("SELECT id FROM blobs WHERE key = ?", (key,)).fetchone()
         return self._members(row[0]) if row else []
 
+    def members_in_all(self) -> int:
+        """How many rows an index of everything has."""
+        with self._told():
+            found: tuple[int] = self._db.execute("SELECT count(*) FROM members").fetchone()
+        return found[0]
+
     def listed(self, keys: Iterable[str], name: str) -> None:
         """These stand in the index file `name` now, which stands in the copy."""
         with self._change() as db:

@@ -36,6 +36,11 @@ class Member(NamedTuple):
     packing: str = ""
 
 
+def footprint(member: Member) -> int:
+    """How many bytes a member takes in a pack, its header included."""
+    return tar.BLOCK + member.length + -member.length % tar.BLOCK
+
+
 class PackBuilder:
     """One pack of one kind of contents. Used by one thread."""
 
@@ -102,7 +107,7 @@ def read_pack(data: bytes) -> Iterator[tuple[str, Member]]:
             place += tar.BLOCK
             continue
         yield found
-        place = found[1].offset + found[1].length + -found[1].length % tar.BLOCK
+        place += footprint(found[1])
 
 
 def _read_member(data: bytes, place: int) -> tuple[str, Member] | None:
