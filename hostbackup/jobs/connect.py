@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -335,5 +336,22 @@ class Connections:
             access_key=self.secret(copy.access_key, f"{where} access_key") if copy.access_key else None,
             secret_key=self.secret(copy.secret_key, f"{where} secret_key") if copy.secret_key else None,
             region=copy.region,
+            addressing=copy.addressing,
+            storage_class=copy.storage_class,
+            sse=copy.sse,
+            sse_key=copy.sse_key,
+            retain_days=copy.retain_days or 0,
+            retain_mode=copy.retain_mode or "governance",
+            ca=str(copy.ca_file) if copy.ca_file else None,
+            proxy=self._proxy(copy, where),
         )
         return BucketStore(target)
+
+    def _proxy(self, copy: BucketCopy, where: str) -> str | None:
+        if not (copy.proxy and copy.proxy_password):
+            return copy.proxy
+        password = urllib.parse.quote(self.secret(copy.proxy_password, f"{where} proxy_password"), safe="")
+        self.on_secret(Secret(password))  # as it stands in the address
+        scheme, _, rest = copy.proxy.partition("://")
+        user, _, host = rest.rpartition("@")
+        return f"{scheme}://{user}:{password}@{host}"

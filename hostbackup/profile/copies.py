@@ -13,7 +13,10 @@ from hostbackup.profile.fields import (
     Many,
     Name,
     Prefix,
+    Proxy,
     Recipient,
+    RetainDays,
+    StorageClass,
     with_default,
 )
 from hostbackup.profile.shape import OneOf, Section, after, before
@@ -37,8 +40,28 @@ class BucketCopy(Section):
     """Key id; without both keys boto3 looks where it always does."""
     secret_key: SecretSource | None = None
     """Secret key."""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Whether the bucket's name goes into the path of requests or in front of the endpoint's name; auto: into the path, at Amazon in front."""
+    storage_class: StorageClass | None = None
+    """How the store is to keep the objects; its own default without it. None from which nothing can be read at once, such as GLACIER."""
+    sse: Literal["AES256", "aws:kms"] | None = None
+    """How the store is to encrypt what it keeps, with keys of its own."""
+    sse_key: Line | None = None
+    """Which of the store's keys, with aws:kms."""
+    retain_days: RetainDays | None = None
+    """For how many days from its upload nobody can delete or replace an object (Object Lock; the bucket must have been made for it)."""
+    retain_mode: Literal["governance", "compliance"] | None = None
+    """governance (the default): who has a special right may delete before; compliance: nobody, not even the owner of the bucket."""
+    ca_file: LocalPath | None = None
+    """PEM file of the certificate authorities to trust instead of the system's."""
+    proxy: Proxy | None = None
+    """The proxy that requests go through, such as http://user@proxy.example.jp:3128; by default HTTPS_PROXY of the environment decides."""
+    proxy_password: SecretSource | None = None
+    """The proxy's password."""
     encrypt_to: Many[Recipient] = ()
     """age recipients: what leaves this machine is encrypted to them."""
+    identity: LocalPath | None = None
+    """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"
     """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
 
@@ -54,6 +77,12 @@ class BucketCopy(Section):
     def _both_keys(self) -> None:
         if (self.access_key is None) != (self.secret_key is None):
             raise WrongValue("needs access_key and secret_key, or neither")
+        if self.sse_key and self.sse != "aws:kms":
+            raise WrongValue('sse_key needs sse = "aws:kms"')
+        if self.retain_mode and not self.retain_days:
+            raise WrongValue("retain_mode needs retain_days")
+        if self.proxy_password and "@" not in (self.proxy or ""):
+            raise WrongValue("proxy_password needs a proxy with a user in it, such as http://user@proxy.example.jp:3128")
 
 
 class PathCopy(Section):
@@ -65,6 +94,8 @@ class PathCopy(Section):
     """A folder that exists; on another device than the vault, to count as off-machine."""
     encrypt_to: Many[Recipient] = ()
     """age recipients: what is copied is encrypted to them."""
+    identity: LocalPath | None = None
+    """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"
     """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
 

@@ -20,6 +20,7 @@ _FINGERPRINT = re.compile(r"(?:sha-?256(?: fingerprint)?\s*[:=])?\s*(?P<value>\S
 _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{43}=?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}")
 _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -122,6 +123,26 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _proxy(value: str) -> str:
+    try:
+        url = urllib.parse.urlsplit(value)
+        right = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        password = url.password is not None
+    except ValueError:
+        right, password = False, False
+    if password:
+        raise WrongValue("a password of the proxy belongs in proxy_password")
+    if not right or url.path not in ("", "/") or url.query or url.fragment:
+        raise WrongValue("expected the address of the proxy, such as http://proxy.example.jp:3128, or http://user@… with proxy_password")
+    return value.rstrip("/")
+
+
+def _storage_class(value: str) -> str:
+    if not _STORAGE_CLASS.fullmatch(value):
+        raise WrongValue("expected a storage class as the store calls it, such as STANDARD_IA")
+    return value
+
+
 def _bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value):
         raise WrongValue("expected the bucket's bare name: letters, digits, dots, hyphens")
@@ -193,6 +214,9 @@ Pin = Annotated[str, After(_pin)]
 Certificate = Annotated[str, After(_certificate)]
 Words = Annotated[Many[str], After(_words)]
 Endpoint = Annotated[str, After(_endpoint)]
+Proxy = Annotated[str, After(_proxy)]
+StorageClass = Annotated[str, After(_storage_class)]
+RetainDays = Annotated[int, Range(least=1, most=36_500)]
 Bucket = Annotated[str, After(_bucket)]
 Prefix = Annotated[str, After(_prefix)]
 Recipient = Annotated[str, After(_recipient)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hostbackup import osal
 from hostbackup.errors import ProfileError
+from hostbackup.profile.copies import BucketCopy
 from hostbackup.profile.mail import Mail
 from hostbackup.profile.root import Profile
 from hostbackup.profile.shape import At, read
@@ -99,6 +100,7 @@ def _missing_files(profile: Profile) -> Iterator[tuple[At, str]]:
     for side, kind, mail in (("old", "imap", profile.old.imap), ("old", "pop3", profile.old.pop3), ("new", "imap", profile.new.imap)):
         if isinstance(mail, Mail):
             named += [((side, kind, "accounts"), mail.accounts), ((side, kind, "ca_file"), mail.ca_file)]
+    named += [(("copy", number, "ca_file"), copy.ca_file) for number, copy in enumerate(profile.copies) if isinstance(copy, BucketCopy)]
     named.append((("mail", "expected"), profile.mail.expected))
     if profile.domain:
         named.append((("domain", "zone"), profile.domain.zone))

@@ -37,6 +37,10 @@ class BucketStore:
         return self._bucket.target.url
 
     @property
+    def target(self) -> s3.S3Target:
+        return self._bucket.target
+
+    @property
     def facts(self) -> s3.Facts:
         """What is known of this store by now, to be kept for later runs."""
         return self._bucket.facts

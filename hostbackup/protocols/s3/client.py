@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ssl
 from typing import Any
 
 from hostbackup.errors import UsageError
@@ -38,6 +39,8 @@ def connect(target: S3Target, *, connections: int = 16, timeout: float = 60.0, f
         options["proxies"] = {"http": target.proxy, "https": target.proxy}
     known = {name: value for name, value in options.items() if name in Config.OPTION_DEFAULTS}
     try:
+        if target.ca:
+            ssl.create_default_context(cafile=target.ca)  # boto3 would call it a closed endpoint
         session = botocore.session.get_session()
         session.register_component("data_loader", _loader())
         client = boto3.session.Session(botocore_session=session).client(
