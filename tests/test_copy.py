@@ -22,6 +22,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.vault import tree
 from hostbackup.vault.bucket import BucketStore
 from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.packs.seal import Identities, Recipients
 from hostbackup.vault.stores import Outcome, Store, Upload
 from hostbackup.vault.tree import TreeRoot
 from hostbackup.vault.vault import Vault
@@ -199,6 +200,7 @@ from hostbackup.jobs.copy import CopyRun
 from hostbackup.jobs.result import Result
 from hostbackup.vault import disk
 from hostbackup.vault.disk import FolderStore
+from hostbackup.vault.packs.seal import Identities, Recipients
 from hostbackup.vault.packs import archive
 from hostbackup.vault.vault import Vault
 disk._BATCH_FILES = 2
@@ -516,3 +518,28 @@ def test_a_url_without_a_copy_is_one_clear_error(server: S3Server) -> None:
     server.make_bucket("bare")
     with pytest.raises(VaultError, match="no copy"):
         open_copy("s3://bare/x", server.target("bare"))
+
+
+# ------------------------------------------------------------ encrypted
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Recipients, Identities]:
+    import pyrage
+
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key.txt").write_text(f"{identity}\n")
+    return Recipients([str(identity.to_public())]), Identities(tmp_path / "key.txt")
+
+
+def test_repair_without_the_secret_key_writes_small_files_again_that_nobody_can_compare(vault: Vault, keys: tuple[Recipients, Identities]) -> None:
+    recipients, identities = keys
+    store = MemoryStore()
+    copy(vault, store, recipients=recipients)
+    [key] = [key for key in store.objects if key.startswith("snapshots/")]
+    store.objects[key] = store.objects[key][:-1] + b"\0"
+    with CopySource(store, identities) as source, pytest.raises(Damaged):
+        source.snapshots.get("latest")
+    assert copy(vault, store, recipients=recipients, repair=True)[1].exit is Exit.OK
+    with CopySource(store, identities) as source:
+        assert source.snapshots.get("latest") == vault.snapshots.get("latest")

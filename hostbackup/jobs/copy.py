@@ -307,8 +307,8 @@ class CopyRun:
         return len(wanted) - len(failed)
 
     def _differs(self, name: str, path: Path) -> bool:
-        if not self.archive.readable:
-            return False
+        if not self.archive.readable:  # what cannot be compared is written again
+            return True
         try:
             return self.archive.read_file(name) != _bytes(path)
         except Damaged:
