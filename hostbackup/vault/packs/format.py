@@ -55,15 +55,18 @@ This is a copy of a hostbackup vault, for the day when everything else is gone. 
 
     hostbackup restore --from THIS-FOLDER-OR-BUCKET --to SOME-FOLDER{identity}
 
-It can be read without hostbackup too{age}. packs/ holds plain tar archives: unpack them all into one folder, take what
-ends in .zst through zstd -d, and put objects/ of this copy beside what came out. Then objects/ has the contents of every file
-and message under the SHA-256 of its bytes, manifests/ says which name belongs to which contents, and snapshots/ what there
-was at which time. The format is described in hostbackup's docs/vault-format.md. Do not change or delete anything here.
+It can be read without hostbackup too.
+{age}packs/ holds plain tar archives: unpack them all into one folder, take what ends in .zst through `zstd -d`, and put objects/
+of this copy beside what came out. Then objects/ has the contents of every file and message under the SHA-256 of its bytes,
+manifests/ says which name belongs to which contents, and snapshots/ what there was at which time. The format is described in
+hostbackup's docs/vault-format.md. Do not change or delete anything here.
+"""
+_AGE = """\
+What ends in .age is encrypted: `age -d -i KEY-FILE` opens it, with the secret key to one of the recipients in format.json.
+The files in large/ are objects then, to be named by their SHA-256.
 """
 
 
 def readme(*, sealed: bool) -> bytes:
     """The contents of a copy's `README.txt`."""
-    identity = " --identity KEY-FILE" if sealed else ""
-    age = ": what ends in .age is opened by\n`age -d -i KEY-FILE`, with the secret key to one of the recipients in format.json" if sealed else ""
-    return _README.format(identity=identity, age=age).encode()
+    return _README.format(identity=" --identity KEY-FILE" if sealed else "", age=_AGE if sealed else "").encode()
