@@ -448,6 +448,21 @@ def test_a_full_disk_is_said_to_be_full_and_keeps_what_arrived(tmp_path: Path, m
     assert not list((tmp_path / "incoming").glob("*last*"))
 
 
+def test_a_file_that_is_too_large_for_the_disk_keeps_no_other_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT32, which ends at 4 GiB."""
+    write = os.write
+
+    def refuse(fd: int, data: bytes) -> int:
+        if len(data) > 10:
+            raise OSError(errno.EFBIG, "File too large")
+        return write(fd, data)
+
+    monkeypatch.setattr("hostbackup.vault.disk.os.write", refuse)
+    outcomes = put(FolderStore(tmp_path), upload("large", b"x" * 20), upload("small", b"x"))
+    assert (outcomes["large"].code, "exFAT" in outcomes["large"].hint, outcomes["small"].ok) == ("too-large", True, True)
+    assert listing(FolderStore(tmp_path)) == [("small", 1)]
+
+
 def test_keys_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()

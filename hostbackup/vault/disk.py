@@ -24,6 +24,7 @@ from hostbackup.vault import pool
 from hostbackup.vault.disk_arrivals import Arrivals, KernelHold
 from hostbackup.vault.disk_errors import disk_error
 from hostbackup.vault.disk_paths import INCOMING, path_of, reserved
+from hostbackup.vault.faults import human
 from hostbackup.vault.hold import ObjectHold
 from hostbackup.vault.stores import (
     LOCKS,
@@ -242,6 +243,9 @@ class FolderStore:
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+            if error.errno == errno.EFBIG:  # FAT32 ends at 4 GiB
+                hint = "format the disk as exFAT, or take another one"
+                return None, Outcome(item.key, item.size, "too-large", f"the disk's file system holds no file of {human(item.size)}", hint)
             raise self._trouble(error, item.size) from error
         return part, arrived
 
