@@ -23,10 +23,21 @@ class BucketStore:
     """A Store over one bucket and prefix. Objects go up whole, or in parts where they are larger than `whole` bytes."""
 
     def __init__(
-        self, target: s3.S3Target, *, workers: int = _WORKERS, facts: s3.Facts | None = None, whole: int = s3.WHOLE, part: int = s3.PART
+        self,
+        target: s3.S3Target,
+        *,
+        workers: int = _WORKERS,
+        facts: s3.Facts | None = None,
+        patience: s3.Patience | None = None,
+        timeout: float = 60.0,
+        whole: int = s3.WHOLE,
+        part: int = s3.PART,
     ) -> None:
-        """Whether the bucket can be reached is seen at first use. `facts`: what earlier runs found out, not to be asked again."""
-        self._bucket = s3.connect(target, connections=workers + PARTS_ABREAST, facts=facts)
+        """Whether the bucket can be reached is seen at first use. `facts`: what earlier runs found out, not to be asked again.
+
+        `timeout`: seconds without a byte after which a line counts as cut.
+        """
+        self._bucket = s3.connect(target, connections=workers + PARTS_ABREAST, facts=facts, patience=patience, timeout=timeout)
         self._workers = workers
         self._uploads = Uploads(self._bucket, self._check_hold, whole=whole, part=part)
         self._offers_sha256: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import io
 import socket
@@ -12,7 +13,6 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from typing import Any
 
 Answer = Callable[..., Any]
@@ -95,14 +95,13 @@ def on(operation: str, fault: Fault, *, times: int = 1_000_000, after: int = 0, 
     return rule
 
 
-def error(status: str, code: str, **headers: str) -> Fault:
+def error(status: str, code: str, more: str = "") -> Fault:
     """An answer that refuses, in S3's XML."""
 
     def fault(asked: Asked, _app: App, start_response: Answer) -> Iterable[bytes]:
         _drain(asked)
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode() if asked.method != "HEAD" else b""
-        extra = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body))), *extra])
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message>{more}</Error>".encode() if asked.method != "HEAD" else b""
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [body]
 
     return fault
@@ -112,6 +111,17 @@ def cut(_asked: Asked, _app: App, _start_response: Answer) -> Iterable[bytes]:
     """The connection breaks before the request was read."""
     _hang_up(_asked)
     raise ConnectionResetError
+
+
+def hanging(until: threading.Event) -> Fault:
+    """No answer, before the test sets the event."""
+
+    def fault(asked: Asked, _app: App, _start_response: Answer) -> Iterable[bytes]:
+        until.wait(60)
+        _hang_up(asked)
+        raise ConnectionResetError
+
+    return fault
 
 
 def cut_after(asked: Asked, app: App, _start_response: Answer) -> Iterable[bytes]:
@@ -148,9 +158,8 @@ def without_condition(asked: Asked, app: App, start_response: Answer) -> Iterabl
 
 def by_the_clock_of(seconds_ahead: float) -> Fault:
     """A store whose clock is so far ahead, and which says so and refuses."""
-    import time
-
-    return error("403 Forbidden", "RequestTimeTooSkewed", Date=formatdate(time.time() + seconds_ahead, usegmt=True))
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds_ahead)
+    return error("403 Forbidden", "RequestTimeTooSkewed", f"<ServerTime>{now:%Y-%m-%dT%H:%M:%SZ}</ServerTime>")
 
 
 def _drain(asked: Asked) -> None:

@@ -10,10 +10,13 @@ from hostbackup.errors import UsageError
 from hostbackup.protocols.s3.bucket import Bucket
 from hostbackup.protocols.s3.facts import Facts
 from hostbackup.protocols.s3.faults import translate
+from hostbackup.protocols.s3.retry import Patience
 from hostbackup.protocols.s3.target import S3Target
 
 
-def connect(target: S3Target, *, connections: int = 16, timeout: float = 60.0, facts: Facts | None = None) -> Bucket:
+def connect(
+    target: S3Target, *, connections: int = 16, timeout: float = 60.0, facts: Facts | None = None, patience: Patience | None = None
+) -> Bucket:
     """A bucket ready to use; nothing is sent yet. `timeout`: seconds without a byte. `facts`: what is known of this store from earlier runs.
 
     Raises UsageError without boto3 or with impossible settings, LoginRefused without credentials.
@@ -56,7 +59,7 @@ def connect(target: S3Target, *, connections: int = 16, timeout: float = 60.0, f
         raise translate(error, target) from error
     client.meta.events.register("before-sign.s3.PutObject", _unsigned_body)
     client.meta.events.register("before-sign.s3.UploadPart", _unsigned_body)
-    return Bucket(target, client, facts)
+    return Bucket(target, client, facts, patience)
 
 
 def _unsigned_body(request: Any, **_: Any) -> None:

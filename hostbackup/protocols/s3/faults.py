@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import time
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ _REFUSED = {
 _FULL = {"QuotaExceeded", "InsufficientStorage", "StorageFull", "XMinioStorageFull", "BucketQuotaExceeded", "XMinioAdminBucketQuotaExceeded", "507"}
 _BUSY = {
     "InternalError", "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "Throttling", "ThrottlingException",
-    "TooManyRequests", "OperationAborted", "429", "500", "502", "503", "504",
+    "TooManyRequests", "OperationAborted", "500", "502", "503", "504",
 }  # fmt: skip
 _HURT = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _ELSEWHERE = {"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "301", "307", "308"}
@@ -135,7 +136,7 @@ def _client_error(error: Any, target: S3Target, where: str) -> HostbackupError:
         return ObjectAbsent("is not in the bucket", where=where)
     if code in _HURT:
         return Hurt(f"the bytes arrived at the store damaged ({code})", where=where, hint="run it again")
-    if code in _BUSY or status.startswith("5"):
+    if code in _BUSY or status == "429" or status.startswith("5"):
         return LineCut(f"the store is failing ({code or status})", where=where, hint="run it again later: what is stored stays")
     if code == "InvalidBucketName":
         return UsageError(f"{target.bucket} is no bucket name", where=where)
@@ -144,17 +145,17 @@ def _client_error(error: Any, target: S3Target, where: str) -> HostbackupError:
 
 def _skew(response: Mapping[str, Any]) -> str:
     seconds = skew(response)
-    if seconds is None:
-        return ""
-    minutes = max(1, round(abs(seconds) / 60))
-    return f", which is {minutes} minutes {'ahead' if seconds > 0 else 'behind'}"
+    minutes = round(abs(seconds or 0) / 60)
+    return f", which is {minutes} minutes {'ahead' if seconds and seconds > 0 else 'behind'}" if minutes else ""
 
 
 def skew(response: Mapping[str, Any]) -> float | None:
-    """Seconds that this machine's clock is ahead of the store's, by the Date header of an answer (RFC 9110, section 6.6.1); None without one."""
-    told = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    """Seconds that this machine's clock is ahead of the store's, by what a refusal says, else by its Date header; else None."""
+    said = str(response.get("Error", {}).get("ServerTime", ""))
+    header = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
-        return time.time() - email.utils.parsedate_to_datetime(told).timestamp()
+        told = datetime.datetime.fromisoformat(said) if said else email.utils.parsedate_to_datetime(header)
+        return time.time() - told.timestamp()
     except (TypeError, ValueError):
         return None
 
