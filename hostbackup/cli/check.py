@@ -15,7 +15,7 @@ from hostbackup.report import terminal
 @made("check", "Reach every server; show what is there. Changes nothing.", network=True)
 @click.option("--trust", is_flag=True, help="Record the key of a host that is not known yet, after showing it.")
 @click.option("--accept-identity", is_flag=True, help="A server that looks like the new one is the old one all the same; goes on record.")
-@click.option("--probe", is_flag=True, help="Also write a small object to each copy, prove it, and take it away again.")
+@click.option("--probe", is_flag=True, help="Also try out each copy with small objects, which are taken away again; what is found is kept.")
 def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -> None:
     """Reach every server and show host keys, capabilities, what is there, sizes, free disk and an estimate. Changes nothing."""
     from hostbackup.jobs.check import Check
@@ -25,8 +25,8 @@ def command(session: Session, trust: bool, accept_identity: bool, probe: bool) -
     from hostbackup.vault.vault import Mode, Vault
 
     profile = session.load("old", "new", "copy")
-    mode: Mode = "write" if accept_identity else "read"
     there = (profile.vault / "format.json").exists()
+    mode: Mode = "write" if accept_identity or (probe and profile.copies) else "read"
     # What is accepted has to be kept somewhere: the vault is made for it.
     with Vault.open(profile.vault, mode, create=accept_identity, command="check") if there or accept_identity else nullcontext() as vault:
         identity = Identity(vault.state if vault and accept_identity else None, accept=accept_identity)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import secrets
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,13 +16,13 @@ from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, Damaged, HostKeyUnknown, NotOffered, PlaceMissing, SecretError, UsageError, WrongMachine
 from hostbackup.jobs import connect_ssh, pop3
 from hostbackup.jobs.accounts_pool import AccountWork
+from hostbackup.jobs.check_copies import check_copy
 from hostbackup.jobs.connect import Connections
 from hostbackup.jobs.coverage import tell_coverage
 from hostbackup.jobs.result import Result
-from hostbackup.model import Entry, Failure, Folder, Kind, Part, Status, name_json
+from hostbackup.model import Entry, Failure, Folder, Kind, Part, name_json
 from hostbackup.places.base import Place
-from hostbackup.profile import BucketCopy, PathCopy, Profile, Ssh, Web
-from hostbackup.vault.stores import Store, Upload, Wanted
+from hostbackup.profile import Profile, Ssh, Web
 from hostbackup.vault.vault import Vault
 
 _SETTINGS = re.compile(
@@ -69,7 +67,8 @@ class Check:
             part = Part("local", local.name)
             self._try("old", part.id, partial(self._local, part, local.path))
         for copy in self.profile.copies:
-            self._try(f"copy:{copy.name}", "", partial(self._copy, copy))
+            look = partial(check_copy, self.connections, copy, self.result, self.vault, probe=self.probe)
+            self._try(f"copy:{copy.name}", "", look)
         self._room()
         if not (self.result.done or self.result.undone):
             raise UsageError(
@@ -272,36 +271,7 @@ class Check:
         result.counts["messages"] += messages
         result.counts["bytes"] += size
 
-    # -- copies and room ----------------------------------------------------------------------------------------------------------------
-
-    def _copy(self, copy: BucketCopy | PathCopy) -> None:
-        self.result.observer.phase(f"copy {copy.name}")
-        store = self.connections.store(copy)
-        try:
-            row: dict[str, Any] = {"name": copy.name, "target": store.label}
-            row["snapshots"] = sum(1 for _ in store.list("snapshots/"))
-            if self.probe:
-                self._probe(store)
-                row["probed"] = True
-            self.result.details.setdefault("copies", []).append(row)
-        finally:
-            store.close()
-
-    def _probe(self, store: Store) -> None:
-        """Writes a small object, proves it, and takes it away again. Raises Damaged where the store did not keep it."""
-        data = secrets.token_bytes(1000)
-        key, digest = f"hostbackup-probe-{secrets.token_hex(8)}", hashlib.sha256(data).hexdigest()
-        try:
-            for outcome in store.put([Upload(key, len(data), digest, partial(io.BytesIO, data))]):
-                if not outcome.ok:
-                    raise PlaceMissing(f"a trial object could not be stored: {outcome.reason}", where=store.label, hint=outcome.hint)
-            for proven in store.prove([Wanted(key, digest, len(data))]):
-                if proven.status is not Status.VERIFIED:
-                    raise Damaged(f"a trial object did not come back as it went: {proven.reason}", where=store.label)
-        finally:
-            for outcome in store.delete([key]):
-                if not outcome.ok:
-                    self.result.observer.warn(f"{store.label}: the trial object {key} could not be deleted: {outcome.reason}")
+    # -- room ---------------------------------------------------------------------------------------------------------------------------
 
     def _room(self) -> None:
         """Free disk where the vault is or will be, and how long a first run may take."""

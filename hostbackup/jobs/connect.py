@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hostbackup.accounts import Account
 from hostbackup.errors import ConnectionFailed, LoginRefused, NameNotResolved, NotCovered, ProfileError, SecretError
-from hostbackup.jobs import pop3
+from hostbackup.jobs import pop3, store_facts
 from hostbackup.jobs.accounts_pool import AccountsPool, AccountWork
 from hostbackup.jobs.connect_sieve import FilterLogins
 from hostbackup.jobs.identity import Identity
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hostbackup.protocols.imap.deflate import Packing
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.imap.shared import SharedLogin
+    from hostbackup.vault.state import StateFolder
     from hostbackup.vault.stores import Store
 
 Ask = Callable[[str], str]  # shows a question at the terminal, returns what was typed unseen
@@ -316,8 +317,10 @@ class Connections:
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
 
-    def store(self, copy: BucketCopy | PathCopy) -> Store:
-        """Raises PlaceMissing for a folder that is not there, ProfileError for what a copy cannot be yet; a bucket is first asked when it is used."""
+    def store(self, copy: BucketCopy | PathCopy, state: StateFolder | None = None) -> Store:
+        """Where a copy lies. `state`: the vault's, which may know from earlier runs how a bucket behaves (`store_facts.keep`).
+
+        Raises PlaceMissing for a folder that is not there, ProfileError for what a copy cannot be yet; a bucket is first asked when it is used."""
         if copy.mode == "mirror":
             hint = "take it out of the profile, or wait for a version that has it"
             raise ProfileError('mode = "mirror" is not available yet; nothing was copied there', where=f"copy {copy.name}", hint=hint)
@@ -345,7 +348,7 @@ class Connections:
             ca=str(copy.ca_file) if copy.ca_file else None,
             proxy=self._proxy(copy, where),
         )
-        return BucketStore(target)
+        return BucketStore(target, facts=store_facts.known(state, copy.name, target.place))
 
     def _proxy(self, copy: BucketCopy, where: str) -> str | None:
         if not (copy.proxy and copy.proxy_password):

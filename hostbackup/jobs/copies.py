@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMissing, UsageError, VaultError
+from hostbackup.jobs import store_facts
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copy import CopyRun, restore_format
 from hostbackup.jobs.copy_fetch import fetch_missing
@@ -66,7 +67,7 @@ def _fetched(result: Result) -> Collection[dict[str, int]]:
 
 def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
     recipients, identities = keys_of(job, copy)
-    store = job.connections.store(copy)
+    store = job.connections.store(copy, job.vault.state)
     try:
         off_machine = _off_machine(job, copy)
         if not off_machine:
@@ -86,6 +87,7 @@ def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
         result.details.setdefault("copies", {})[copy.name] = {"target": store.label, "snapshot": done.snapshot, **counts, "bytes": done.bytes}
         result.counts.update({**counts, "uploaded_bytes": done.bytes})
     finally:
+        store_facts.keep(job.vault.state, copy.name, store)
         store.close()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from hostbackup.report import mail_table
 from hostbackup.report.failures import shown_name
+from hostbackup.report.stores import store_lines
 from hostbackup.report.words import number, one_line, part_name, plural, size, table
 
 _PLANNED = {"folders": ("folder to make", "folders to make"), "write": ("to write", "to write")}
@@ -356,6 +357,7 @@ def check(details: Mapping[str, Any], result: Any, everything: bool = False) -> 
         lines.append(
             f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
         )
+        lines += store_lines(row.get("store", {}))
     lines += [
         f"adapt on the new server: {part_name(row['part'])}/{name_of(row)} names {one_line(row['names'])}"
         for row in details.get("to_adapt", [])[:_SHOWN]

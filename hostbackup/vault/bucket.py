@@ -60,6 +60,12 @@ class BucketStore:
         for found in self._bucket.list(prefix):
             yield Listed(*found)
 
+    def probe(self) -> tuple[tuple[str, str], ...]:
+        """Finds out, with small objects, how the store behaves; see `facts`. Keys of those that could not be taken away again, with the reasons."""
+        probe = s3.Probe(self._bucket)
+        probe.run()
+        return tuple(probe.left)
+
     # ------------------------------------------------------------ the writer's lock
 
     def hold(self, stale: str = "") -> ObjectHold:

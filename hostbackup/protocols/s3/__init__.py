@@ -12,6 +12,7 @@ from hostbackup.protocols.s3.download import Download
 from hostbackup.protocols.s3.facts import Facts
 from hostbackup.protocols.s3.faults import Archived, CredentialsExpired, ObjectAbsent, translate
 from hostbackup.protocols.s3.parts import PART, WHOLE, Parts, part_size
+from hostbackup.protocols.s3.probe import Probe
 from hostbackup.protocols.s3.retry import Patience
 from hostbackup.protocols.s3.target import S3Target
 
@@ -28,6 +29,7 @@ __all__ = [
     "ObjectAbsent",
     "Parts",
     "Patience",
+    "Probe",
     "S3Target",
     "connect",
     "part_size",

@@ -48,6 +48,14 @@ class UploadGone(ProtocolBroken):
     """The store knows nothing of this upload in parts: it was finished or given up."""
 
 
+class ConditionFailed(ProtocolBroken):
+    """The store obeyed a condition of a request, which did not hold (412)."""
+
+
+class NotConfigured(ProtocolBroken):
+    """The bucket has no setting of this kind."""
+
+
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _REFUSED = {
     "AccountProblem", "AllAccessDisabled", "AuthorizationHeaderMalformed", "Forbidden", "InvalidAccessKeyId", "InvalidClientTokenId",
@@ -130,6 +138,10 @@ def _client_error(error: Any, target: S3Target, where: str) -> HostbackupError:
         return LoginRefused(f"these credentials may not {does} there ({code})", where=where, hint="have whoever runs the store allow it")
     if code in _REFUSED or status in ("401", "403"):
         return LoginRefused(f"the store refuses these credentials ({code})", where=where, hint="check access_key, secret_key and what they may do")
+    if code == "PreconditionFailed" or status == "412":
+        return ConditionFailed("it is not as it was a moment ago: somebody else writes there", where=where, hint="run it again")
+    if code == "ObjectLockConfigurationNotFoundError":
+        return NotConfigured("the bucket was not made for Object Lock", where=where)
     if code == "NoSuchUpload":
         return UploadGone("the store knows nothing of this upload any more", where=where, hint="run it again")
     if code in ("NoSuchKey", "404", "NotFound"):
