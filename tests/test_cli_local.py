@@ -310,9 +310,10 @@ def test_a_damaged_snapshot_is_listed_as_damage(move: Path) -> None:
     assert hostbackup("ls", "move.toml", cwd=move).exit == 0
 
 
-def test_a_copy_that_would_be_less_than_asked_for_is_refused(move: Path) -> None:
+def test_a_mirror_of_nothing_is_refused(move: Path) -> None:
     (move / "usb").mkdir()
     write_profile(move, PROFILE + '[[copy]]\npath = "usb"\nmode = "mirror"\n')
     hostbackup("backup", "move.toml", cwd=move)
     ran = hostbackup("copy", "move.toml", "--json", cwd=move)
-    assert (ran.exit, "not available yet" in ran.reasons, list((move / "usb").iterdir())) == (2, True, [])
+    assert (ran.exit, "no web tree" in ran.reasons) == (2, True)
+    assert [path.name for path in (move / "usb").iterdir()] == ["incoming"]

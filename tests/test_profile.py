@@ -98,10 +98,11 @@ region = "jp-east"
 access_key = {{ env = "S3_KEY" }}
 secret_key = {{ env = "S3_SECRET" }}
 encrypt_to = ["{AGE}"]
-mode = "mirror"
+mode = "vault"
 [[copy]]
 path = "/media/usb/example.jp/"
 encrypt_to = []
+mode = "mirror"
 
 [domain]
 name = "example.jp"
@@ -204,8 +205,8 @@ def test_every_section_and_key_of_the_contract_is_understood(load: Loader, tmp_p
     bucket, disk = whole.copies
     assert isinstance(bucket, BucketCopy)
     assert isinstance(disk, PathCopy)
-    assert (bucket.name, bucket.region, bucket.encrypt_to, bucket.mode) == ("example-backup/example.jp", "jp-east", (AGE,), "mirror")
-    assert (disk.name, disk.path, disk.mode) == ("/media/usb/example.jp", Path("/media/usb/example.jp"), "vault")
+    assert (bucket.name, bucket.region, bucket.encrypt_to, bucket.mode) == ("example-backup/example.jp", "jp-east", (AGE,), "vault")
+    assert (disk.name, disk.path, disk.mode) == ("/media/usb/example.jp", Path("/media/usb/example.jp"), "mirror")
     assert whole.domain is not None
     assert whole.domain.expires == datetime.date(2027, 9, 30)
     contract = whole.contract
@@ -378,6 +379,8 @@ def test_a_bare_name_is_looked_for_in_the_folder_profiles(tmp_path: Path, monkey
         ('vault = "v"\n[[copy]]\nbucket = "bb"\nca_file = "no.pem"', "customer.toml:4: copy[0].ca_file: there is no file"),
         ('vault = "v"\n[[copy]]\npath = "x"\nca_file = "no.pem"', "customer.toml:4: copy[0].ca_file: unknown key"),
         ('vault = "v"\n[[copy]]\npath = "x"\nencrypt_to = ["age2abc"]', "copy[0].encrypt_to[0]: expected an age recipient"),
+        ('vault = "v"\n[[copy]]\npath = "x"\nmode = "mirror"\nencrypt_to = ["' + AGE + '"]', "copy[0]: a mirror is plain files"),
+        ('vault = "v"\n[[copy]]\nbucket = "xyz"\nmode = "mirror"\nretain_days = 9', "copy[0]: the files of a mirror are replaced"),
         ('vault = "v"\n[[copy]]\npath = "x"\n[[copy]]\npath = "x/"', "two [[copy]] copies named 'x'"),
         ('vault = "v"\n[contract]\nprovider = "nobody"', "contract.provider: expected 'j-motto', found \"nobody\""),
         ('vault = "v"\n[contract]\nend = "2026-12-31"', "contract.end: expected a date without quotes"),

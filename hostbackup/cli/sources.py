@@ -46,8 +46,12 @@ def _copy(session: Session, profile: Profile, source: str) -> CopySource:
     if not copies:
         known = ", ".join(copy.name for copy in profile.copies) or "none"
         raise UsageError(f"the profile has no copy {source!r}", hint=f"it has: {known}")
+    found = next((copy for copy in copies if copy.mode != "mirror"), None)
+    if found is None:
+        reason = f"copy {copies[0].name} is a mirror: plain files, of which nothing can be restored but what they are"
+        raise UsageError(reason, hint="take files out of it with any program, or name a copy of the vault")
     connections = Connections(profile, observer=session.observer, on_secret=session.secrets.append)
-    return CopySource(connections.store(copies[0]))
+    return CopySource(connections.store(found))
 
 
 def _target(source: str, endpoint: str | None) -> S3Target | None:

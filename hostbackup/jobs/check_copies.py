@@ -11,6 +11,7 @@ from typing import Any
 from hostbackup.errors import Damaged, PlaceMissing
 from hostbackup.jobs import store_facts
 from hostbackup.jobs.connect import Connections
+from hostbackup.jobs.mirror import refuse_copy
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Status
 from hostbackup.profile import BucketCopy, PathCopy
@@ -21,13 +22,17 @@ from hostbackup.vault.vault import Vault
 def check_copy(connections: Connections, copy: BucketCopy | PathCopy, result: Result, vault: Vault | None, *, probe: bool) -> None:
     """Looks at one copy; `probe` also writes there and tidies up. What is found out is kept where the vault is open for writing.
 
-    Raises what ends the store, and Damaged where it did not keep what it was given.
+    Raises what ends the store, Damaged where it did not keep what it was given, and VaultError where a mirror would go into a copy of a vault.
     """
     result.observer.phase(f"copy {copy.name}")
     store = connections.store(copy, vault.state if vault else None)
     try:
         row: dict[str, Any] = {"name": copy.name, "target": store.label}
-        row["snapshots"] = sum(1 for _ in store.list("snapshots/"))
+        if copy.mode == "mirror":
+            refuse_copy(store)
+            row["mode"] = copy.mode
+        else:
+            row["snapshots"] = sum(1 for _ in store.list("snapshots/"))
         if probe:
             _try_out(store, result)
             row["probed"] = True

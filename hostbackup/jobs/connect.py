@@ -320,10 +320,8 @@ class Connections:
     def store(self, copy: BucketCopy | PathCopy, state: StateFolder | None = None) -> Store:
         """Where a copy lies. `state`: the vault's, which may know from earlier runs how a bucket behaves (`store_facts.keep`).
 
-        Raises PlaceMissing for a folder that is not there, ProfileError for what a copy cannot be yet; a bucket is first asked when it is used."""
-        if copy.mode == "mirror":
-            hint = "take it out of the profile, or wait for a version that has it"
-            raise ProfileError('mode = "mirror" is not available yet; nothing was copied there', where=f"copy {copy.name}", hint=hint)
+        Raises PlaceMissing for a folder that is not there; a bucket is first asked when it is used.
+        """
         if isinstance(copy, PathCopy):
             from hostbackup.vault.disk import FolderStore
 

@@ -16,6 +16,7 @@ from hostbackup.jobs.copy_source import CopySource, read_format
 from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.history import newest_readable
 from hostbackup.jobs.keys import stamp
+from hostbackup.jobs.mirrors import mirror, prove_mirror
 from hostbackup.jobs.result import Result
 from hostbackup.profile import BucketCopy, PathCopy
 from hostbackup.vault.packs.seal import Identities, Recipients
@@ -37,15 +38,22 @@ def chosen(job: Job, names: Collection[str]) -> list[Copy]:
     return [copy for copy in copies if not names or copy.name in names]
 
 
-def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False) -> Result:
-    """The vault to its copies. `repair`: damaged objects there are replaced, and what the vault lost is brought back from there."""
+def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False, delete_vanished: bool = False) -> Result:
+    """The vault to its copies. `repair`: damaged objects there are replaced, and what the vault lost is brought back from there.
+
+    `delete_vanished`: files that we put into mirrors, and that the snapshot has no longer, are deleted there. Raises UsageError where none is meant.
+    """
     result = Result(job.observer)
+    copies = chosen(job, names)
+    if delete_vanished and all(copy.mode != "mirror" for copy in copies):
+        hint = 'such a copy has mode = "mirror"; `prune --copies` frees what copies of the vault need no longer'
+        raise UsageError("--delete-vanished is for mirrors, and none of these copies is one", where=str(job.profile.file), hint=hint)
     whole = newest_readable(job.vault, Result() if repair else result)  # a repair tells what it cannot mend
     if whole is None and not (repair and job.vault.snapshots.list()):
         job.vault.snapshots.get("latest")  # raises: there is none, or none is whole
-    for copy in chosen(job, names):
+    for copy in copies:
         try:
-            _copy(job, copy, result, repair=repair)
+            _copy(job, copy, result, repair=repair, delete_vanished=delete_vanished)
         except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
             result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
@@ -65,13 +73,17 @@ def _fetched(result: Result) -> Collection[dict[str, int]]:
     return found.values()
 
 
-def _copy(job: Job, copy: Copy, result: Result, *, repair: bool) -> None:
+def _copy(job: Job, copy: Copy, result: Result, *, repair: bool, delete_vanished: bool) -> None:
     recipients, identities = keys_of(job, copy)
     store = job.connections.store(copy, job.vault.state)
     try:
         off_machine = _off_machine(job, copy)
         if not off_machine:
             job.observer.warn(f"copy {copy.name} is on the same disk as the vault: it is lost with it, and does not count as off-machine")
+        if copy.mode == "mirror":
+            with held(job, copy, store):
+                mirror(job, copy.name, store, result, delete=delete_vanished, repair=repair, off_machine=off_machine)
+            return
         if repair:
             restore_format(job.vault, store, result, name=copy.name, recipients=recipients)
             _fetch(job, copy, identities, result)
@@ -134,8 +146,11 @@ def _off_machine(job: Job, copy: Copy) -> bool:
 def prove_copy(job: Job, copy: Copy, snapshot: Snapshot, result: Result) -> Iterator[dict[str, Any]]:
     """Lines of evidence for one copy, from the copy alone."""
     try:
-        store = job.connections.store(copy)
+        store = job.connections.store(copy, job.vault.state)
         try:
+            if copy.mode == "mirror":
+                yield from prove_mirror(job, copy.name, store, snapshot, result)
+                return
             yield from verify_copy(CopySource(store), result, name=copy.name, snapshot=snapshot.id)
         finally:
             store.close()

@@ -224,7 +224,11 @@ def copy_format(store: Store) -> Format:
         if next(iter(store.list("snapshots/")), None) is not None:
             hint = f"run `copy --repair`; or put a file {FORMAT_FILE} there that holds {format_document().decode().strip()}"
             raise VaultError(f"{FORMAT_FILE} of this copy is missing", where=store.label, hint=hint) from error
-        hint = "nothing was copied there yet: run `copy`" if next(iter(store.list()), None) is None else "check the bucket's prefix, or the path"
+        hint = (
+            "nothing was copied there yet: run `copy`"
+            if next(iter(store.list()), None) is None
+            else "check the bucket's prefix, or the path; a mirror is none"
+        )
         raise VaultError("there is no copy of a vault here", where=store.label, hint=hint) from error
 
 

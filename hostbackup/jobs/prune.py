@@ -110,6 +110,8 @@ def _unreadable(job: Job, result: Result) -> str:
 def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
     kept = set(job.vault.snapshots.list()) - set(plan.remove)
     for copy in job.profile.copies:
+        if copy.mode == "mirror":  # holds what the newest snapshot has, and nothing that older ones need
+            continue
         try:
             freed = _copy(job, copy, plan, kept, result, apply=apply)
         except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:

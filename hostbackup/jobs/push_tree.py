@@ -17,6 +17,7 @@ from hostbackup.jobs.push_plan import Action, Comparer, Step, dress, finished, j
 from hostbackup.jobs.result import Result
 from hostbackup.jobs.scratch import Scratch
 from hostbackup.jobs.settled import Settled
+from hostbackup.jobs.shrink import shrunk_failure
 from hostbackup.model import Claim, Entry, Failure, Kind, Part, Proof, Status, Stored, Write, Written, name_json
 from hostbackup.places.base import Place
 from hostbackup.places.exclude import Excludes
@@ -168,9 +169,7 @@ class TreePush:
             hint = "compare the two by hand; `push --overwrite PATTERN` takes the old server's version and keeps the other in the vault"
             self.result.fail(Failure("new", self.part.id, path, "conflict", step.reason, hint))
         elif step.action is Action.BLOCKED:
-            self.result.fail(
-                Failure("new", self.part.id, path, "shrunk", step.reason, f"look at the old server, then `--accept-shrink {self.part.id}`")
-            )
+            self.result.fail(shrunk_failure("new", self.part, path))
         elif step.action in (Action.THEIRS, Action.ADAPTED):
             row = {"part": self.part.id, **name_json(path), "action": step.action.value, "reason": step.reason}
             self.result.details.setdefault("left_alone", []).append(row)

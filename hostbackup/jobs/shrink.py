@@ -5,6 +5,7 @@ An emptied web root, a wiped mailbox and a server that lists half of its files l
 
 from __future__ import annotations
 
+from hostbackup.model import Failure, Part
 from hostbackup.vault.records import PartTotals
 from hostbackup.vault.snapshots import PartState
 
@@ -12,6 +13,11 @@ _ENTRIES_LOST = 0.3
 _ENTRIES_AT_LEAST = 5
 _BYTES_LEFT = 0.2
 _BYTES_AT_LEAST = 1_000_000
+
+
+def shrunk_failure(side: str, part: Part, name: bytes = b"") -> Failure:
+    """For what is not brought to `side` because the part, or the entry `name` of it, is of a part that shrank."""
+    return Failure(side, part.id, name, "shrunk", "its part shrank suspiciously", f"look at the old server, then `--accept-shrink {part.id}`")
 
 
 def shrunk(before: PartState | None, now: PartTotals) -> dict[str, int] | None:

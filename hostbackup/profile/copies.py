@@ -63,7 +63,7 @@ class BucketCopy(Section):
     identity: LocalPath | None = None
     """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"
-    """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
+    """vault: a copy from which everything can be restored; mirror: the newest snapshot's web trees as plain files."""
 
     @before
     @classmethod
@@ -84,6 +84,10 @@ class BucketCopy(Section):
         if self.proxy_password and "@" not in (self.proxy or ""):
             raise WrongValue("proxy_password needs a proxy with a user in it, such as http://user@proxy.example.jp:3128")
 
+    @after
+    def _plain_mirror(self) -> None:
+        _check_mirror(self)
+
 
 class PathCopy(Section):
     """A copy of the vault on another disk."""
@@ -97,13 +101,26 @@ class PathCopy(Section):
     identity: LocalPath | None = None
     """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"
-    """vault: a copy from which everything can be restored; mirror: the newest state as plain files."""
+    """vault: a copy from which everything can be restored; mirror: the newest snapshot's web trees as plain files."""
 
     @before
     @classmethod
     def _default_name(cls, value: Any) -> Any:
         path = value.get("path") if isinstance(value, dict) else None
         return with_default(value, "name", (path.rstrip("/\\") or path) if isinstance(path, str) else "?")
+
+    @after
+    def _plain_mirror(self) -> None:
+        _check_mirror(self)
+
+
+def _check_mirror(copy: BucketCopy | PathCopy) -> None:
+    if copy.mode != "mirror":
+        return
+    if copy.encrypt_to:
+        raise WrongValue('a mirror is plain files, for all who may read them to see: encrypt_to goes with mode = "vault" alone')
+    if isinstance(copy, BucketCopy) and copy.retain_days:
+        raise WrongValue('the files of a mirror are replaced when the site changes: retain_days goes with mode = "vault" alone')
 
 
 def _copy_form(value: object) -> type[BucketCopy | PathCopy]:

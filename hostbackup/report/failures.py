@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hostbackup.errors import Exit
 from hostbackup.model import Failure
@@ -31,6 +33,12 @@ def closing(command: str, code: Exit) -> str:
 def shown_name(part: str, name: bytes) -> str:
     """A name for people: that of a mail folder is not shown in the modified UTF-7 of the wire."""
     return one_line(display(name) if part.startswith("mail/") else name)
+
+
+def name_of(row: Mapping[str, Any], key: str = "name") -> str:
+    """A name out of a row of JSON."""
+    raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "")).encode("utf-8", "surrogateescape")
+    return shown_name(str(row.get("part", "")), raw)
 
 
 def failure_line(failure: Failure) -> str:

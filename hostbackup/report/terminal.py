@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from hostbackup.report import mail_table
-from hostbackup.report.failures import shown_name
+from hostbackup.report import mail_table, mirror_table
+from hostbackup.report.failures import name_of
 from hostbackup.report.stores import store_lines
 from hostbackup.report.words import number, one_line, part_name, plural, size, table
 
 _PLANNED = {"folders": ("folder to make", "folders to make"), "write": ("to write", "to write")}
 _KINDS = {"mail/": ("mailbox", "mailboxes"), "sieve/": ("set of filters", "sets of filters")}
 _SHOWN = 20  # rows, before "and so many more"
-
-
-def name_of(row: Mapping[str, Any], key: str = "name") -> str:
-    """A name out of a row of JSON."""
-    raw = base64.b64decode(row[f"{key}_b64"]) if f"{key}_b64" in row else str(row.get(key, "")).encode("utf-8", "surrogateescape")
-    return shown_name(str(row.get("part", "")), raw)
 
 
 # -- one function a command ---------------------------------------------------------------------------------------------------------------
@@ -206,7 +199,8 @@ def copy(details: Mapping[str, Any], result: Any) -> list[str]:
         [one_line(name), one_line(done["target"]), number(done["uploaded"]), size(done["bytes"]), number(done["skipped"]), done["snapshot"]]
         for name, done in details.get("copies", {}).items()
     ]
-    return table(rows, ["copy", "where", "copied", "bytes", "there already", "newest snapshot"]) if rows else []
+    told = table(rows, ["copy", "where", "copied", "bytes", "there already", "newest snapshot"]) if rows else []
+    return [*told, *mirror_table.lines(details)]
 
 
 def sync(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
@@ -355,7 +349,8 @@ def check(details: Mapping[str, Any], result: Any, everything: bool = False) -> 
     lines += [*_mailboxes(details, everything), *_not_covered(details)]
     for row in details.get("copies", []):
         lines.append(
-            f"copy {one_line(row['name'])}: {one_line(row['target'])}, {plural(row['snapshots'], 'snapshot')}{', probed' if 'probed' in row else ''}"
+            f"copy {one_line(row['name'])}: {one_line(row['target'])}, "
+            f"{plural(row['snapshots'], 'snapshot') if 'snapshots' in row else 'mirror'}{', probed' if 'probed' in row else ''}"
         )
         lines += store_lines(row.get("store", {}))
     lines += [
