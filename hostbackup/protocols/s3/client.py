@@ -22,7 +22,6 @@ def connect(
     Raises UsageError without boto3 or with impossible settings, LoginRefused without credentials.
     """
     try:
-        import boto3
         import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
@@ -46,7 +45,7 @@ def connect(
             ssl.create_default_context(cafile=target.ca)  # boto3 would call it a closed endpoint
         session = botocore.session.get_session()
         session.register_component("data_loader", _loader())
-        client = boto3.session.Session(botocore_session=session).client(
+        client: Any = session.create_client(  # what boto3 puts around it is of no use here, and takes time to load
             "s3",
             endpoint_url=target.endpoint,
             aws_access_key_id=target.access_key,
