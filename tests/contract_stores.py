@@ -240,5 +240,5 @@ class ObjectLockContract:
         left.__enter__()
         with pytest.raises(Locked), world.store.hold():
             pass
-        with world.store.hold(left.key) as ours:
+        with world.store.hold([left.key, "locks/" + "0" * 32]) as ours:
             assert [listed.key for listed in world.store.list(LOCKS)] == [ours.key]

@@ -25,6 +25,7 @@ from hostbackup.vault.stores import Absent, Store
 from hostbackup.vault.view import build_view
 
 Copy = BucketCopy | PathCopy
+_LOCKS = 50  # of killed runs, that are remembered
 
 
 def chosen(job: Job, names: Collection[str]) -> list[Copy]:
@@ -111,12 +112,15 @@ def keys_of(job: Job, copy: Copy) -> tuple[Recipients | None, Identities | None]
 
 @contextlib.contextmanager
 def held(job: Job, copy: Copy, store: Store) -> Iterator[None]:
-    """Nobody else writes to the copy meanwhile. A lock that a killed run of this vault left is known by what it noted here. Raises Locked."""
+    """Nobody else writes to the copy meanwhile. Locks that killed runs of this vault left are known by what those noted here. Raises Locked."""
     state, name = job.vault.state, f"copy-lock-{copy.name}"
-    hold = store.hold(str((state.read(name) or {}).get("lock", "")))
+    stale = [str(key) for key in (state.read(name) or {}).get("locks", ())]
+    hold = store.hold(stale)
     if hold.key:
-        state.write(name, {"lock": hold.key})
+        state.write(name, {"locks": [*stale[-_LOCKS:], hold.key]})  # until it is entered, those before may still be there
     with hold:
+        if hold.key:
+            state.write(name, {"locks": [hold.key]})
         yield
     state.remove(name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from hostbackup.errors import DiskFull, HostbackupError, LineCut, Locked, LoginRefused, PlaceMissing, Unreachable, UsageError
@@ -68,7 +68,7 @@ class BucketStore:
 
     # ------------------------------------------------------------ the writer's lock
 
-    def hold(self, stale: str = "") -> ObjectHold:
+    def hold(self, stale: Collection[str] = ()) -> ObjectHold:
         self._held = ObjectHold(self, stale)
         return self._held
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -87,7 +87,7 @@ class FolderStore:
 
     # ------------------------------------------------------------ the writer's lock
 
-    def hold(self, stale: str = "") -> Hold:
+    def hold(self, stale: Collection[str] = ()) -> Hold:
         """By the kernel's lock, which ends with its process; by an object where the file system knows no locks."""
         self._look()
         if self._arrivals.can_lock():

@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -83,12 +83,14 @@ def _plain(value: object) -> str:
 
 
 class ObjectHold:
-    """A `Hold` by way of an object. `stale`: the key of a lock that a run of the same vault left when it was killed; it is taken over at once."""
+    """A `Hold` by way of an object. `stale`: keys of locks that runs of the same vault left when they were killed; they are taken over."""
 
-    def __init__(self, place: LockPlace, stale: str = "", *, clock: Callable[[], float] = osal.uptime, renew_every: float = _RENEW) -> None:
+    def __init__(
+        self, place: LockPlace, stale: Collection[str] = (), *, clock: Callable[[], float] = osal.uptime, renew_every: float = _RENEW
+    ) -> None:
         self.key = f"{LOCKS}{secrets.token_hex(16)}"
         self._place = place
-        self._stale = stale
+        self._stale = frozenset(stale)
         self._clock = clock
         self._renew_every = renew_every
         self._text = about_us()
@@ -146,7 +148,7 @@ class ObjectHold:
             age = now - one.modified
             if one.key == self.key:
                 continue
-            if one.key == self._stale or (mine and age > LAPSE):
+            if one.key in self._stale or (mine and age > LAPSE):
                 self._clear(one.key)
             else:
                 others.append((one, max(age, 0.0)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
@@ -118,7 +118,7 @@ class Hold(Protocol):
 
     @property
     def key(self) -> str:
-        """What to remember before it is entered, and to forget after: the `stale` of a run that follows a killed one. "" where none is needed."""
+        """What to remember before it is entered, beside what was `stale` then, and to forget after. "" where nothing is needed."""
         ...
 
     def __enter__(self) -> Hold: ...
@@ -134,8 +134,8 @@ class Store(Protocol):
         """What people know it by: a path or `s3://bucket/prefix`."""
         ...
 
-    def hold(self, stale: str = "") -> Hold:
-        """The writer's lock, to be entered. `stale`: the key of a lock that a killed run of the same vault left; it is taken over at once."""
+    def hold(self, stale: Collection[str] = ()) -> Hold:
+        """The writer's lock, to be entered. `stale`: keys of locks that killed runs of the same vault left; they are taken over at once."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[Listed]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from hostbackup.errors import HostbackupError, PlaceMissing
@@ -64,7 +64,7 @@ class MemoryStore:
         for key, size, etag in found:
             yield Listed(key, size, etag, modified=self.times.get(key, self.now))
 
-    def hold(self, stale: str = "") -> Hold:
+    def hold(self, stale: Collection[str] = ()) -> Hold:
         self._held = ObjectHold(self, stale)
         return self._held
 
@@ -156,7 +156,7 @@ class Wrapped:
     def label(self) -> str:
         return self.inner.label
 
-    def hold(self, stale: str = "") -> Hold:
+    def hold(self, stale: Collection[str] = ()) -> Hold:
         return self.inner.hold(stale)
 
     def list(self, prefix: str = "") -> Iterator[Listed]:
