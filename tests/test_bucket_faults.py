@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,9 +13,11 @@ from hostbackup.errors import DiskFull, Exit, HostbackupError, LineCut, Locked, 
 from hostbackup.model import Method, Status
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
+from hostbackup.vault.hold import ObjectHold
+from hostbackup.vault.stores import Upload
 from tests.contract_stores import listing, put, upload, wanted
 from tests.support.s3 import S3Server, moto_server
-from tests.support.s3_faults import altered, by_the_clock_of, cut, cut_after, error, hanging, on
+from tests.support.s3_faults import Answer, App, Asked, altered, by_the_clock_of, cut, cut_after, error, hanging, on
 
 _numbers = itertools.count(1)
 LARGE = b"large" * (11 << 18)  # three parts
@@ -95,6 +97,50 @@ def test_a_line_that_is_cut_once_costs_nothing_but_time(checking: World, operati
         assert {(one.status, one.method) for one in proven} == {(Status.VERIFIED, Method.BUCKET_SHA256)}
     assert checking.keys() == ["first", "large", "small"]
     assert checking.waited
+
+
+def test_an_interrupt_does_not_wait_for_a_busy_store(world: World) -> None:
+    waiting = threading.Barrier(3)
+    ended: list[bool] = []
+
+    def wait(_: float) -> None:
+        waiting.wait(60)
+        ended.append(patience.stopped.wait(60))
+
+    patience = s3.Patience(wait)
+    store = BucketStore(world.server.target(world.bucket, "p"), patience=patience, facts=world.store.facts)
+
+    def items() -> Iterator[Upload]:
+        yield upload("x", b"1")
+        yield upload("y", b"1")
+        waiting.wait(60)
+        raise KeyboardInterrupt
+
+    with world.server.misbehaving(on("PutObject", error("503 Slow Down", "SlowDown"))), pytest.raises(KeyboardInterrupt):
+        list(store.put(items()))
+    assert ended == [True, True]
+
+
+def test_a_lock_that_is_lost_in_mid_upload_leaves_nothing_half(checking: World) -> None:
+    store = checking.store
+
+    others: list[ObjectHold] = []
+
+    def fault(asked: Asked, app: App, start_response: Answer) -> Iterable[bytes]:
+        """Another run takes the lock over meanwhile, as after a long silence of ours."""
+        client = checking.server.client()
+        [ours] = client.list_objects_v2(Bucket=checking.bucket, Prefix="p/locks/")["Contents"]
+        client.delete_object(Bucket=checking.bucket, Key=ours["Key"])
+        others.append(checking.another().hold())
+        others[0].__enter__()
+        hold._renewed -= 3600
+        return app(asked.environ, start_response)
+
+    with store.hold() as hold, checking.server.misbehaving(on("UploadPart", fault, times=1)), pytest.raises(Locked, match="took it over"):
+        put(store, upload("x", LARGE))
+    others[0].__exit__(None, None, None)
+    assert checking.keys() == ["first"]
+    assert "Uploads" not in checking.server.client().list_multipart_uploads(Bucket=checking.bucket)
 
 
 def test_a_store_that_stands_still_is_given_up_and_asked_again(world: World) -> None:

@@ -93,13 +93,24 @@ class BucketStore:
 
     def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
         stop = threading.Event()
+
+        def leave(error: BaseException) -> None:
+            stop.set()
+            self._leave(error)
+
+        workers = min(at_once or self._workers, self._workers)
         try:
             cut = 0
-            for outcome in pool.each(lambda item: self._put(item, stop), items, workers=min(at_once or self._workers, self._workers), ahead=at_once):
+            for outcome in pool.each(lambda item: self._put(item, stop), items, workers=workers, ahead=at_once, leave=leave):
                 cut = self._count(cut, outcome.code == LineCut.code, outcome.reason)
                 yield outcome
         finally:
             stop.set()
+
+    def _leave(self, error: BaseException) -> None:
+        """Whoever interrupts a run does not want to wait for a store that is busy."""
+        if isinstance(error, KeyboardInterrupt):
+            self._bucket.hurry()
 
     def _put(self, item: Upload, stop: threading.Event) -> Outcome:
         if not valid_key(item.key):
@@ -128,7 +139,7 @@ class BucketStore:
         for _ in self._bucket.list(limit=1):  # a bucket that is not there, or refuses us, is one error and not one an object
             pass
         cut = 0
-        for proven in pool.each(lambda wanted: self._prove(wanted, read=read), items, workers=self._workers):
+        for proven in pool.each(lambda wanted: self._prove(wanted, read=read), items, workers=self._workers, leave=self._leave):
             cut = self._count(cut, proven.status is Status.FAILED, proven.reason)
             yield proven
 
@@ -168,7 +179,7 @@ class BucketStore:
         return Proven(wanted, Status.VERIFIED, Method.BUCKET_SHA256)
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
-        return pool.each(self._delete, keys, workers=self._workers)
+        return pool.each(self._delete, keys, workers=self._workers, leave=self._leave)
 
     def _delete(self, key: str) -> Outcome:
         try:

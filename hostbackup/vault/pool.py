@@ -15,10 +15,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def each(work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int | None = None) -> Iterator[R]:
+def each(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    ahead: int | None = None,
+    leave: Callable[[BaseException], object] = lambda _: None,
+) -> Iterator[R]:
     """`work(item)` of every item, as they get done. At most `ahead` items (`2 * workers` by default) are taken before their results are.
 
     What `work` or `items` raises is raised here; items not begun are then dropped, begun ones are waited for. So it is when the generator is closed.
+    `leave` is called before that, with what ends it: it can have the begun ones make haste.
     """
     from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue
@@ -41,6 +49,9 @@ def each(work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
                 finished = done.get()
                 waiting -= 1
                 yield finished.result()
+        except BaseException as error:
+            leave(error)
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -60,8 +60,12 @@ class Bucket:
         self._prefix = f"{prefix}/" if prefix else ""
         self._finding_out = threading.Lock()
 
-    def close(self) -> None:
+    def hurry(self) -> None:
+        """From now on a request that fails is not tried again, and nobody waits for that any more."""
         self._patience.stop()
+
+    def close(self) -> None:
+        self.hurry()
         self._client.close()
 
     def where(self, key: str) -> str:

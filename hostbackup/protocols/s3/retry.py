@@ -17,16 +17,16 @@ _LONGEST = 20.0
 
 
 class Patience:
-    """Tries a request up to six times. `wait` is called with the seconds to wait; it ends early once `stop` was called."""
+    """Tries a request up to six times. `wait` is called with the seconds to wait, and should end early once `stopped` is set, as the default does."""
 
     def __init__(self, wait: Callable[[float], object] | None = None) -> None:
-        self._stopped = threading.Event()
-        self._wait = wait or self._stopped.wait
+        self.stopped = threading.Event()
+        self._wait = wait or self.stopped.wait
         self._worked = False
 
     def stop(self) -> None:
         """Nobody waits any more: requests that fail now fail for good."""
-        self._stopped.set()
+        self.stopped.set()
 
     def ask(self, request: Callable[[], T]) -> T:
         """What `request` gives. Raises what it raises: LineCut only after every attempt, Unreachable at once where the store never answered yet."""
@@ -35,7 +35,7 @@ class Patience:
                 answer = request()
             except (LineCut, Unreachable) as error:
                 hopeless = isinstance(error, Unreachable) and not self._worked
-                if hopeless or attempt + 1 == _ATTEMPTS or self._stopped.is_set():
+                if hopeless or attempt + 1 == _ATTEMPTS or self.stopped.is_set():
                     raise
                 self._wait(min(_LONGEST, _FIRST * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311
             except HostbackupError:
