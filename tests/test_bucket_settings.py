@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import socket
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import SecretError, Unreachable, UsageError
+from hostbackup.errors import CertificateRefused, SecretError, Unreachable, UsageError
 from hostbackup.jobs.connect import Connections
 from hostbackup.profile import BucketCopy, parse
 from hostbackup.protocols import s3
 from hostbackup.vault.bucket import BucketStore
 from tests.contract_stores import put, upload
+from tests.support.certificates import Authority
 from tests.support.s3 import S3Server, moto_server
 
 
@@ -136,8 +138,38 @@ def test_requests_go_through_the_proxy_and_its_password_is_shown_nowhere(tmp_pat
         target_of(tmp_path, 'proxy = "http://user@127.0.0.1:1"\nproxy_password = { env = "PROXY" }')
 
 
+def test_a_proxy_that_wants_a_password_gets_it(tmp_path: Path, moto: S3Server) -> None:
+    moto.make_bucket("behind")
+    address = moto.endpoint.removeprefix("http://")  # moto takes requests for other addresses as a proxy does
+    target = replace(moto.target("behind"), endpoint="http://127.0.0.1:9", proxy=f"http://user:p%40ss@{address}")
+    store = store_of(target)
+    with moto.watching() as requests:
+        assert put(store, upload("x", b"1"))["x"].ok
+        assert [listed.key for listed in store.list()] == ["x"]
+    expected = "Basic " + base64.b64encode(b"user:p@ss").decode()
+    assert {one.environ.get("HTTP_PROXY_AUTHORIZATION") for one in requests} == {expected}
+    assert {one.environ["HTTP_HOST"] for one in requests} == {"127.0.0.1:9"}
+
+
 def test_a_file_of_certificates_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "gone.pem"):
         with pytest.raises(UsageError, match=rf"{name} cannot be read"):
             BucketStore(s3.S3Target("bb", "", "https://127.0.0.1:9", "key", "secret", ca=str(tmp_path / name)))
+
+
+def test_a_certificate_counts_with_the_file_of_its_issuer_alone(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with moto_server(checks_sha256=True, certificate=authority.issue("127.0.0.1")) as server:
+        trusting = replace(server.target("secured", "p"), ca=str(authority.pem))
+        s3.connect(trusting).ask("create_bucket")
+        store = store_of(trusting)
+        with store.hold(), server.watching() as requests:
+            outcomes = put(store, upload("small", b"1"), upload("large", b"x" * (11 << 20)))
+        assert all(outcome.ok for outcome in outcomes.values())
+        sent = {one.operation: one.environ["HTTP_X_AMZ_CONTENT_SHA256"] for one in requests}
+        assert {sent["PutObject"], sent["UploadPart"]} == {"UNSIGNED-PAYLOAD"}  # their checksums are signed: the bytes are not hashed once more
+        assert sent["CompleteMultipartUpload"] != "UNSIGNED-PAYLOAD"
+        with pytest.raises(CertificateRefused, match="certificate") as caught:
+            list(BucketStore(server.target("secured", "p")).list())
+        assert "`ca_file`" in caught.value.hint

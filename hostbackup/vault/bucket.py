@@ -152,7 +152,8 @@ class BucketStore:
 
     def _prove(self, wanted: Wanted, *, read: bool) -> Proven:
         try:
-            if read or (self._offers_sha256 is False and not wanted.checksum):
+            silent = self._offers_sha256 is False or self.facts.sha256 is False
+            if read or (silent and not wanted.checksum):
                 return prove_by_reading(wanted, self.get)
             return self._prove_by_asking(wanted)
         except (Unreachable, s3.CredentialsExpired):

@@ -55,19 +55,20 @@ def _client(endpoint: str) -> Any:
 
 
 @contextmanager
-def moto_server(*, checks_sha256: bool = False) -> Iterator[S3Server]:
-    """moto's server on a free port. It believes checksums unless `checks_sha256`; it accepts any credentials."""
+def moto_server(*, checks_sha256: bool = False, certificate: tuple[Path, Path] | None = None) -> Iterator[S3Server]:
+    """moto's server on a free port, over TLS with a certificate and its key. It believes checksums unless `checks_sha256`, and any credentials."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     app: Any = DomainDispatcherApplication(create_backend_app)
     middle = Middle(ChecksSha256(app) if checks_sha256 else app)
     handler = type("Handler", (MotoRequestHandler,), {"log": lambda *_: None, "protocol_version": "HTTP/1.1"})
-    server = make_server("127.0.0.1", 0, middle, threaded=True, request_handler=handler)
+    tls = tuple(map(str, certificate)) if certificate else None
+    server = make_server("127.0.0.1", 0, middle, threaded=True, request_handler=handler, ssl_context=tls)  # type: ignore[arg-type]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield S3Server(f"http://127.0.0.1:{server.server_port}", middle=middle)
+        yield S3Server(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", middle=middle)
     finally:
         server.shutdown()
         thread.join()

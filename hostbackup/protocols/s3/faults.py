@@ -95,7 +95,7 @@ def translate(error: Exception, target: S3Target, key: str = "") -> HostbackupEr
         hint = "set access_key and secret_key of this copy, or what boto3 looks for (AWS_ACCESS_KEY_ID …)"
         return LoginRefused("there are no usable credentials for the bucket", where=where, hint=hint)
     if isinstance(error, boto.SSLError):
-        hint = "" if target.ca else "a store with a certificate of its own making needs `ca`, the file of who issued it"
+        hint = "" if target.ca else "a store with a certificate of its own making needs `ca_file`, with the certificate of who issued it"
         return CertificateRefused(f"the certificate of {endpoint} is not accepted: {text}", where=where, hint=hint)
     if isinstance(error, boto.ProxyConnectionError):
         return Unreachable(f"the proxy on the way to {endpoint} cannot be reached or refuses", where=where, hint="check `proxy`")
@@ -110,7 +110,7 @@ def translate(error: Exception, target: S3Target, key: str = "") -> HostbackupEr
     if isinstance(error, (boto.ParamValidationError, boto.InvalidRegionError, ValueError)):
         return UsageError(f"these settings make no request: {text}", where=where, hint="check bucket, prefix and endpoint (a URL)")
     if isinstance(error, OSError):
-        return UsageError(f"the certificates of {target.ca} cannot be read: {text}", where=where, hint="check `ca`")
+        return UsageError(f"the certificates of {target.ca} cannot be read: {text}", where=where, hint="check `ca_file`")
     return ProtocolBroken(text, where=where)
 
 
