@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hostbackup.vault.bucket import BucketStore
 from tests.support.cli import command, hostbackup, write_profile
 from tests.support.s3 import ACCESS, SECRET, S3Server, moto_server
 from tests.support.s3_faults import Answer, App, Asked, Fault, cut
@@ -49,9 +52,8 @@ class Killer:
         return cut(asked, app, start_response)
 
 
-def test_a_copy_that_is_killed_at_each_step_is_gone_on_with(moto: S3Server, tmp_path: Path) -> None:
-    bucket = "killed"
-    moto.make_bucket(bucket)
+def begin(tmp_path: Path, moto: S3Server, bucket: str) -> None:
+    """A vault with one snapshot, to be copied to that bucket."""
     (tmp_path / "site").mkdir()
     for number in range(30):
         (tmp_path / "site" / f"page{number}").write_text(f"page {number}")
@@ -60,6 +62,12 @@ def test_a_copy_that_is_killed_at_each_step_is_gone_on_with(moto: S3Server, tmp_
     )
     write_profile(tmp_path, f'vault = "vault"\n[[local]]\npath = "site"\n{text}')
     assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 0
+
+
+def test_a_copy_that_is_killed_at_each_step_is_gone_on_with(moto: S3Server, tmp_path: Path) -> None:
+    bucket = "killed"
+    moto.make_bucket(bucket)
+    begin(tmp_path, moto, bucket)
     for step, after in STEPS:
         killer = Killer(step, after)
         with moto.misbehaving(killer):
@@ -74,3 +82,15 @@ def test_a_copy_that_is_killed_at_each_step_is_gone_on_with(moto: S3Server, tmp_
     names = [entry["Key"] for entry in moto.client().list_objects_v2(Bucket=bucket)["Contents"]]
     assert [name for name in names if "/locks/" in name] == []
     assert len([name for name in names if "/snapshots/" in name]) == 1
+
+
+def test_a_copy_that_somebody_else_writes_to_is_left_alone_with_exit_code_7(moto: S3Server, tmp_path: Path) -> None:
+    moto.make_bucket("in-use")
+    begin(tmp_path, moto, "in-use")
+    with BucketStore(moto.target("in-use", "p")).hold():
+        ran = hostbackup("copy", "move.toml", cwd=tmp_path)
+        assert ran.exit == 7
+        assert f"another run is writing to this copy: {socket.gethostname()} (process {os.getpid()})" in ran.err
+        keys = [entry["Key"] for entry in moto.client().list_objects_v2(Bucket="in-use")["Contents"]]
+        assert all(key.startswith("p/locks/") for key in keys)
+    assert hostbackup("copy", "move.toml", cwd=tmp_path).exit == 0
