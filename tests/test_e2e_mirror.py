@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from hostbackup.vault.vault import Vault
-from tests.support.cli import hostbackup, write_profile
+from tests.support.cli import command, hostbackup, write_profile
 from tests.support.s3 import ACCESS, SECRET, S3Server, rclone_server
 from tests.support.sample_vault import BY_HAND, LOCAL, SITE, WEB, File, make_vault, snapshot, write_tree
 
@@ -76,6 +78,30 @@ def test_a_site_is_served_from_a_bucket_and_lies_on_a_disk(rclone: S3Server, tmp
     copies = evidence(tmp_path, "copy")
     assert {(line["side"], line["mode"]) for line in copies} == {("copy:site", "mirror"), ("copy:usb", "mirror")}
     assert {line["mode"] for line in evidence(tmp_path, "proof") if line["side"].startswith("copy:")} == {"mirror"}
+
+
+def test_a_process_that_is_killed_is_gone_on_with(rclone: S3Server, tmp_path: Path) -> None:
+    pages = {b"d%d/p%d.html" % (n % 7, n): File(b"page %d " % n * 100) for n in range(300)}
+    a_vault(tmp_path, pages)
+    a_profile(tmp_path, rclone, "killed")
+    assert rclone.folder is not None
+    there = rclone.folder / "public/killed/public_html"
+    for wanted in (1, 100):
+        process = subprocess.Popen(command("copy", "move.toml", "--name", "site", "--quiet"), cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while sum(1 for _ in there.glob("*/*.html")) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    a_vault(tmp_path, {**pages, b"d0/p0.html": File(b"changed meanwhile")}, minute=2)
+    ran = hostbackup("copy", "move.toml", "--name", "site", "--json", cwd=tmp_path)
+    done = ran.json["copies"]["site"]
+    assert (ran.exit, done["conflicts"], done["uploaded"] + done["skipped"], done["skipped"] >= 99) == (0, 0, 300, True)
+    assert {path.name: path.read_bytes() for path in there.glob("*/*.html")} == {
+        **{name.decode().rpartition("/")[2]: file.data for name, file in pages.items()},
+        "p0.html": b"changed meanwhile",
+    }
+    again = hostbackup("copy", "move.toml", "--name", "site", "--json", cwd=tmp_path)
+    assert (again.exit, again.json["counts"]["uploaded"]) == (0, 0)
 
 
 def test_others_work_is_left_alone_and_what_is_gone_goes_only_when_asked(rclone: S3Server, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from hostbackup.errors import Damaged, VaultTooNew
 from hostbackup.jobs.mirror_names import Keys, too_long
@@ -37,19 +37,22 @@ def _follow(state: MirrorState, keys: Keys, number: int, root: TreeRoot, old: Tr
         else:
             for folder, before in old.by_folder():
                 now = {ref.digest for ref in root.refs(folder)}
-                state.want(number, _rows(old, keys, prefix, (ref for ref in before if ref.digest not in now)), gone=True)
+                for ref in before:
+                    if ref.digest not in now:
+                        state.want(number, _rows(old, keys, prefix, ref), gone=True)
         for folder, refs in root.by_folder():
             held = {ref.digest for ref in old.refs(folder)} if old is not None else set()
-            state.want(number, _rows(root, keys, prefix, (ref for ref in refs if ref.digest not in held)))
+            for ref in refs:
+                if ref.digest not in held:
+                    state.want(number, _rows(root, keys, prefix, ref))
         state.set_root(number, root.digest)
 
 
-def _rows(root: TreeRoot, keys: Keys, prefix: str, refs: Iterable[SegmentRef]) -> Iterator[Want | Aside]:
-    for ref in refs:
-        begin = keys.key(prefix, ref.folder) + "/" if ref.folder else prefix
-        for record in root.segment(ref):
-            if not record.vanished:
-                yield from _of(record, begin + keys.name(record.item.name), prefix)
+def _rows(root: TreeRoot, keys: Keys, prefix: str, ref: SegmentRef) -> Iterator[Want | Aside]:
+    begin = keys.key(prefix, ref.folder) + "/" if ref.folder else prefix
+    for record in root.segment(ref):
+        if not record.vanished:
+            yield from _of(record, begin + keys.name(record.item.name), prefix)
 
 
 def _of(record: Stored[Entry], key: str, prefix: str) -> Iterator[Want | Aside]:
