@@ -734,7 +734,7 @@ def test_what_a_store_computed_over_an_object_in_parts_is_kept_for_its_proof(vau
         def put(self, items: Iterable[Upload], *, at_once: int | None = None) -> Iterator[Outcome]:
             yield from (replace(outcome, checksum=f"{outcome.size}-2") for outcome in self.inner.put(items))
 
-        def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+        def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
             kept = list(items)
             asked.extend(wanted.checksum for wanted in kept)
             return self.inner.prove(kept)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -14,7 +15,9 @@ from hostbackup.model import Part
 from hostbackup.report import terminal
 
 if TYPE_CHECKING:
+    from hostbackup.jobs.copy_source import Source
     from hostbackup.jobs.restore import Format
+    from hostbackup.jobs.result import Result
 
 
 @made("restore", "Out of the vault or a copy, into a folder.", profile=False)
@@ -34,8 +37,20 @@ if TYPE_CHECKING:
     help="Mail as Maildir, as Thunderbird's local folders, or a file a message.",
 )
 @click.option("--vanished", is_flag=True, help="Also what was no longer on the old server.")
+@click.option("--vault", "whole", is_flag=True, help="With --from a copy: the whole vault, with its history, to DIR; run again, it goes on.")
+@click.option("--identity", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="The secret key of an encrypted copy (age).")
 def command(
-    session: Session, *, words: tuple[str, ...], to: Path, snapshot: str, source: str, endpoint: str | None, form: Format, vanished: bool
+    session: Session,
+    *,
+    words: tuple[str, ...],
+    to: Path,
+    snapshot: str,
+    source: str,
+    endpoint: str | None,
+    form: Format,
+    vanished: bool,
+    whole: bool,
+    identity: Path | None,
 ) -> None:
     """Restore everything, or what is below PATH, to a folder, laid out as latest/ is.
 
@@ -46,12 +61,28 @@ def command(
     from hostbackup.jobs.result import Result
 
     result = Result(session.observer)
-    with opened(session, words, source, endpoint) as (found, paths):
+    with opened(session, words, source, endpoint, identity) as (found, paths):
+        if whole:
+            _vault(session, found, paths, result, to, alone=snapshot == "latest" and form == "tree" and not vanished)
         expected = _expected(session) if snapshot == "latest" else []
         done = restore(found, result, to=to, snapshot=snapshot, selection=paths, format=form, vanished=vanished, expected=expected)
     result.counts.update(files=done.files, bytes=done.bytes, folders=done.folders, links=done.links, existing=done.existing)
     result.details.update(to=str(to), snapshot=done.snapshot, format=form, renamed=done.mapped)
     session.end(result, terminal.restore)
+
+
+def _vault(session: Session, found: Source, paths: Sequence[str], result: Result, to: Path, *, alone: bool) -> NoReturn:
+    from hostbackup.jobs.copy_source import CopySource
+    from hostbackup.jobs.restore_vault import rebuild
+
+    if not isinstance(found, CopySource):
+        raise UsageError("--vault brings a vault back from a copy", hint="name the copy: --from copy, s3://bucket/prefix, or a path")
+    if paths or not alone:
+        raise UsageError("--vault brings everything back", hint="leave out PATH, --snapshot, --format and --vanished")
+    done = rebuild(found, to, result)
+    result.counts.update(objects=done.objects, manifests=done.manifests, snapshots=done.snapshots, bytes=done.bytes, existing=done.existing)
+    result.details.update(to=str(to), snapshot=done.newest, format="vault", renamed={})
+    session.end(result, terminal.restore_vault)
 
 
 def _expected(session: Session) -> list[Part]:

@@ -15,14 +15,17 @@ from hostbackup.profile import Profile
 
 if TYPE_CHECKING:
     from hostbackup.protocols.s3 import S3Target
+    from hostbackup.vault.packs.seal import Identities
 
 
 @contextmanager
-def opened(session: Session, words: Sequence[str], source: str, endpoint: str | None) -> Iterator[tuple[Source, Sequence[str]]]:
+def opened(
+    session: Session, words: Sequence[str], source: str, endpoint: str | None, identity: Path | None = None
+) -> Iterator[tuple[Source, Sequence[str]]]:
     """The source, and the words that are paths in it. Raises UsageError where it cannot be told what is meant."""
     if _is_place(source):
         words = words[1:] if words and words[0].endswith(".toml") else words
-        with _closing(open_copy(source, _target(source, endpoint))) as copy:
+        with _closing(open_copy(source, _target(source, endpoint), _identities(session, identity))) as copy:
             yield copy, words
         return
     if not words:
@@ -33,7 +36,7 @@ def opened(session: Session, words: Sequence[str], source: str, endpoint: str | 
         with session.job("read") as job:
             yield job.vault, words[1:]
         return
-    with _closing(_copy(session, profile, source)) as copy:
+    with _closing(_copy(session, profile, source, identity)) as copy:
         yield copy, words[1:]
 
 
@@ -41,7 +44,15 @@ def _is_place(source: str) -> bool:
     return "://" in source or (source not in ("vault", "copy") and ("/" in source or Path(source).is_dir()))
 
 
-def _copy(session: Session, profile: Profile, source: str) -> CopySource:
+def _identities(session: Session, path: Path | None) -> Identities | None:
+    if path is None:
+        return None
+    from hostbackup.vault.packs.seal import Identities
+
+    return Identities(path, session.ask if session.can_ask else None)
+
+
+def _copy(session: Session, profile: Profile, source: str, identity: Path | None) -> CopySource:
     copies = [copy for copy in profile.copies if source in ("copy", copy.name)]
     if not copies:
         known = ", ".join(copy.name for copy in profile.copies) or "none"
@@ -50,8 +61,9 @@ def _copy(session: Session, profile: Profile, source: str) -> CopySource:
     if found is None:
         reason = f"copy {copies[0].name} is a mirror: plain files, of which nothing can be restored but what they are"
         raise UsageError(reason, hint="take files out of it with any program, or name a copy of the vault")
-    connections = Connections(profile, observer=session.observer, on_secret=session.secrets.append)
-    return CopySource(connections.store(found))
+    ask = session.ask if session.can_ask else None
+    connections = Connections(profile, observer=session.observer, ask=ask, on_secret=session.secrets.append)
+    return CopySource(connections.store(found), connections.identities(found, identity))
 
 
 def _target(source: str, endpoint: str | None) -> S3Target | None:

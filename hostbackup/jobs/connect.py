@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hostbackup.protocols.imap.deflate import Packing
     from hostbackup.protocols.imap.session import ImapSession, ImapTarget
     from hostbackup.protocols.imap.shared import SharedLogin
+    from hostbackup.vault.packs.seal import Identities
     from hostbackup.vault.state import StateFolder
     from hostbackup.vault.stores import Store
 
@@ -316,6 +317,13 @@ class Connections:
         return pop3.mailbox(self, account, part_user, reader) if account.protocol == "pop3" else self.mailbox("old", account, part_user, reader)
 
     # -- copies -------------------------------------------------------------------------------------------------------------------------
+
+    def identities(self, copy: BucketCopy | PathCopy, given: Path | None = None) -> Identities | None:
+        """The secret keys to a copy: of the file that was given, else of the one that the profile names. None where there is none."""
+        from hostbackup.vault.packs.seal import Identities
+
+        path = given or copy.identity
+        return Identities(path, self.ask) if path is not None and copy.encrypt_to else None
 
     def store(self, copy: BucketCopy | PathCopy, state: StateFolder | None = None) -> Store:
         """Where a copy lies. `state`: the vault's, which may know from earlier runs how a bucket behaves (`store_facts.keep`).

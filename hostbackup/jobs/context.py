@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hostbackup.errors import UsageError
 from hostbackup.jobs.connect import Ask, Connections
@@ -15,9 +16,12 @@ from hostbackup.jobs.identity import Identity
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.ledger import Ledger
 from hostbackup.model import Observer, Part
-from hostbackup.profile import Profile
+from hostbackup.profile import BucketCopy, PathCopy, Profile
 from hostbackup.protocols.limits import UNLIMITED, Limits
 from hostbackup.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from hostbackup.vault.packs.seal import Identities
 
 
 @dataclass(slots=True)
@@ -28,12 +32,17 @@ class Job:
     vault: Vault
     connections: Connections
     observer: Observer
+    key_file: Path | None = None  # with secret keys of encrypted copies; before what the profile names
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     @classmethod
     def of(cls, profile: Profile, vault: Vault, observer: Observer, ask: Ask | None = None, limits: Limits = UNLIMITED) -> Job:
         identity = Identity(vault.state) if vault.mode != "read" else Identity.reading(vault.state)
         return cls(profile, vault, Connections(profile, identity, observer, ask, limits=limits), observer)
+
+    def identities(self, copy: BucketCopy | PathCopy) -> Identities | None:
+        """The secret keys at hand for an encrypted copy. Raises UsageError."""
+        return self.connections.identities(copy, self.key_file)
 
     @property
     def now(self) -> str:

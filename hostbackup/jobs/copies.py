@@ -11,6 +11,8 @@ from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMi
 from hostbackup.jobs import store_facts
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copy import CopyRun, restore_format
+from hostbackup.jobs.copy_closed import ClosedCopy
+from hostbackup.jobs.copy_drill import run_drill, try_key
 from hostbackup.jobs.copy_fetch import fetch_missing
 from hostbackup.jobs.copy_source import CopySource, read_format
 from hostbackup.jobs.copy_verify import verify_copy
@@ -106,8 +108,9 @@ def _copy(job: Job, copy: Copy, result: Result, *, repair: bool, delete_vanished
 
 def keys_of(job: Job, copy: Copy) -> tuple[Recipients | None, Identities | None]:
     """Whom a copy is encrypted to, and the secret keys at hand. None: it is in the clear; there are none. Raises UsageError."""
-    recipients = Recipients(copy.encrypt_to) if copy.encrypt_to else None
-    return recipients, None
+    if not copy.encrypt_to:
+        return None, None
+    return Recipients(copy.encrypt_to), job.identities(copy)
 
 
 @contextlib.contextmanager
@@ -147,16 +150,31 @@ def _off_machine(job: Job, copy: Copy) -> bool:
     return not isinstance(copy, PathCopy) or copy.path.stat().st_dev != job.vault.root.stat().st_dev
 
 
-def prove_copy(job: Job, copy: Copy, snapshot: Snapshot, result: Result) -> Iterator[dict[str, Any]]:
-    """Lines of evidence for one copy, from the copy alone."""
+def prove_copy(
+    job: Job, copy: Copy, snapshot: Snapshot, result: Result, *, read: float | None = None, drill: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Lines of evidence for one copy, from the copy alone. `read`: see `verify_copy`. `drill`: a sample of it is restored too."""
     try:
+        identities = keys_of(job, copy)[1]
         store = job.connections.store(copy, job.vault.state)
         try:
             if copy.mode == "mirror":
                 yield from prove_mirror(job, copy.name, store, snapshot, result)
                 return
-            yield from verify_copy(CopySource(store), result, name=copy.name, snapshot=snapshot.id)
+            with _source(job, copy, store, identities) as source:
+                yield from verify_copy(source, result, name=copy.name, snapshot=snapshot.id, read=read)
+                if identities is not None:
+                    yield try_key(source, identities, result, name=copy.name)
+                if drill:
+                    yield from run_drill(source, result, name=copy.name, seed=job.vault.evidence.head()[1])
         finally:
+            store_facts.keep(job.vault.state, copy.name, store)
             store.close()
     except HostbackupError as error:
         result.fail_part(error, side=f"copy:{copy.name}", part="")
+
+
+def _source(job: Job, copy: Copy, store: Store, identities: Identities | None) -> CopySource:
+    if copy.encrypt_to and identities is None:
+        return ClosedCopy(store, job.vault, copy.name)
+    return CopySource(store, identities)

@@ -25,6 +25,15 @@ def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str 
     the store as a whole.
     """
     side = f"copy:{name}"
+    for error in source.listing.damaged.values():
+        reason = f"{error.reason}; what it listed was found by reading the packs"
+        result.fail(
+            Failure(side, "", error.where.removeprefix(f"{source.store.label}/").encode(), "damaged", reason, "run `copy --repair`"), Exit.DAMAGE
+        )
+    if source.listing.closed and not source.archive.readable:
+        reason = f"{source.listing.closed} files in it are encrypted, and this vault does not know what is in them"
+        result.fail(Failure(side, "", b"", "unverified", reason, "give the secret key: --identity FILE"))
+        return []
     wanted = snapshot
     if snapshot != "latest" and snapshot not in source.snapshots.list():
         found = source.snapshots.get("latest")
@@ -50,27 +59,43 @@ def _older(prover: CopyProver, source: CopySource, snapshot_id: str, side: str, 
         return
     result.observer.phase(f"snapshot {snapshot_id}: proving in {side}")
     for state in snapshot.parts.values():
+        unread = 0
         for proof in prover.prove(state, side) if state.root else ():
             if isinstance(proof, Broken):
                 reason = f"snapshot {snapshot_id} needs its manifest: {proof.error.reason}"
                 result.fail(Failure(side, state.part.id, proof.label, "damaged", reason, "run `copy --repair`"), Exit.DAMAGE)
+            elif proof.status is Status.UNVERIFIED:
+                unread += 1
             elif proof.failure is not None:
                 reason = f"snapshot {snapshot_id} needs it: {proof.failure.reason}"
                 code = Exit.INCOMPLETE if proof.status is Status.FAILED else Exit.DAMAGE
                 result.fail(replace(proof.failure, reason=reason), code)
+        _tell_unread(result, side, state, unread, f"of snapshot {snapshot_id}")
+
+
+def _tell_unread(result: Result, side: str, state: PartState, unread: int, of: str) -> None:
+    """What was neither read nor vouched for, in one line: it may be all there is."""
+    if unread:
+        reason = f"{unread} entries {of} were not read back, and the store offers no checksum of them"
+        result.fail(Failure(side, state.part.id, b"", "unverified", reason, "run `verify --against copy --read-data`"))
 
 
 def _part(prover: CopyProver, snapshot: Snapshot, state: PartState, side: str, result: Result) -> dict[str, Any]:
     result.observer.phase(f"{state.part}: proving in {side}", state.entries, state.bytes)
     tally: Tally[Any] = Tally(side, state.part.id)
+    unread = 0
     for proof in prover.prove(state, side):
         if isinstance(proof, Broken):
             failure = Failure(side, state.part.id, proof.label, "damaged", f"its manifest: {proof.error.reason}", "run `copy --repair`")
             settle_missed(result, tally, failure, Status.DIFFERENT)
+        elif proof.status is Status.UNVERIFIED:
+            unread += 1
+            tally.add(proof)
         else:
             settle(result, tally, proof)
             if proof.status is Status.MISSING:
                 result.codes.add(Exit.DAMAGE)  # a copy shows a snapshot only once it has all of it: this was lost since
+    _tell_unread(result, side, state, unread, "of it")
     return tally.evidence(snapshot=snapshot.id, manifest=state.root)
 
 
@@ -99,6 +124,8 @@ class CopyProver:
                 self._good.setdefault(proven.method, set()).add(digest)
             else:
                 self._bad[digest] = proven.status, proven.method, proven.reason
+        if not self._source.archive.readable:
+            yield from self._manifests(state)
         for record in self._walk(state, last=True):
             if isinstance(record, Broken):
                 yield record
@@ -106,6 +133,16 @@ class CopyProver:
                 proof = self._proof(record, state, side)
                 if not record.vanished or proof.status is not Status.VERIFIED:
                     yield proof
+
+    def _manifests(self, state: PartState) -> Iterator[Broken]:
+        """Those of its manifests that are not in the copy as they went there. Who reads them there sees it by that; here the vault's are read."""
+        try:
+            digests = list(open_root(self._source.manifests, state).manifests())
+        except Damaged:  # told by the walk
+            return
+        for proof in self._prover.prove("manifests", digests):
+            if proof.status in (Status.DIFFERENT, Status.MISSING):
+                yield Broken(b"", proof.digest, Damaged(proof.reason, where=self._source.store.label))
 
     def _walk(self, state: PartState, *, last: bool = False) -> Iterator[AnyStored | Broken]:
         """The records of all segments that are new here. `last`: they are not after this."""

@@ -43,6 +43,8 @@ class Verify:
     job: Job
     against: Collection[str] = ()
     only: Collection[str] = ("web", "mail", "local")
+    read_data: float | None = None  # of copies: which share is read back, from 0 to 1; None: what nobody vouches for
+    drill: bool = False  # of copies: also restore a sample
     result: Result = field(init=False)
     _snapshot: Snapshot = field(init=False)
     _evidence: list[dict[str, Any]] = field(init=False, default_factory=list)
@@ -267,7 +269,7 @@ class Verify:
         from hostbackup.jobs.copies import prove_copy
 
         for copy in self.job.profile.copies:
-            self._evidence += prove_copy(self.job, copy, self._snapshot, self.result)
+            self._evidence += prove_copy(self.job, copy, self._snapshot, self.result, read=self.read_data, drill=self.drill)
 
 
 def _by_kind(rows: list[tuple[PartState, Account]]) -> tuple[list[tuple[PartState, Account]], list[tuple[PartState, Account]]]:

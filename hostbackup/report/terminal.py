@@ -139,9 +139,21 @@ def verify(details: Mapping[str, Any], result: Any, everything: bool = False) ->
         notes += [f"{one_line(side)}: {line}" for line in _few(mine, 1, result, lambda row: row[5] == "-", everything)]
         shown += mine
     lines = [*(table(shown, ["side", "part", "verified", "bytes", "method", "others"]) if shown else []), *notes]
-    lines += [*_mail_total(details, "new there"), *mail_table.folders(details.get("mail", []), everything, result.failures)]
+    lines += [*_trials(details), *_mail_total(details, "new there"), *mail_table.folders(details.get("mail", []), everything, result.failures)]
     lines.append(f"snapshot {details['snapshot']}: {plural(result.counts['objects'], 'object')} re-read, {size(result.counts['object_bytes'])}")
     return [*lines, *_not_covered(details)]
+
+
+def _trials(details: Mapping[str, Any]) -> list[str]:
+    """What was restored from copies as a trial, and whether their keys open them."""
+    lines = [
+        f"{one_line(row['side'])}: the secret key opens snapshot {row['snapshot']} and {plural(len(row['opened']), 'pack')}"
+        for row in details.get("recovery_keys", [])
+    ]
+    for row in details.get("drills", []):
+        what = f"{part_name(row['part'])}/{name_of(row)}" if "name" in row or "name_b64" in row else part_name(row["part"])
+        lines.append(f"{one_line(row['side'])}: restored as a trial: {what}: {number(row['restored'])} of {number(row['entries'])} as they were")
+    return lines
 
 
 def push(details: Mapping[str, Any], result: Any, everything: bool = False) -> list[str]:
@@ -282,6 +294,13 @@ def ls_line(row: Mapping[str, Any]) -> str:
 def diff_line(row: Mapping[str, Any]) -> str:
     sign = {"added": "+", "removed": "-", "changed": "~", "metadata": "m", "part-added": "+", "part-removed": "-"}[row["action"]]
     return f"{sign} {part_name(row['part'])}/{name_of(row)}".rstrip("/")
+
+
+def restore_vault(details: Mapping[str, Any], result: Any) -> list[str]:
+    counts = result.counts
+    what = f"{plural(counts['objects'], 'object')}, {plural(counts['manifests'], 'manifest')} and {plural(counts['snapshots'], 'snapshot')}"
+    lines = [f"{what}, {size(counts['bytes'])}, brought to {one_line(details['to'])}; {number(counts['existing'])} stood there already"]
+    return [*lines, f"the newest snapshot there is {details['snapshot']}; point `vault` in the profile to it, and go on from there"]
 
 
 def restore(details: Mapping[str, Any], result: Any) -> list[str]:

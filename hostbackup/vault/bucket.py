@@ -12,7 +12,7 @@ from hostbackup.protocols import s3
 from hostbackup.vault import pool
 from hostbackup.vault.bucket_put import PARTS_ABREAST, Uploads
 from hostbackup.vault.hold import ObjectHold
-from hostbackup.vault.stores import LOCKS, Absent, Described, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading, valid_key
+from hostbackup.vault.stores import LOCKS, Absent, Described, Listed, Outcome, Proven, Upload, Wanted, failed, prove_by_reading, unread, valid_key
 
 _WORKERS = 16
 _ENOUGH = 64  # requests failed one after the other, each after its retries, before the store counts as gone
@@ -135,7 +135,7 @@ class BucketStore:
         except s3.ObjectAbsent as error:
             raise Absent(error.reason, where=error.where) from error
 
-    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+    def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
         for _ in self._bucket.list(limit=1):  # a bucket that is not there, or refuses us, is one error and not one an object
             pass
         cut = 0
@@ -150,12 +150,12 @@ class BucketStore:
             raise LineCut(f"{_ENOUGH} requests in a row failed, the last one so: {reason}", where=self.label, hint="run it again later")
         return cut + 1
 
-    def _prove(self, wanted: Wanted, *, read: bool) -> Proven:
+    def _prove(self, wanted: Wanted, *, read: bool | None) -> Proven:
         try:
             silent = self._offers_sha256 is False or self.facts.sha256 is False
-            if read or (silent and not wanted.checksum):
+            if read or (read is False and silent and not wanted.checksum):
                 return prove_by_reading(wanted, self.get)
-            return self._prove_by_asking(wanted)
+            return self._prove_by_asking(wanted, may_read=read is False)
         except (Unreachable, s3.CredentialsExpired):
             raise
         except s3.ObjectAbsent as error:
@@ -164,7 +164,7 @@ class BucketStore:
             reason = error.reason if isinstance(error, HostbackupError) else error.strerror or str(error)
             return Proven(wanted, Status.FAILED, Method.NONE, reason)
 
-    def _prove_by_asking(self, wanted: Wanted) -> Proven:
+    def _prove_by_asking(self, wanted: Wanted, *, may_read: bool) -> Proven:
         told = self._bucket.head(wanted.key)
         if told.size != wanted.size:
             return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, f"{told.size} bytes are stored instead of {wanted.size}")
@@ -173,7 +173,7 @@ class BucketStore:
         if not told.sha256:
             if not told.composite:
                 self._offers_sha256 = False  # asking each object in vain would double the requests
-            return prove_by_reading(wanted, self.get)
+            return prove_by_reading(wanted, self.get) if may_read else unread(wanted, told.size)
         self._offers_sha256 = True
         if told.sha256 != wanted.digest:
             return Proven(wanted, Status.DIFFERENT, Method.BUCKET_SHA256, "the stored bytes are others than were put there")

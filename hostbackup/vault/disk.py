@@ -41,6 +41,7 @@ from hostbackup.vault.stores import (
     failed,
     prove_by_reading,
     ranged,
+    unread,
 )
 
 _WORKERS = 4
@@ -175,13 +176,18 @@ class FolderStore:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is proven is the disk, not the memory in front of it
         return ranged(os.fdopen(fd, "rb"), start, size, str(path))
 
-    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+    def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
         self._look()
-        return pool.each(self._prove, items, workers=_WORKERS)
+        return pool.each(lambda wanted: self._prove(wanted, may_read=read is not None), items, workers=_WORKERS)
 
-    def _prove(self, wanted: Wanted) -> Proven:
+    def _prove(self, wanted: Wanted, *, may_read: bool) -> Proven:
         try:
-            return prove_by_reading(wanted, self.get)
+            if may_read:
+                return prove_by_reading(wanted, self.get)
+            with self.get(wanted.key) as stream:
+                return unread(wanted, os.fstat(stream.fileno()).st_size)
+        except Absent as error:
+            return Proven(wanted, Status.MISSING, Method.BUCKET_REREAD, error.reason)
         except PlaceMissing:
             raise
         except (HostbackupError, OSError) as error:

@@ -154,8 +154,11 @@ class Store(Protocol):
         """What the store says of an object, at the price of one request. Raises Absent."""
         ...
 
-    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
-        """Whether the store has these contents, by its own SHA-256 or by reading all of it back (`read`: always the latter)."""
+    def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
+        """Whether the store has these contents, by its own SHA-256, else by reading all of it back.
+
+        `read`: always the latter; None: never, so that what has no such SHA-256 is UNVERIFIED.
+        """
         ...
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
@@ -266,6 +269,13 @@ def prove_by_reading(wanted: Wanted, open_it: Callable[[str], BinaryIO]) -> Prov
     if digest.hexdigest() != wanted.digest:
         return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, "the stored bytes are others than were put there")
     return Proven(wanted, Status.VERIFIED, Method.BUCKET_REREAD)
+
+
+def unread(wanted: Wanted, size: int) -> Proven:
+    """What can be said of an object of `size` bytes that has no checksum and was not read."""
+    if size != wanted.size:
+        return Proven(wanted, Status.DIFFERENT, Method.BUCKET_REREAD, f"{size} bytes are stored instead of {wanted.size}")
+    return Proven(wanted, Status.UNVERIFIED, Method.NONE, "it was not read back, and the store offers no checksum of it")
 
 
 class _Checked(io.RawIOBase):

@@ -26,6 +26,7 @@ from hostbackup.vault.stores import (
     failed,
     prove_by_reading,
     ranged,
+    unread,
     valid_key,
 )
 
@@ -119,10 +120,11 @@ class MemoryStore:
         except KeyError as error:
             raise Absent("is not there", where=key) from error
 
-    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+    def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
         self._look()
         for wanted in items:
-            yield prove_by_reading(wanted, self.get)
+            there = self.objects.get(wanted.key)
+            yield prove_by_reading(wanted, self.get) if read is not None or there is None else unread(wanted, len(there))
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:
         for key in keys:
@@ -176,7 +178,7 @@ class Wrapped:
     def describe(self, key: str) -> Described:
         return self.inner.describe(key)
 
-    def prove(self, items: Iterable[Wanted], *, read: bool = False) -> Iterator[Proven]:
+    def prove(self, items: Iterable[Wanted], *, read: bool | None = False) -> Iterator[Proven]:
         return self.inner.prove(items, read=read)
 
     def delete(self, keys: Iterable[str]) -> Iterator[Outcome]:

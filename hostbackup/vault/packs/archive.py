@@ -185,6 +185,28 @@ class Archive:
             return io.BytesIO(unpacked(member, self._reader.piece(found), f"{where}: {member.digest}"))
         return checked(self._keys.stream(blob.key, partial(self.store.get, blob.key)), member.digest, where, member.size)
 
+    def contents(self, blob: Blob, members: Sequence[Member]) -> Iterator[tuple[Member, BinaryIO | Damaged]]:
+        """Some members of a blob, which is read once for them. A stream raises Damaged at its end where the bytes are not those of the digest."""
+        if not is_pack(blob):
+            for member in members:
+                try:
+                    yield member, self._read(Found(blob, member))
+                except Damaged as error:
+                    yield member, error
+            return
+        if not members:
+            return
+        try:
+            data = self.contents_of(blob)
+        except Damaged as error:
+            yield from ((member, error) for member in members)
+            return
+        for member in members:
+            try:
+                yield member, io.BytesIO(unpacked(member, data[member.offset : member.offset + member.length], self._keys.where(blob.key)))
+            except Damaged as error:
+                yield member, error
+
     def contents_of(self, blob: Blob) -> bytes:
         """A whole pack, decrypted where it is encrypted."""
         return self._load(blob, 0, None)

@@ -29,8 +29,8 @@ class ContentProof(NamedTuple):
 class Prover:
     """Proves contents of one copy. A blob is asked for once in the prover's life.
 
-    `read`: which share of the blobs is read back though the store offers checksums, from 0 to 1, chosen at random. None: none; and where the store
-    offers no checksum either, all are.
+    `read`: which share of the blobs is read back, from 0 to 1, chosen at random; what is not, and has no checksum of the store's own, is UNVERIFIED.
+    None: whatever has no such checksum is read.
     """
 
     def __init__(self, archive: Archive, *, read: float | None = None) -> None:
@@ -55,8 +55,9 @@ class Prover:
         by_key = {blob.key: blob for blob in blobs}
         chosen = {key for key in by_key if self._read is not None and random.random() < self._read}  # noqa: S311 - a sample, no secret
         wanted = [Wanted(blob.key, blob.sha256, blob.size, blob.checksum) for blob in by_key.values()]
-        for read in (True, False):
-            asked = [one for one in wanted if (one.key in chosen) is read]
+        for sampled in (True, False):
+            asked = [one for one in wanted if (one.key in chosen) is sampled]
+            read = True if sampled else None if self._read is not None else False
             for proven in self._archive.store.prove(asked, read=read) if asked else ():
                 self._blobs[proven.wanted.key] = proven.status, proven.method, proven.reason
                 yield by_key[proven.wanted.key], proven.status, proven.reason

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 from hostbackup.errors import Damaged, HostbackupError, UsageError
 
 END = ".age"
+_ENCRYPTED = (b"age-encryption.org/v1\n", b"-----BEGIN AGE ENCRYPTED FILE-----")
 _OVERHEAD = 4096  # bytes that a header takes, more or less; and 16 for each 64 KiB
 
 
@@ -59,10 +60,10 @@ class Recipients:
 
 
 class Identities:
-    """Secret keys from an identity file of age: lines `AGE-SECRET-KEY-1…`, or an SSH private key."""
+    """Secret keys from an identity file of age: lines `AGE-SECRET-KEY-1…`, or an SSH private key. `publics`: the public keys, where that is known."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises UsageError where the file cannot be read or holds no secret key."""
+    def __init__(self, path: Path, ask: Callable[[str], str] | None = None) -> None:
+        """Raises UsageError where the file cannot be read or holds no secret key. `ask`: for the passphrase of a file that `age -p` encrypted."""
         pyrage = _pyrage()
         hint = "give the file that age-keygen wrote"
         try:
@@ -70,7 +71,10 @@ class Identities:
         except OSError as error:
             raise UsageError(f"this identity file cannot be read: {(error.strerror or str(error)).lower()}", where=str(path), hint=hint) from error
         self.path = path
+        self.publics: list[str] = []
         self._keys = []
+        if text.startswith(_ENCRYPTED):
+            text = _by_passphrase(path, text, ask)
         try:
             if b"PRIVATE KEY-----" in text:
                 self._keys.append(pyrage.ssh.Identity.from_buffer(text))
@@ -78,6 +82,7 @@ class Identities:
                 for line in text.decode("utf-8").splitlines():
                     if line.strip() and not line.startswith("#"):
                         self._keys.append(pyrage.x25519.Identity.from_str(line.strip()))
+                        self.publics.append(str(self._keys[-1].to_public()))
         except (pyrage.IdentityError, UnicodeDecodeError) as error:
             raise UsageError("this file holds no secret key of age", where=str(path), hint=hint) from error
         if not self._keys:
@@ -109,6 +114,19 @@ class Identities:
             hint = "give the identity file of a recipient that this copy is encrypted to: see `recipients` in its format.json"
             return WrongKey(f"the secret key in {self.path} does not open it", where=where, hint=hint)
         return Damaged("its encrypted bytes are damaged", where=where)
+
+
+def _by_passphrase(path: Path, data: bytes, ask: Callable[[str], str] | None) -> bytes:
+    """What an identity file holds that is itself encrypted."""
+    if ask is None:
+        hint = "run it at a terminal, or give a file without a passphrase"
+        raise UsageError("this identity file has a passphrase, and nobody is there to be asked for it", where=str(path), hint=hint)
+    pyrage = _pyrage()
+    try:
+        opened: bytes = pyrage.passphrase.decrypt(data, ask(f"passphrase of {path}"))
+    except pyrage.DecryptError as error:
+        raise UsageError("the passphrase does not open this identity file", where=str(path), hint="try again") from error
+    return opened
 
 
 class Keys:
