@@ -141,6 +141,17 @@ def test_a_mirror_is_no_copy_of_the_vault(rclone: S3Server, tmp_path: Path) -> N
     assert (tmp_path / "disk/public_html/index.html").exists()
 
 
+def test_a_restore_from_the_copy_passes_mirrors_by(tmp_path: Path) -> None:
+    a_vault(tmp_path, PAGES)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    copies = '[[copy]]\npath = "plain"\nmode = "mirror"\n[[copy]]\npath = "packed"\n'
+    write_profile(tmp_path, f'vault = "vault"\n{copies}')
+    assert hostbackup("copy", "move.toml", cwd=tmp_path).exit == 0
+    told = hostbackup("restore", "move.toml", "web", "--from", "copy", "--to", "out", cwd=tmp_path)
+    assert (told.exit, (tmp_path / "out/web/public_html/index.html").read_bytes()) == (0, b"<h1>example</h1>\n")
+
+
 def test_what_cannot_be_is_wrong_usage(tmp_path: Path) -> None:
     make_vault(tmp_path / "vault").close()
     (tmp_path / "disk").mkdir()
