@@ -130,7 +130,7 @@ def held(job: Job, copy: Copy, store: Store) -> Iterator[None]:
 
 def _fetch(job: Job, copy: Copy, identities: Identities | None, result: Result) -> None:
     """Brings back what the vault lost, where there is a copy already and it can be read."""
-    store = job.connections.store(copy)
+    store = job.connections.store(copy, job.vault.state)
     try:
         sealed = read_format(store).sealed
         if sealed and identities is None:

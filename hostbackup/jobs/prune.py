@@ -17,6 +17,7 @@ from hostbackup.jobs.copy_source import copy_format
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
+from hostbackup.profile import BucketCopy
 from hostbackup.vault.prune import PrunePlan, apply_prune, plan_prune
 
 _PRUNED = "pruned"  # in state/: the snapshots that went
@@ -122,7 +123,7 @@ def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
 
 def _copy(job: Job, copy: Copy, plan: PrunePlan, kept: set[str], result: Result, *, apply: bool) -> Freed:
     recipients, identities = keys_of(job, copy)
-    store = job.connections.store(copy)
+    store = job.connections.store(copy, job.vault.state)
     try:
         copy_format(store)
         with (
@@ -133,7 +134,7 @@ def _copy(job: Job, copy: Copy, plan: PrunePlan, kept: set[str], result: Result,
                 return Freed()  # why it could not be brought up to date is told; what it has is better than nothing
             listing = run.look()
             pruned = {*plan.remove, *_let_go(job)}
-            guard = datetime.timedelta()
+            guard = datetime.timedelta(days=(copy.retain_days or 0) if isinstance(copy, BucketCopy) else 0)
             pruning = CopyPrune(run.archive, job.vault, plan, result, kept=kept, pruned=pruned, name=copy.name, retained=guard)
             return pruning.run(listing, apply=apply)
     finally:
