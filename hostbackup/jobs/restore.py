@@ -107,9 +107,9 @@ def _part(run: Run, choice: Choice, format: Format) -> None:
 
 
 def _workers(source: Source) -> int:
-    """Files made at a time: many where each is far away; where all is at hand, they would only wait for one another."""
+    """Threads that make files: some where contents may be far away; where all is at hand, they would only wait for one another."""
     far = isinstance(source, CopySource) and not isinstance(source.store, FolderStore)
-    return 16 if far else 2
+    return 4 if far else 2
 
 
 def _refuse_inside(source: Source, to: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hostbackup.errors import Damaged
@@ -11,6 +11,9 @@ from hostbackup.jobs.restore_write import Content, Exists, Meta, Target, Where
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault import pool
+
+_FILES = 16  # that a thread makes before it tells
+_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -39,6 +42,23 @@ class FileJob:
     meta: Meta
 
 
+_Done = tuple[FileJob, bytes, bool, Exception | None]  # with the name it got, and whether it had to be made
+
+
+def _shares(jobs: Iterable[FileJob]) -> Iterator[list[FileJob]]:
+    """The jobs in lists, each of few files and few bytes."""
+    some: list[FileJob] = []
+    size = 0
+    for job in jobs:
+        some.append(job)
+        size += job.content.size
+        if len(some) >= _FILES or size >= _BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
 @dataclass(slots=True)
 class Run:
     """One restore."""
@@ -51,20 +71,24 @@ class Run:
     done: Restored
 
     def files(self, jobs: Iterable[FileJob]) -> None:
-        """Makes files, several at a time."""
-        expected = foreseen(self.source.objects, jobs, lambda job: job.content.digest)
-        for job, name, made, error in pool.each(self._file, expected, workers=self.workers):
-            if error is not None:
-                self.fail(error, job.part, job.label)
-                continue
-            self.target.note(job.where, name, job.original)
-            self.count(made)
-            if made:
-                self.done.files += 1
-                self.done.bytes += job.content.size
-            self.result.observer.advance(1, job.content.size)
+        """Makes files, some threads at once. Each takes several files at a time: to hand one over costs as much as to make it."""
+        source = foreseen(self.source.objects, jobs, lambda job: job.content.digest)
+        for done in pool.each(self._some, _shares(source), workers=self.workers):
+            for job, name, made, error in done:
+                if error is not None:
+                    self.fail(error, job.part, job.label)
+                    continue
+                self.target.note(job.where, name, job.original)
+                self.count(made)
+                if made:
+                    self.done.files += 1
+                    self.done.bytes += job.content.size
+                self.result.observer.advance(1, job.content.size)
 
-    def _file(self, job: FileJob) -> tuple[FileJob, bytes, bool, Exception | None]:
+    def _some(self, jobs: list[FileJob]) -> list[_Done]:
+        return [self._file(job) for job in jobs]
+
+    def _file(self, job: FileJob) -> _Done:
         try:
             name, made = self.target.put(job.where, job.name, job.content, job.meta)
         except (Damaged, Exists, OSError, ValueError) as error:

@@ -84,6 +84,7 @@ class Target:
         self.mapped: dict[str, str] = {}  # path as it stands in the folder, and as it was
         self.without_setuid: list[bytes] = []  # paths of files made without the setuid or setgid they had, since they are root's now
         self._numbers = itertools.count()
+        self._last: dict[int, tuple[Where, SafeFolder]] = {}  # by thread: the folder it wrote into last, which it will mostly want again
         self._token = secrets.token_hex(6)
         self._guard = threading.Lock()
         self._warned = False
@@ -109,6 +110,8 @@ class Target:
 
     def close(self) -> None:
         """Makes everything durable, and the helper folder vanish."""
+        for _, folder in self._last.values():
+            folder.close()
         try:
             with contextlib.suppress(OSError):
                 self._clear()
@@ -250,13 +253,22 @@ class Target:
             return True
         raise Exists("something else is there under this name")
 
-    def _down(self, folder: Where) -> SafeFolder:
-        try:
-            return self.base.below(folder, create=True)
-        except OSError as error:
-            if is_in_the_way(error):
-                raise Exists("something else bears the name of a folder above it") from error
-            raise
+    @contextlib.contextmanager
+    def _down(self, folder: Where) -> Iterator[SafeFolder]:
+        """The folder, made where it is not there."""
+        last, opened = self._last.get(threading.get_ident(), (None, None))
+        if opened is None or last != folder:
+            try:
+                following = self.base.below(folder, create=True)
+            except OSError as error:
+                if is_in_the_way(error):
+                    raise Exists("something else bears the name of a folder above it") from error
+                raise
+            if opened is not None:
+                opened.close()
+            self._last[threading.get_ident()] = folder, following
+            opened = following
+        yield opened
 
     def _place(self, part: bytes, inner: SafeFolder, name: bytes, content: Content, meta: Meta) -> tuple[bytes, bool]:
         """Gives a temporary file its mode, its mtime and its name, or another where the file system refuses that one."""

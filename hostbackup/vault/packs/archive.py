@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
@@ -17,7 +18,7 @@ from hostbackup.vault.packs.catalog import Blob, Catalog, Dropped, Found
 from hostbackup.vault.packs.fetch import PackReader
 from hostbackup.vault.packs.index import PREFIX, Index, index_bytes, index_digest, index_name, portions
 from hostbackup.vault.packs.look import LARGEST_FILE, Listing, Look
-from hostbackup.vault.packs.pack import Member, unpacked
+from hostbackup.vault.packs.pack import KINDS, Member, unpacked
 from hostbackup.vault.packs.seal import Identities, Keys, Recipients
 from hostbackup.vault.stores import Absent, Outcome, SourceDamaged, Store, Upload, checked
 
@@ -40,11 +41,14 @@ class Archive:
         self._number = 0  # of the newest index file
         self._new = 0  # blobs since the last index
         self._bringer = Bringer(store, catalog, self._keys, self._noted)
-        self._reader = PackReader(self._load, whole_only=sealed)
+        # Where contents lie that are read next, by kind: of the last time somebody told, and of the time before.
+        self._expected: dict[str, deque[dict[str, list[Found]]]] = {kind: deque(maxlen=2) for kind in KINDS}
+        self._readers = {kind: PackReader(self._load, whole_only=sealed) for kind in KINDS}
 
     def close(self) -> None:
         """Ends what runs beside, and closes the catalog. The store is its owner's to close."""
-        self._reader.close()
+        for reader in self._readers.values():
+            reader.close()
         self.catalog.close()
 
     @property
@@ -163,15 +167,18 @@ class Archive:
 
     def expect(self, kind: str, digests: Sequence[str]) -> list[int]:
         """These contents will be read soon: those in packs come together. Their numbers in the order in which they are best read."""
-        places = {number: found[0] for number, digest in enumerate(digests) if (found := self.catalog.find(kind, digest))}
+        found = self.catalog.places(kind, digests)
+        self._expected[kind].appendleft(found)
+        places = {number: found[digest][0] for number, digest in enumerate(digests) if digest in found}
         order = sorted(places, key=lambda number: (places[number].blob.key, places[number].member.offset))
-        self._reader.expect(places[number] for number in order if is_pack(places[number].blob))
+        self._readers[kind].expect(places[number] for number in order if is_pack(places[number].blob))
         return [*order, *(number for number in range(len(digests)) if number not in places)]
 
     def read(self, kind: str, digest: str) -> BinaryIO:
         """A content, in a stream that raises Damaged at its end where the bytes are not those of the digest. Raises Absent, or Damaged."""
         broken: HostbackupError | None = None
-        for found in self.catalog.find(kind, digest):
+        known = next((places[digest] for places in list(self._expected[kind]) if digest in places), None)
+        for found in known or self.catalog.find(kind, digest):
             try:
                 return self._read(found)
             except (Damaged, SourceDamaged) as error:
@@ -182,7 +189,7 @@ class Archive:
         blob, member = found
         where = self._keys.where(blob.key)
         if is_pack(blob):
-            return io.BytesIO(unpacked(member, self._reader.piece(found), f"{where}: {member.digest}"))
+            return io.BytesIO(unpacked(member, self._readers[blob.kind].piece(found), f"{where}: {member.digest}"))
         return checked(self._keys.stream(blob.key, partial(self.store.get, blob.key)), member.digest, where, member.size)
 
     def contents(self, blob: Blob, members: Sequence[Member]) -> Iterator[tuple[Member, BinaryIO | Damaged]]:

@@ -335,9 +335,18 @@ class Catalog:
 
     def find(self, kind: str, digest: str) -> list[Found]:
         """Where a content lies, the best place first: the newest of those that stand in their size. Nothing where it is not there."""
-        with self._told():
-            rows = self._db.execute(_FIND, (KINDS.index(kind), bytes.fromhex(digest))).fetchall()
-        return [Found(_blob(row), _member(row[6:])) for row in rows]
+        return self.places(kind, [digest]).get(digest, [])
+
+    def places(self, kind: str, digests: Iterable[str]) -> dict[str, list[Found]]:
+        """The same of many; those that are not there are left out."""
+        found: dict[str, list[Found]] = {}
+        for some in _some(digests):
+            with self._told():
+                rows = self._db.execute(f"{_FIND} ({','.join('?' * len(some))}) {_BEST_FIRST}", (KINDS.index(kind), *some)).fetchall()
+            for row in rows:
+                place = Found(_blob(row), _member(row[6:]))
+                found.setdefault(place.member.digest, []).append(place)
+        return found
 
     def has(self, kind: str, digest: str) -> bool:
         return bool(self.there(kind, [digest]))
@@ -386,8 +395,8 @@ class Catalog:
 
 _BLOB = "blobs.key, blobs.size, blobs.sha256, blobs.kind, blobs.checksum, blobs.until"
 _MEMBER = "members.digest, members.offset, members.length, members.size, members.packing"
-_JOINED = "members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ? AND members.digest = ?"
-_FIND = f"SELECT {_BLOB}, {_MEMBER} FROM {_JOINED} ORDER BY blobs.there DESC, blobs.id DESC"  # noqa: S608
+_FIND = f"SELECT {_BLOB}, {_MEMBER} FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there WHERE members.kind = ? AND digest IN"  # noqa: S608
+_BEST_FIRST = "ORDER BY blobs.there DESC, blobs.id DESC"
 _THERE = f"""
 SELECT DISTINCT digest FROM members JOIN blobs ON blobs.id = members.blob AND blobs.there = {_WHOLE} WHERE members.kind = ? AND digest IN
 """  # noqa: S608

@@ -6,13 +6,26 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from hostbackup.vault.packs.catalog import Blob, Found
 
-_AT_ONCE = 4  # packs that are on their way, or held, at a time
-_WORTH = 4  # a pack comes whole where one part in so many of it is wanted; else each member by itself
+_AT_ONCE = 4  # stretches of packs that are on their way, or held, at a time
+_WORTH = 4  # members come together where one byte in so many between the first and the last is wanted; else each by itself
 
 Load = Callable[[Blob, int, int | None], bytes]  # blob, offset and size (None: to the end) to bytes
+
+
+class _Stretch(NamedTuple):
+    """A piece of a pack in which many members are wanted."""
+
+    blob: Blob
+    begin: int
+    size: int | None  # None: to the end of the pack
+
+    def holds(self, found: Found) -> bool:
+        end = found.member.offset + found.member.length
+        return found.blob.key == self.blob.key and self.begin <= found.member.offset and (self.size is None or end <= self.begin + self.size)
 
 
 class PackReader:
@@ -23,78 +36,91 @@ class PackReader:
         self._load = load
         self._whole_only = whole_only
         self._changed = threading.Condition()  # guards what follows
-        self._left: dict[str, int] = {}  # expected reads by pack
-        self._waiting: deque[Blob] = deque()
-        self._held: dict[str, Future[bytes]] = {}
-        self._readers: Counter[str] = Counter()  # threads that are at work on a held pack
+        self._expected: deque[dict[str, _Stretch]] = deque(maxlen=2)  # the last one first, by pack: what came before it may be at work yet
+        self._left: Counter[_Stretch] = Counter()  # expected reads
+        self._waiting: deque[_Stretch] = deque()
+        self._held: dict[_Stretch, Future[bytes]] = {}
+        self._readers: Counter[_Stretch] = Counter()  # threads that are at work on a held stretch
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pack")
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def expect(self, wanted: Iterable[Found]) -> None:
-        """These will be read soon, about in this order. What was expected before and is not among them is given up."""
-        sizes: Counter[str] = Counter()
-        left: Counter[str] = Counter()
-        blobs: dict[str, Blob] = {}
-        for blob, member in wanted:
-            blobs[blob.key] = blob
-            sizes[blob.key] += member.length
-            left[blob.key] += 1
-        whole = [key for key in blobs if self._whole_only or sizes[key] * _WORTH >= blobs[key].size]
+        """These will be read soon, about in this order. What was expected before the last time, and is not among them, is given up."""
+        by_pack: dict[str, list[Found]] = {}
+        for found in wanted:
+            by_pack.setdefault(found.blob.key, []).append(found)
+        stretches = {key: stretch for key, founds in by_pack.items() if (stretch := self._stretch(founds)) is not None}
         with self._changed:
-            self._left = {key: left[key] for key in whole}
-            self._waiting = deque(blobs[key] for key in whole if key not in self._held)
-            for key in [key for key in self._held if key not in self._left and not self._readers[key]]:
-                del self._held[key]
+            self._expected.appendleft(stretches)
+            recent = {stretch for expected in self._expected for stretch in expected.values()}
+            self._left = Counter({stretch: left for stretch, left in self._left.items() if stretch in recent})
+            self._left.update({stretch: len(by_pack[key]) for key, stretch in stretches.items()})
+            self._waiting.extend(stretch for stretch in stretches.values() if stretch not in self._held and stretch not in self._waiting)
+            self._waiting = deque(stretch for stretch in self._waiting if stretch in recent)
+            for held in [one for one in self._held if one not in recent and not self._readers[one]]:
+                del self._held[held]
             self._begin()
             self._changed.notify_all()
+
+    def _stretch(self, founds: list[Found]) -> _Stretch | None:
+        """What of a pack comes together; None where each member is better fetched by itself."""
+        blob = founds[0].blob
+        if self._whole_only:
+            return _Stretch(blob, 0, None)
+        begin = min(found.member.offset for found in founds)
+        end = max(found.member.offset + found.member.length for found in founds)
+        worth = len(founds) > 1 and sum(found.member.length for found in founds) * _WORTH >= end - begin
+        return _Stretch(blob, begin, end - begin) if worth else None
 
     def piece(self, found: Found) -> bytes:
         """The member's bytes as they stand in the pack; fewer where the pack is cut short. Raises what `load` raises."""
         blob, member = found
-        if not self._whole_only and blob.key not in self._left:
-            return self._load(blob, member.offset, member.length)
-        held = self._take(blob)
+        known = (expected.get(blob.key) for expected in list(self._expected))
+        stretch = next((one for one in known if one is not None and one.holds(found)), None)
+        if stretch is None:
+            if not self._whole_only:
+                return self._load(blob, member.offset, member.length)
+            stretch = _Stretch(blob, 0, None)
+        held = self._take(stretch)
         try:
-            return held.result()[member.offset : member.offset + member.length]
+            begin = member.offset - stretch.begin
+            return held.result()[begin : begin + member.length]
         finally:
-            self._give(blob, held)
+            self._give(stretch, held)
 
     def _begin(self) -> None:
-        """Has expected packs fetched, as many as may be held. The lock is held, here and below."""
+        """Has expected stretches fetched, as many as may be held. The lock is held, here and below."""
         while self._waiting and len(self._held) < _AT_ONCE:
             self._fetch(self._waiting.popleft())
 
-    def _fetch(self, blob: Blob) -> None:
-        self._held[blob.key] = self._pool.submit(self._load, blob, 0, None)
+    def _fetch(self, stretch: _Stretch) -> None:
+        self._held[stretch] = self._pool.submit(self._load, *stretch)
 
-    def _take(self, blob: Blob) -> Future[bytes]:
-        """The pack on its way, with one reader more. Waits while as many packs are being read as may be held."""
+    def _take(self, stretch: _Stretch) -> Future[bytes]:
+        """The bytes on their way, with one reader more. Waits while as many are being read as may be held."""
         with self._changed:
-            self._changed.wait_for(lambda: blob.key in self._held or len(self._held) < _AT_ONCE or self._spare() is not None)
-            if blob.key not in self._held:
+            self._changed.wait_for(lambda: stretch in self._held or len(self._held) < _AT_ONCE or self._spare() is not None)
+            if stretch not in self._held:
                 if len(self._held) >= _AT_ONCE and (spare := self._spare()) is not None:
                     del self._held[spare]
-                self._waiting = deque(one for one in self._waiting if one.key != blob.key)
-                self._fetch(blob)
-            self._readers[blob.key] += 1
-            return self._held[blob.key]
+                self._waiting = deque(one for one in self._waiting if one != stretch)
+                self._fetch(stretch)
+            self._readers[stretch] += 1
+            return self._held[stretch]
 
-    def _spare(self) -> str | None:
-        """A held pack that nobody is reading: the one that is wanted last."""
-        return next((key for key in reversed(self._held) if not self._readers[key]), None)
+    def _spare(self) -> _Stretch | None:
+        """A held stretch that nobody is reading: the one that is wanted last."""
+        return next((one for one in reversed(self._held) if not self._readers[one]), None)
 
-    def _give(self, blob: Blob, held: Future[bytes]) -> None:
+    def _give(self, stretch: _Stretch, held: Future[bytes]) -> None:
         with self._changed:
-            self._readers[blob.key] -= 1
-            expected = blob.key in self._left
-            if expected:
-                self._left[blob.key] -= 1
-                if self._left[blob.key] <= 0:
-                    del self._left[blob.key]
-            done = expected and blob.key not in self._left
-            if (done and not self._readers[blob.key]) or (held.done() and held.exception() is not None):
-                self._held.pop(blob.key, None)
+            self._readers[stretch] -= 1
+            if stretch in self._left:
+                self._left[stretch] -= 1
+            done = stretch in self._left and self._left[stretch] <= 0
+            if (done and not self._readers[stretch]) or (held.done() and held.exception() is not None):
+                self._held.pop(stretch, None)
             self._begin()
             self._changed.notify_all()

@@ -43,12 +43,12 @@ class Prover:
         """One proof for each, in the order asked."""
         source = iter(digests)
         while some := list(islice(source, _TOGETHER)):
-            places = {digest: self._archive.catalog.find(kind, digest) for digest in some}
+            places = self._archive.catalog.places(kind, some)
             new = {found.blob.key: found.blob for listed in places.values() for found in listed if found.blob.key not in self._blobs}
             for _ in self.blobs(new.values()):
                 pass
             for digest in some:
-                yield self._content(digest, places[digest])
+                yield self._content(digest, places.get(digest, []))
 
     def blobs(self, blobs: Iterable[Blob]) -> Iterator[tuple[Blob, Status, str]]:
         """Each blob with what can be said of it, and why. One that several ask for is asked for once."""
