@@ -155,6 +155,12 @@ install_bsdtar() {
   command -v bsdtar >/dev/null || apt_install libarchive-tools
 }
 
+# What opens a copy without hostbackup.
+install_openers() {
+  command -v age >/dev/null || apt_install age
+  command -v zstd >/dev/null || apt_install zstd
+}
+
 # What a bench compares with; rclone is among the Python packages.
 install_peers() {
   local program missing=()
@@ -203,6 +209,7 @@ set_up() {
   if [ "$1" != demo ]; then install_mail_peers; fi
   if [ "$1" = test ]; then
     install_bsdtar
+    install_openers
     install_pigeonhole
     install_proftpd
     install_cyrus
