@@ -123,7 +123,7 @@ def test_one_who_is_not_alone_reads_what_is_known_and_changes_nothing(tmp_path: 
     assert (tmp_path / "c").read_bytes() == before
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.booleans())
 def test_a_damaged_file_is_begun_anew_or_told(tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject, alone: bool) -> None:
     path = tmp_path_factory.mktemp("catalog") / "c"

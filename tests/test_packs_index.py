@@ -24,13 +24,8 @@ BLOBS = st.builds(Blob, KEYS, SIZES, DIGESTS, st.sampled_from(KINDS), st.sampled
 INDEXES = st.builds(
     Index, st.lists(st.tuples(BLOBS, st.lists(MEMBERS, max_size=4)), max_size=4), st.lists(st.builds(Dropped, KEYS, TIMES), max_size=3)
 )
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
-    max_leaves=5,
-)
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2), max_leaves=5)
 
 
 @given(INDEXES)

@@ -60,14 +60,12 @@ class Bringer:
         yield from self._large(kind, large, open_it)
 
     def _packs(self, kind: str, plans: Iterable[list[tuple[str, int]]], open_it: Open) -> Iterator[Brought]:
-        on_the_way: dict[str, Sequence[Member]] = {}  # without their bytes: a store may have gathered many before it answers
         troubles: deque[Brought] = deque()
 
         def uploads() -> Iterator[Upload]:
             for pack in pool.in_order(partial(self._build, kind, open_it), plans, workers=_BUILDERS, ahead=_BUILDERS):
                 troubles.extend(pack.troubles)
                 if pack.members:
-                    on_the_way[pack.key] = pack.members
                     digest = digest_in(pack.key)
                     self._catalog.expect(Blob(pack.key, len(pack.data), digest, kind), pack.members)
                     yield Upload(pack.key, len(pack.data), digest, partial(io.BytesIO, pack.data))
@@ -75,7 +73,7 @@ class Bringer:
         for outcome in self._store.put(uploads(), at_once=_PACKS_AT_ONCE):
             while troubles:
                 yield troubles.popleft()
-            members = on_the_way.pop(outcome.key)
+            members = self._catalog.members(outcome.key)  # not held here: a store may gather many packs before it answers
             self._settle(outcome, Blob(outcome.key, outcome.size, digest_in(outcome.key), kind, outcome.checksum, outcome.until), members)
             for member in members:
                 yield Brought(member.digest, member.size, outcome.code, outcome.reason, outcome.hint)

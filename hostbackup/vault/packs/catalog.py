@@ -102,7 +102,7 @@ class Catalog:
         with self._told():
             try:
                 self._db = self._open(target)
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeError) as error:  # the latter: of damaged names in it
                 if path is None or isinstance(error, sqlite3.OperationalError):
                     raise
                 self._forget_files()
@@ -155,7 +155,7 @@ class Catalog:
         try:
             with self._lock:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             where = str(self._path or "a temporary file")
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
@@ -208,7 +208,7 @@ class Catalog:
     def expect(self, blob: Blob, members: Sequence[Member]) -> None:
         """A blob that is about to go up: known by the next listing that shows it, should nobody be told any more that it arrived."""
         with self._change() as db:
-            if db.execute("SELECT 1 FROM blobs WHERE key = ?", (blob.key,)).fetchone() is None:
+            if db.execute("SELECT 1 FROM blobs WHERE key = ? AND sha256 = ?", (blob.key, blob.sha256)).fetchone() is None:
                 self._put(db, blob, members, "", there=_GONE)
 
     def unexpect(self, key: str) -> None:
