@@ -10,6 +10,7 @@ from itertools import chain
 from hostbackup import osal
 from hostbackup.protocols import s3
 from hostbackup.vault import pool
+from hostbackup.vault.snapshots import timestamp
 from hostbackup.vault.stores import Chunks, Outcome, Upload
 
 PARTS_ABREAST = 6
@@ -59,8 +60,8 @@ class Uploads:
 
     def _settings(self, item: Upload) -> tuple[str, dict[str, object]]:
         target = self._bucket.target
-        until = target.until() if item.lasting else ""
-        return until, target.settings(until=until, content_type=item.content_type, metadata=item.metadata)
+        until = target.until() if item.lasting else None
+        return timestamp(until) if until else "", target.settings(until=until, content_type=item.content_type, metadata=item.metadata)
 
     def _in_parts(self, item: Upload, chunks: Chunks, pieces: Iterator[bytes], stop: threading.Event) -> Outcome:
         with self._large:

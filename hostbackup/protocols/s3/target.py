@@ -36,13 +36,15 @@ class S3Target:
         """What the facts found of a store hold for: another endpoint, bucket or encryption may behave in another way."""
         return " ".join(part for part in (self.endpoint or "aws", self.bucket, self.sse) if part)
 
-    def until(self) -> str:
-        """Till when an object that is put now is kept from deletion: ISO 8601 in UTC, whole seconds; "" without retention."""
+    def until(self) -> datetime.datetime | None:
+        """Till when an object that is put now is kept from deletion: UTC, whole seconds; None without retention."""
         if not self.retain_days:
-            return ""
-        return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=self.retain_days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            return None
+        return datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(days=self.retain_days)
 
-    def settings(self, *, until: str = "", content_type: str = "", metadata: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+    def settings(
+        self, *, until: datetime.datetime | None = None, content_type: str = "", metadata: tuple[tuple[str, str], ...] = ()
+    ) -> dict[str, Any]:
         """The part of a PutObject or CreateMultipartUpload that is alike for all objects. `until`: as from `until()`, for lasting ones."""
         wanted: dict[str, Any] = {}
         if self.storage_class:
@@ -52,7 +54,7 @@ class S3Target:
         if self.sse_key:
             wanted["SSEKMSKeyId"] = self.sse_key
         if until:
-            wanted |= {"ObjectLockMode": self.retain_mode.upper(), "ObjectLockRetainUntilDate": until}
+            wanted |= {"ObjectLockMode": self.retain_mode.upper(), "ObjectLockRetainUntilDate": until.strftime("%Y-%m-%dT%H:%M:%SZ")}
         if content_type:
             wanted["ContentType"] = content_type
         if metadata:
