@@ -152,8 +152,7 @@ class CopySnapshots(Snapshots):
     def __init__(self, archive: Archive, listing: Listing, manifests: Manifests, cache: Path) -> None:
         super().__init__(cache / "snapshots", StateFolder(cache / "state"), manifests, lambda: None)
         self._archive = archive
-        named = [name for name in listing.snapshots if name.partition("-")[0].isdecimal()]
-        self._names = sorted(named, key=lambda name: (int(name.partition("-")[0]), name))
+        self._names = sorted(listing.snapshots, key=lambda name: (int(name.partition("-")[0]), name))
 
     def get(self, which: str | int) -> Snapshot:
         label = self._archive.store.label

@@ -18,6 +18,11 @@ VERSION = 1
 _NAME = re.compile(r"(\d{6,})-(\d{8}T\d{6}Z)-([a-z0-9-]+)\.jsonl\Z")
 
 
+def is_evidence_name(name: str) -> bool:
+    """Whether a file of evidence can be called so."""
+    return _NAME.match(name) is not None
+
+
 class EvidenceLog:
     """`evidence/`: written once, never changed, never pruned."""
 

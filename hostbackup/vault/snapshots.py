@@ -29,6 +29,11 @@ _ID = re.compile(r"(\d{6,})-(\d{8}T\d{6}Z)\Z")
 _COUNTER = "numbers"
 
 
+def is_snapshot_id(text: str) -> bool:
+    """Whether a snapshot can be called so."""
+    return _ID.match(text) is not None
+
+
 def timestamp(now: datetime) -> str:
     """`20261125T031500Z`. Raises ValueError for a time without a zone."""
     if now.tzinfo is None:

@@ -11,12 +11,14 @@ from typing import Any, BinaryIO, cast
 
 from hostbackup.errors import Damaged
 from hostbackup.vault import pool
+from hostbackup.vault.evidence import is_evidence_name
 from hostbackup.vault.hashing import is_digest
 from hostbackup.vault.packs.bring import digest_in
 from hostbackup.vault.packs.catalog import Blob, Catalog
 from hostbackup.vault.packs.index import PREFIX, index_digest, index_number, parse_index
 from hostbackup.vault.packs.pack import KINDS, Member, read_pack, unpacked
 from hostbackup.vault.packs.seal import Keys
+from hostbackup.vault.snapshots import is_snapshot_id
 from hostbackup.vault.stores import Listed, Store
 
 LARGEST_FILE = 256 << 20  # bytes; no pack, index, manifest, snapshot or evidence is larger
@@ -58,14 +60,14 @@ class Look:
         return self._listing
 
     def _sort(self, listed: Listed, indexes: list[str]) -> bool:
-        """Notes what it is; whether it holds contents."""
+        """Notes what it is; whether it holds contents. What has no name that we give is nothing: systems leave files of their own on a disk."""
         folder, _, name = listed.key.partition("/")
         if folder == "index" and index_number(name):
             indexes.append(name)
-        elif folder == "snapshots":
-            self._listing.snapshots.append(name.removesuffix(self._keys.end).removesuffix(".json"))
-        elif folder == "evidence":
-            self._listing.evidence[name.removesuffix(self._keys.end)] = listed.size
+        elif folder == "snapshots" and is_snapshot_id(snapshot_id := name.removesuffix(self._keys.end).removesuffix(".json")):
+            self._listing.snapshots.append(snapshot_id)
+        elif folder == "evidence" and is_evidence_name(plain := name.removesuffix(self._keys.end)):
+            self._listing.evidence[plain] = listed.size
         return folder in ("packs", "large", *KINDS)
 
     # -- the index ----------------------------------------------------------------------------------------------------------------------
