@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,13 +121,25 @@ class _Rebuild:
                 lacking.append(member)
         for member, contents in archive.contents(blob, lacking):
             try:
-                if isinstance(contents, Damaged):
-                    raise contents
-                done.bytes += _store(folder, member, contents)
+                done.bytes += self._content(folder, blob.kind, member, contents)
                 done.came += 1
             except Damaged as error:
                 done.failed.append((member.digest, error.reason))
         return done
+
+    def _content(self, folder: ObjectFolder, kind: str, member: Member, contents: BinaryIO | Damaged) -> int:
+        """Bytes that came; from another place in the copy where the best is damaged. Raises Damaged."""
+        try:
+            if isinstance(contents, Damaged):
+                raise contents
+            return _store(folder, member, contents)
+        except Damaged as error:
+            for found in self._source.archive.catalog.find(kind, member.digest)[1:]:
+                for _, other in self._source.archive.contents(found.blob, [found.member]):
+                    with contextlib.suppress(Damaged):
+                        if not isinstance(other, Damaged):
+                            return _store(folder, found.member, other)
+            raise error
 
     def _evidence(self) -> None:
         for name in sorted(self._source.listing.evidence):
