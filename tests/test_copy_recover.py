@@ -16,6 +16,8 @@ from hostbackup.jobs.copy_source import CopySource, catalog_path
 from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.restore_vault import Rebuilt, rebuild
 from hostbackup.jobs.result import Result
+from hostbackup.vault.packs.archive import Archive
+from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.seal import Identities, Recipients, WrongKey
 from hostbackup.vault.vault import Vault
 from tests.support.copies import copy, spoil
@@ -124,6 +126,36 @@ def test_a_snapshot_that_lacks_something_stays_away_and_the_others_come(vault: V
     assert result.exit is Exit.DAMAGE
     assert newest not in [path.stem for path in (tmp_path / "new/snapshots").iterdir()]
     assert done.newest == ("" if key.identities else vault.snapshots.list()[0])
+
+
+def test_what_lies_in_the_copy_twice_comes_from_where_it_is_whole(vault: Vault, key: Key, tmp_path: Path) -> None:
+    store = MemoryStore()
+    copy(vault, store, recipients=key.recipients)
+    first = {name for name in store.objects if name.startswith("packs/")}
+    archive = Archive(store, Catalog(None, store.label), sealed=bool(key.recipients), recipients=key.recipients, identities=key.identities)
+    archive.refresh()
+    for kind, folder in (("manifests", vault.manifests), ("objects", vault.objects)):  # as a vault does that knows nothing of an encrypted copy
+        assert not [one for one in archive.bring(kind, [(digest, size) for digest, size in folder.list() if size < 50_000], folder.read) if one.code]
+        archive.commit()
+    archive.close()
+    again = {name for name in store.objects if name.startswith("packs/")} - first
+    assert again
+    for name in again:
+        store.objects[name] = bytes(len(store.objects[name]))
+    result = bring(store, key, tmp_path / "out")[1]
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    assert files(tmp_path / "out") == files(vault.root)
+
+
+def test_names_in_a_copy_lead_nowhere(vault: Vault, store: MemoryStore, key: Key, tmp_path: Path) -> None:
+    end = ".age" if key.recipients else ""
+    some = next(data for name, data in store.objects.items() if name.startswith("evidence/"))
+    for name in ("evidence/../../planted", f"evidence/{tmp_path}/planted", "evidence/._000001-20261125T031500Z-verify.jsonl", "snapshots/.DS_Store"):
+        store.objects[name + end] = some
+    result = bring(store, key, tmp_path / "new" / "out")[1]
+    assert (result.exit, result.failures) == (Exit.OK, [])
+    assert files(tmp_path / "new" / "out") == files(vault.root)
+    assert not list(tmp_path.rglob("planted*"))
 
 
 def test_another_vault_is_not_written_into(vault: Vault, store: MemoryStore, key: Key, tmp_path: Path) -> None:
@@ -265,6 +297,17 @@ def test_a_file_and_a_mailbox_come_back_from_the_copy_alone(vault: Vault, store:
             assert [line | {"time": ""} for line in again] == [line | {"time": ""} for line in lines]
             chosen.add((lines[0]["part"], lines[0].get("name", lines[0].get("name_b64"))))
     assert {part for part, _ in chosen} == {WEB.id, LOCAL.id}
+
+
+@pytest.mark.parametrize("name", [b"subscriptions", b"dovecot-keywords", b"hostbackup-names.jsonl", b"a%20b [*] \xff.html"])
+def test_a_sample_of_any_name_comes_back(tmp_path: Path, name: bytes) -> None:
+    store, result = MemoryStore(), Result()
+    with Vault.open(tmp_path / "vault", "write", create=True) as vault:
+        snapshot(vault, (WEB, write_tree(vault, WEB, {name: File(PAGE)})))
+        copy(vault, store)
+    with CopySource(store) as source:
+        [line] = run_drill(source, result, name="usb", seed="s")
+    assert (result.exit, result.failures, line["restored"]) == (Exit.OK, [], 1)
 
 
 def test_a_sample_that_does_not_come_back_is_damage(vault: Vault, store: MemoryStore, key: Key) -> None:

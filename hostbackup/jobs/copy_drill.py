@@ -16,6 +16,7 @@ from hostbackup.jobs.copy_source import CopySource
 from hostbackup.jobs.keys import stamp
 from hostbackup.jobs.references import open_root, records, segments
 from hostbackup.jobs.restore import restore
+from hostbackup.jobs.restore_write import NAMES_FILE
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, name_json
 from hostbackup.vault.hashing import hash_file
@@ -25,6 +26,7 @@ from hostbackup.vault.packs.seal import Identities
 from hostbackup.vault.snapshots import PartState
 
 _SAMPLE = 3  # packs of each kind that the key has to open
+_MAILBOX_FILES = ("dovecot-keywords", "subscriptions")  # of a Maildir, beside its messages
 _LARGEST = 1 << 30  # bytes of a mailbox that is restored as a trial, where there is a smaller one
 
 
@@ -87,7 +89,8 @@ def run_drill(source: CopySource, result: Result, *, name: str, seed: str) -> It
         if state is None:
             continue
         result.observer.phase(f"{side}: restoring as a trial: {state.part}")
-        found, failures = _restored(source, f"{state.part.id}/{urllib.parse.quote(path)}" if path else state.part.id)
+        selection = f"{state.part.id}/{urllib.parse.quote(path)}" if path else state.part.id
+        found, failures = _restored(source, selection, mail=state.part.kind == "mail")
         lacking, strange = wanted - found, found - wanted
         line: dict[str, Any] = {"type": "drill", "side": side, "target": source.store.label, "snapshot": newest.id, "time": stamp()}
         line |= {"part": state.part.id, **(name_json(path) if path else {}), "seed": seed}
@@ -129,14 +132,16 @@ def _a_mailbox(source: CopySource, parts: dict[str, PartState], choose: random.R
     return state, b"", Counter(record.digest for record in live)
 
 
-def _restored(source: CopySource, selection: str) -> tuple[Counter[str], list[Failure]]:
+def _restored(source: CopySource, selection: str, *, mail: bool) -> tuple[Counter[str], list[Failure]]:
     """Digests of what was restored, read back from the folder."""
     own = Result()
     with tempfile.TemporaryDirectory(prefix="hostbackup-drill-") as folder:
-        restore(source, own, to=Path(folder) / "out", selection=[selection])
-        files = (path for path in (Path(folder) / "out").rglob("*") if path.is_file() and not path.is_symlink())
-        told = {"dovecot-keywords", "subscriptions", "hostbackup-names.jsonl"}
-        return Counter(hash_file(path)[0] for path in files if path.name not in told), own.failures
+        to = Path(folder) / "out"
+        restore(source, own, to=to, selection=[selection])
+        written = {path for path in to.rglob("*") if path.is_file() and not path.is_symlink()} - {to / NAMES_FILE}
+        if mail:
+            written = {path for path in written if path.name not in _MAILBOX_FILES}
+        return Counter(hash_file(path)[0] for path in written), own.failures
 
 
 def _sum_of(digests: Counter[str]) -> str:
