@@ -79,19 +79,21 @@ class CopyPrune:
         mostly_waste: list[tuple[Blob, list[Member]]] = []
         for blob in self._archive.catalog.blobs():
             needed, waste = self._weigh(blob)
-            if not waste and needed:
+            if needed and not (is_pack(blob) and waste * 2 > blob.size):
                 continue
-            if blob.until > now:
+            if self._guarded(blob) > now:
                 self._freed.guarded += not needed
             elif not needed:
                 self._freed.dropped += 1
                 self._freed.bytes += blob.size
                 gone.append(blob)
-            elif is_pack(blob) and waste * 2 > blob.size:
+            else:
                 self._freed.rewritten += 1
                 self._freed.bytes += waste
+                if not apply:
+                    continue
                 mostly_waste.append((blob, needed))
-                if apply and sum(member.size for _, members in mostly_waste for member in members) >= _TOGETHER:
+                if sum(member.size for _, members in mostly_waste for member in members) >= _TOGETHER:
                     gone += self._rewrite(mostly_waste)
                     mostly_waste = []
         if apply:
@@ -122,6 +124,12 @@ class CopyPrune:
             gone = {keys[outcome.key] for outcome in self._tell(self._archive.store.delete(keys)) if outcome.ok}
         self._freed.snapshots = len(gone)
         return [name for name in foreign if name not in gone]
+
+    def _guarded(self, blob: Blob) -> str:
+        """When the store stops guarding a blob; "" where it does not. A killed run, or a lost index, has not told of it: then the listing does."""
+        if blob.until or not self._retained:
+            return blob.until
+        return next((self._ends(one.modified) for one in self._archive.store.list(blob.key)), "")
 
     def _ends(self, put: float) -> str:
         """When the store stops guarding what was put there at that time."""
