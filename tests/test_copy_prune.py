@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import random
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -224,6 +225,24 @@ def test_what_the_store_guards_is_not_even_tried(vault: Vault, keys: Keys) -> No
     assert packs(store) == before
 
 
+def test_what_nobody_told_the_end_of_the_guard_of_is_guarded_too(vault: Vault, keys: Keys) -> None:
+    store = MemoryStore()
+    store.now = time.time()
+    take(vault, {b"stays": noise(1), b"goes": noise(2)}, 0)
+    copy(vault, store, recipients=keys.recipients, identities=keys.identities)
+    take(vault, {b"stays": noise(1)}, 1)
+    chosen = plan(vault)
+    apply_prune(vault, chosen)
+    before = packs(store)
+    for name in [name for name in store.objects if name.startswith("snapshots/")]:  # as where its own guard has ended
+        del store.objects[name]
+    freed, _ = prune(vault, store, chosen, keys, retained=datetime.timedelta(days=30))
+    assert freed.dropped == freed.rewritten == 0
+    assert freed.guarded
+    assert before <= packs(store)
+    assert prune(vault, store, chosen, keys)[0].dropped
+
+
 def test_a_snapshot_that_cannot_go_keeps_what_it_needs(vault: Vault) -> None:
     store = MemoryStore()
     guarding = Guarding(store)
@@ -412,3 +431,26 @@ def test_a_copy_that_cannot_be_brought_up_to_date_keeps_what_it_has(move: tuple[
     assert ran.exit in (1, 3)
     assert len(shown) == 2
     assert sum(path.is_file() for path in (root / "usb/snapshots").iterdir()) == 2
+
+
+@pytest.mark.parametrize("command", [("copy",), ("copy", "--repair"), ("prune", "--copies", "--apply", *KEEP_ONE)], ids=["copy", "repair", "prune"])
+def test_a_wrong_secret_key_for_one_copy_holds_up_no_other(tmp_path: Path, command: tuple[str, ...]) -> None:
+    keys, other = Keys.made(tmp_path), Keys.made(tmp_path, "other")
+    assert keys.recipients
+    assert other.identities
+    for name in ("site", "sealed", "usb"):
+        (tmp_path / name).mkdir()
+    sealed = f'encrypt_to = ["{keys.recipients.texts[0]}"]\nidentity = "other.txt"\n'
+    copies = f'[[copy]]\nname = "sealed"\npath = "sealed"\n{sealed}[[copy]]\nname = "usb"\npath = "usb"\n'
+    write_profile(tmp_path, f'vault = "vault"\n[[local]]\npath = "site"\n{copies}')
+    (tmp_path / "site/page").write_bytes(noise(1))
+    assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 0
+    assert hostbackup("copy", "move.toml", cwd=tmp_path).exit == 0
+    for path in (tmp_path / "vault/state").glob("*.sqlite*"):
+        path.unlink()
+    (tmp_path / "site/page").write_bytes(noise(2))
+    assert hostbackup("backup", "move.toml", cwd=tmp_path).exit == 0
+    ran = hostbackup(command[0], "move.toml", *command[1:], "--json", cwd=tmp_path)
+    assert (ran.exit, [(one["side"], one["code"]) for one in ran.json["failures"]]) == (3, [("copy:sealed", "wrong-key")])
+    with Vault.open(tmp_path / "vault", "read") as vault:
+        assert vault.snapshots.list()[-1] in restorable(FolderStore(tmp_path / "usb"))

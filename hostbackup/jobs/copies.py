@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from hostbackup.errors import ConnectionFailed, HostbackupError, Locked, PlaceMissing, UsageError, VaultError
+from hostbackup.errors import HostbackupError, UsageError
 from hostbackup.jobs import store_facts
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copy import CopyRun, restore_format
@@ -57,7 +57,7 @@ def copy_all(job: Job, names: Collection[str] = (), *, repair: bool = False, del
     for copy in copies:
         try:
             _copy(job, copy, result, repair=repair, delete_vanished=delete_vanished)
-        except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
+        except HostbackupError as error:
             result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
             result.done += 1

@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hostbackup.errors import ConnectionFailed, Exit, Locked, PlaceMissing, UsageError, VaultError
+from hostbackup.errors import Exit, HostbackupError
 from hostbackup.jobs.context import Job
 from hostbackup.jobs.copies import Copy, held, keys_of
 from hostbackup.jobs.copy import CopyRun
@@ -115,7 +115,7 @@ def _copies(job: Job, plan: PrunePlan, result: Result, *, apply: bool) -> None:
             continue
         try:
             freed = _copy(job, copy, plan, kept, result, apply=apply)
-        except (ConnectionFailed, PlaceMissing, VaultError, UsageError, Locked) as error:
+        except HostbackupError as error:
             result.fail_part(error, side=f"copy:{copy.name}", part="")
         else:
             result.details.setdefault("copies", {})[copy.name] = dataclasses.asdict(freed)
