@@ -128,6 +128,26 @@ def test_a_snapshot_that_lacks_something_stays_away_and_the_others_come(vault: V
     assert done.newest == ("" if key.identities else vault.snapshots.list()[0])
 
 
+def test_a_newest_snapshot_that_is_damaged_keeps_no_other_away(vault: Vault, store: MemoryStore, key: Key, tmp_path: Path) -> None:
+    older, newest = vault.snapshots.list()
+    name = next(name for name in store.objects if name.startswith(f"snapshots/{newest}"))
+    store.objects[name] = store.objects[name][:-9]
+    done, result = bring(store, key, tmp_path / "new")
+    assert (result.exit, [failure.name for failure in result.failures]) == (Exit.DAMAGE, [f"snapshots/{newest}.json".encode()])
+    assert ([path.stem for path in (tmp_path / "new/snapshots").iterdir()], done.newest) == ([older], older)
+    assert (tmp_path / "new/latest/web/public_html/index.html").exists()
+
+
+def test_evidence_that_is_damaged_in_the_copy_is_told(vault: Vault, tmp_path: Path) -> None:
+    vault.evidence.write("verify", [{"type": "proof"}])
+    store, key = MemoryStore(), Key(tmp_path, sealed=False)
+    copy(vault, store)
+    name = min(name for name in store.objects if name.startswith("evidence/"))
+    store.objects[name] = store.objects[name].replace(b"proof", b"proOf")
+    result = bring(store, key, tmp_path / "new")[1]
+    assert (result.exit, {failure.code for failure in result.failures}) == (Exit.DAMAGE, {"damaged"})
+
+
 def test_what_lies_in_the_copy_twice_comes_from_where_it_is_whole(vault: Vault, key: Key, tmp_path: Path) -> None:
     store = MemoryStore()
     copy(vault, store, recipients=key.recipients)

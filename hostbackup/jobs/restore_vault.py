@@ -50,7 +50,8 @@ def rebuild(source: CopySource, to: Path, result: Result) -> Rebuilt:
     to = to.expanduser()
     if isinstance(source.store, FolderStore) and to.resolve().is_relative_to(source.store.root.resolve()):
         raise UsageError("this is inside the copy", where=str(to), hint="restore to another folder")
-    source.snapshots.get("latest")  # raises: there is none, or none is whole
+    if not source.snapshots.list():
+        source.snapshots.get("latest")  # raises: there is none
     with Vault.open(to, "write", create=True, command="restore") as vault:
         strange = set(vault.snapshots.list()) - set(source.snapshots.list())
         if strange:
@@ -143,8 +144,9 @@ class _Rebuild:
 
     def _evidence(self) -> None:
         for name in sorted(self._source.listing.evidence):
-            self._small(f"evidence/{name}", self._vault.evidence.folder / name)
-            self._done.evidence += 1
+            self._done.evidence += self._small(f"evidence/{name}", self._vault.evidence.folder / name)
+        for problem in self._vault.evidence.check_chain():
+            self._result.fail(Failure(self._side, "", b"evidence", "damaged", problem, "another copy may have this file whole"), Exit.DAMAGE)
 
     def _snapshots(self) -> None:
         """Oldest first, each once all that it needs is here and durable; then `latest/`."""
