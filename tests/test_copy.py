@@ -253,6 +253,14 @@ def test_a_copy_by_a_newer_program_is_left_alone(vault: Vault) -> None:
     assert len(store.objects) == 1
 
 
+@pytest.mark.parametrize("data", [b"[" * 200_000, b"", b"[]", b'{"layout": ["x"], "version": 2}', b'{"layout": "hostbackup copy", "version": "2"}'])
+def test_a_format_file_of_nonsense_is_one_clear_error(data: bytes) -> None:
+    store = MemoryStore()
+    store.objects["format.json"] = data
+    with pytest.raises(VaultError):
+        CopySource(store)
+
+
 def test_two_vaults_do_not_share_a_copy(vault: Vault, tmp_path: Path) -> None:
     store = MemoryStore()
     copy(vault, store)

@@ -36,7 +36,7 @@ def parse_format(data: bytes, where: str) -> Format:
         value = json.loads(data)
         layout, version = value["layout"], value["version"]
         found = Format(version, bool(value.get("sealed")), tuple(str(one) for one in value.get("recipients", ())))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         hint = f"it should hold {format_document().decode().strip()}: `copy --repair` writes it again"
         raise VaultError("this file is damaged", where=where, hint=hint) from error
     if layout == vault.LAYOUT:
