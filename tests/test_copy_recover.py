@@ -217,6 +217,19 @@ def test_damage_in_an_encrypted_copy_is_found_without_its_secret_key(vault: Vaul
     assert (counts[WEB.id], result.exit) == ({"different": 2}, Exit.DAMAGE)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_encrypted_snapshot_that_is_not_as_it_went_there_is_damage_without_its_secret_key(vault: Vault, tmp_path: Path, number: int) -> None:
+    store, key = MemoryStore(), Key(tmp_path, sealed=True)
+    copy(vault, store, recipients=key.recipients)
+    name = f"snapshots/{vault.snapshots.list()[number]}.json"
+    store.objects[f"{name}.age"] = b""
+    lines, result = closed(vault, store)
+    assert (result.exit, [(failure.name, failure.code) for failure in result.failures]) == (Exit.DAMAGE, [(name.encode(), "damaged")])
+    assert bool(lines) is (number == 0)  # of the newest, nothing can be said to be restorable
+    assert copy(vault, store, repair=True, recipients=key.recipients)[1].exit is Exit.OK
+    assert closed(vault, store)[1].exit is Exit.OK
+
+
 def test_where_nobody_knows_what_is_in_an_encrypted_copy_it_is_unproven_and_not_damaged(vault: Vault, tmp_path: Path) -> None:
     key, store = Key(tmp_path, sealed=True), MemoryStore()
     copy(vault, store, recipients=key.recipients)

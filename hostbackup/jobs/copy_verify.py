@@ -41,12 +41,27 @@ def verify_copy(source: CopySource, result: Result, *, name: str, snapshot: str 
         result.fail(Failure(side, "", f"snapshots/{snapshot}".encode(), "not-copied", reason, "run `copy`"))
         wanted = found.id
     chosen = source.snapshots.get(wanted)
+    if not source.archive.readable and chosen.id in _closed_snapshots(source, side, result):
+        return []
     prover = CopyProver(source, read=read, history=chosen.id == source.snapshots.list()[-1])
     lines = [_part(prover, chosen, state, side, result) for state in chosen.parts.values() if state.root]
     for other in reversed(source.snapshots.list()):
         if other != chosen.id:
             _older(prover, source, other, side, result)
     return lines
+
+
+def _closed_snapshots(source: CopySource, side: str, result: Result) -> set[str]:
+    """Encrypted snapshots that nobody can read here, and that are not known to be as they went there; each is told."""
+    bad: set[str] = set()
+    for name, status, reason in source.archive.prove_files(f"snapshots/{one}.json" for one in source.snapshots.list()):
+        if status is not Status.VERIFIED:
+            bad.add(name.removeprefix("snapshots/").removesuffix(".json"))
+            unknown = status in (Status.UNVERIFIED, Status.FAILED)
+            hint = "run `copy --repair`, or give the secret key: --identity FILE" if unknown else "run `copy --repair`"
+            code = Exit.INCOMPLETE if unknown else Exit.DAMAGE
+            result.fail(Failure(side, "", name.encode(), "unverified" if unknown else "damaged", reason, hint), code)
+    return bad
 
 
 def _older(prover: CopyProver, source: CopySource, snapshot_id: str, side: str, result: Result) -> None:

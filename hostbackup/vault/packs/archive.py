@@ -13,6 +13,7 @@ from functools import partial
 from typing import BinaryIO
 
 from hostbackup.errors import Damaged, HostbackupError, VaultError
+from hostbackup.model import Status
 from hostbackup.vault.packs.bring import Bringer, Brought, Open
 from hostbackup.vault.packs.catalog import Blob, Catalog, Dropped, Found
 from hostbackup.vault.packs.fetch import PackReader
@@ -20,7 +21,7 @@ from hostbackup.vault.packs.index import PREFIX, Index, index_bytes, index_diges
 from hostbackup.vault.packs.look import LARGEST_FILE, Listing, Look
 from hostbackup.vault.packs.pack import KINDS, Member, unpacked
 from hostbackup.vault.packs.seal import Identities, Keys, Recipients
-from hostbackup.vault.stores import Absent, Outcome, SourceDamaged, Store, Upload, checked
+from hostbackup.vault.stores import Absent, Outcome, SourceDamaged, Store, Upload, Wanted, checked
 
 _INDEX_EVERY = 64  # packs: what a run that is killed has to read again
 
@@ -82,7 +83,18 @@ class Archive:
         """An upload of a small file, encrypted where the copy is."""
         stored = self._keys.closed(data)
         opened: Callable[[], BinaryIO] = partial(io.BytesIO, stored)
-        return Upload(self.key_of(name), len(stored), hashlib.sha256(stored).hexdigest(), opened)
+        key, digest = self.key_of(name), hashlib.sha256(stored).hexdigest()
+        if self.sealed:
+            self.catalog.note_file(key, len(stored), digest)
+        return Upload(key, len(stored), digest, opened)
+
+    def prove_files(self, names: Iterable[str]) -> Iterator[tuple[str, Status, str]]:
+        """What can be said of small encrypted files by what was noted when they went up, and why; nothing of them is decrypted."""
+        noted = {name: self.catalog.noted_file(self.key_of(name)) for name in names}
+        wanted = [Wanted(self.key_of(name), known[1], known[0]) for name, known in noted.items() if known]
+        for proven in self.store.prove(wanted) if wanted else ():
+            yield self.name_of(proven.wanted.key), proven.status, proven.reason
+        yield from ((name, Status.UNVERIFIED, "this vault has not noted its digest") for name, known in noted.items() if not known)
 
     def key_of(self, name: str) -> str:
         """The key of a small file."""

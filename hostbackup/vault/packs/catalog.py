@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from hostbackup.errors import DiskFull, VaultError
 from hostbackup.vault.packs.pack import KINDS, Member
 
-_VERSION = 1
+_VERSION = 2
 _BATCH = 4096
 _GONE, _OTHER_SIZE, _WHOLE = 0, 1, 2  # `there`
 _NEVER_SEEN = f"there = {_GONE} AND listed = ''"  # it was about to go up, and never arrived
@@ -37,6 +37,7 @@ CREATE TABLE members (
 ) WITHOUT ROWID;
 CREATE INDEX contents ON members (blob);
 CREATE TABLE dropped (key TEXT PRIMARY KEY, until TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (key TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 _ANOTHER_TARGET = """
@@ -295,6 +296,17 @@ class Catalog:
         with self._change() as db:
             db.executemany("UPDATE blobs SET listed = ? WHERE key = ?", ((name, key) for key in keys))
             db.execute("INSERT OR REPLACE INTO indexes VALUES (?)", (name,))
+
+    def note_file(self, key: str, size: int, sha256: str) -> None:
+        """A small encrypted file is about to go up: nobody but who has the secret key can say later whether it is whole, without this."""
+        with self._change() as db:
+            db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (key, size, sha256))
+
+    def noted_file(self, key: str) -> tuple[int, str] | None:
+        """Its size and SHA-256 as it is stored; None where that is not known."""
+        with self._told():
+            found: tuple[int, str] | None = self._db.execute("SELECT size, sha256 FROM files WHERE key = ?", (key,)).fetchone()
+        return found
 
     # -- what the listing says ----------------------------------------------------------------------------------------------------------
 
