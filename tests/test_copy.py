@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hostbackup.errors import Damaged, Exit, PlaceMissing, VaultError, VaultTooNew
+from hostbackup.errors import Damaged, Exit, PlaceMissing, UsageError, VaultError, VaultTooNew
 from hostbackup.jobs.copy import CopyRun
 from hostbackup.jobs.copy_fetch import fetch_missing
 from hostbackup.jobs.copy_source import CopySource, catalog_path, open_copy
@@ -233,6 +233,17 @@ def test_a_process_that_is_killed_leaves_only_whole_objects_under_their_names(tm
 
 
 # ------------------------------------------------------------ what else may be there
+
+
+def test_a_copy_that_somebody_else_began_meanwhile_is_not_overwritten(vault: Vault, keys: tuple[Recipients, Identities], tmp_path: Path) -> None:
+    store = MemoryStore()
+    with CopyRun(vault, store, Result(), name="usb") as run:
+        with make_vault(tmp_path / "other") as other:
+            copy(other, store, recipients=keys[0])
+        before = dict(store.objects)
+        with pytest.raises(UsageError, match="is encrypted"):
+            run.run()
+    assert store.objects == before
 
 
 def test_a_folder_with_other_files_is_left_alone(vault: Vault, tmp_path: Path) -> None:

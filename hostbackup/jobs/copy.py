@@ -121,6 +121,8 @@ class CopyRun:
     def _arrive(self) -> None:
         """Makes sure that the store holds a copy, or begins one."""
         if self._found is None:
+            self._found = self._agreed()  # once more, now that nobody else can write there: somebody may have begun one meanwhile
+        if self._found is None:
             self._say_what_it_is()
         elif (self._found.version, self._found.recipients) != (VERSION, self._recipients):
             if self._found.sealed and set(self._found.recipients) != set(self._recipients):
