@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.seal import Identities, Recipients, WrongKey
 from hostbackup.vault.vault import Vault
 from tests.support.copies import copy, spoil
-from tests.support.memory_store import Killed, MemoryStore
+from tests.support.memory_store import Dying, Killed, MemoryStore
 from tests.support.sample_vault import LOCAL, MAIL, WEB, File, keep, make_vault, snapshot, write_tree
 
 PAGE = b"<h1>example</h1>\n"
@@ -228,6 +229,23 @@ def test_an_encrypted_snapshot_that_is_not_as_it_went_there_is_damage_without_it
     assert bool(lines) is (number == 0)  # of the newest, nothing can be said to be restorable
     assert copy(vault, store, repair=True, recipients=key.recipients)[1].exit is Exit.OK
     assert closed(vault, store)[1].exit is Exit.OK
+
+
+def test_killed_after_any_put_an_encrypted_copy_is_proven_without_its_secret_key_once_it_is_whole(vault: Vault, tmp_path: Path) -> None:
+    key = Key(tmp_path, sealed=True)
+    for step in range(40):
+        store = MemoryStore(f"memory {step}")
+        dying = Dying(store, step, done=True)
+        with contextlib.suppress(Killed):
+            copy(vault, dying, name=f"usb{step}", recipients=key.recipients)
+        if dying.lived:
+            break
+        assert copy(vault, store, name=f"usb{step}", recipients=key.recipients)[1].exit is Exit.OK
+        result = Result()
+        with ClosedCopy(store, vault, f"usb{step}") as source:
+            assert verify_copy(source, result, name="usb")
+        assert (step, result.exit, result.failures) == (step, Exit.OK, [])
+    assert step > 5
 
 
 def test_where_nobody_knows_what_is_in_an_encrypted_copy_it_is_unproven_and_not_damaged(vault: Vault, tmp_path: Path) -> None:

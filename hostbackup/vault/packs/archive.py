@@ -136,6 +136,7 @@ class Archive:
         stored = self._keys.closed(index_bytes(index))
         self._number += 1
         name = index_name(self._number, stored, self._keys.end)
+        self.catalog.listed([], name)  # known even when nobody is told any more that it arrived: without a secret key it could not be read
         upload = Upload(PREFIX + name, len(stored), index_digest(name), partial(io.BytesIO, stored))
         for outcome in self.store.put([upload]):
             if not outcome.ok:
