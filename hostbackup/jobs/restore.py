@@ -56,7 +56,7 @@ def restore(
     choices = select(source, chosen, selection, vanished=vanished)
     done = Restored(chosen.id)
     with Target(to, result, names) as target:
-        run = Run(source, target, result, _workers(source), vanished, done)
+        run = Run(source, target, result, vanished, done)
         try:
             for choice in choices:
                 _part(run, choice, format)
@@ -104,12 +104,6 @@ def _part(run: Run, choice: Choice, format: Format) -> None:
         run.result.done += 1
     except Damaged as error:  # its root manifest, or an index of it
         run.fail(error, state.part.id, b"")
-
-
-def _workers(source: Source) -> int:
-    """Threads that make files: some where contents may be far away; where all is at hand, they would only wait for one another."""
-    far = isinstance(source, CopySource) and not isinstance(source.store, FolderStore)
-    return 4 if far else 2
 
 
 def _refuse_inside(source: Source, to: Path) -> None:
