@@ -15,10 +15,11 @@ from hostbackup.jobs.copy_closed import ClosedCopy
 from hostbackup.jobs.copy_drill import run_drill, try_key
 from hostbackup.jobs.copy_source import CopySource, catalog_path
 from hostbackup.jobs.copy_verify import verify_copy
+from hostbackup.jobs.restore import FORMATS, Format, restore
 from hostbackup.jobs.restore_vault import Rebuilt, rebuild
 from hostbackup.jobs.result import Result
 from hostbackup.vault.packs.archive import Archive
-from hostbackup.vault.packs.catalog import Catalog
+from hostbackup.vault.packs.catalog import Blob, Catalog
 from hostbackup.vault.packs.seal import Identities, Recipients, WrongKey
 from hostbackup.vault.vault import Vault
 from tests.support.copies import copy, spoil
@@ -59,6 +60,11 @@ def store(vault: Vault, key: Key) -> MemoryStore:
     made = MemoryStore()
     assert copy(vault, made, recipients=key.recipients)[1].exit is Exit.OK
     return made
+
+
+def packs(store: MemoryStore, key: Key) -> list[Blob]:
+    with CopySource(store, key.identities) as source:
+        return list(source.archive.catalog.blobs())
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -186,6 +192,30 @@ def test_another_vault_is_not_written_into(vault: Vault, store: MemoryStore, key
     with pytest.raises(UsageError, match="another vault"):
         bring(store, key, tmp_path / "other")
     assert files(tmp_path / "other") == before
+
+
+# ------------------------------------------------------------ files and mail
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_lies_in_a_pack_is_fetched_together(
+    store: MemoryStore, key: Key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format
+) -> None:
+    fetched: list[str] = []
+    get = MemoryStore.get
+
+    def counted(self: MemoryStore, name: str, start: int = 0, size: int | None = None) -> BinaryIO:
+        fetched.append(name)
+        return get(self, name, start, size)
+
+    with CopySource(store, key.identities) as source:
+        monkeypatch.setattr(MemoryStore, "get", counted)
+        result = Result()
+        restore(source, result, to=tmp_path / "out", selection=["mail"], snapshot="1", format=format)
+    assert result.exit is Exit.OK
+    contents = {blob.key for blob in packs(store, key) if blob.kind == "objects"}
+    times = len([name for name in fetched if name in contents])
+    assert times == 1 if key.identities else times <= 3, "five messages in three folders: a stretch of the pack for each, or the whole pack once"
 
 
 # ------------------------------------------------------------ proof

@@ -83,15 +83,18 @@ class CopyObjects:
         return self._archive.expect("objects", digests)
 
 
-def foreseen(contents: Contents, items: Iterable[T], digest: Callable[[T], str]) -> Iterator[T]:
-    """The same items. Where their contents lie in a copy, it is told of many at a time before they are read, and they come in its order."""
+def foreseen(contents: Contents, items: Iterable[T], digest: Callable[[T], str], *, ordered: bool = False) -> Iterator[T]:
+    """The same items. Where their contents lie in a copy, it is told of many at a time before they are read, and they come in its order.
+
+    `ordered`: they keep their own.
+    """
     if not isinstance(contents, CopyObjects):
         yield from items
         return
     source = iter(items)
     while some := list(islice(source, _FORESEEN)):
-        for number in contents.expect([digest(item) for item in some]):
-            yield some[number]
+        best = contents.expect([digest(item) for item in some])
+        yield from some if ordered else (some[number] for number in best)
 
 
 class CopyManifests(Manifests):

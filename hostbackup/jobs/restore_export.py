@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from hostbackup.errors import Damaged
+from hostbackup.jobs.copy_source import foreseen
 from hostbackup.jobs.mboxrd import Quoter, from_line
 from hostbackup.jobs.restore_mail import MailRestore
 from hostbackup.jobs.restore_names import Taken
-from hostbackup.jobs.restore_run import FileJob, Run
+from hostbackup.jobs.restore_run import WORKERS, FileJob, Run
 from hostbackup.jobs.restore_select import Choice
 from hostbackup.jobs.restore_titles import HEADER, FolderNames, component, message_file
 from hostbackup.jobs.restore_write import Content, Exists, Meta, Where, write_all
@@ -97,7 +98,8 @@ class Exported(MailRestore):
 
     def _read_ahead(self, folder: Folder) -> Iterator[tuple[Stored[Message], bytes | Damaged | None]]:
         """The wanted messages of a folder in order, the small ones with their bytes, which are read while others are written."""
-        return pool.in_order(self._ahead, self._messages(folder), workers=self._run.workers)
+        messages = foreseen(self._run.source.objects, self._messages(folder), lambda record: record.digest, ordered=True)
+        return pool.in_order(self._ahead, messages, workers=WORKERS)
 
     def _ahead(self, record: Stored[Message]) -> tuple[Stored[Message], bytes | Damaged | None]:
         if record.size > _AT_ONCE:

@@ -12,7 +12,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
 from hostbackup.vault import pool
 
-_WORKERS = 2  # threads that make files: more would only wait for one another
+WORKERS = 2  # threads that make files: more would only wait for one another
 _FILES = 16  # that a thread makes before it tells
 _BYTES = 1 << 20
 
@@ -73,7 +73,7 @@ class Run:
     def files(self, jobs: Iterable[FileJob]) -> None:
         """Makes files, some threads at once. Each takes several files at a time: to hand one over costs as much as to make it."""
         source = foreseen(self.source.objects, jobs, lambda job: job.content.digest)
-        for done in pool.each(self._some, _shares(source), workers=_WORKERS):
+        for done in pool.each(self._some, _shares(source), workers=WORKERS):
             for job, name, made, error in done:
                 if error is not None:
                     self.fail(error, job.part, job.label)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hostbackup.vault.packs.catalog import Blob, Found
 
 _AT_ONCE = 4  # stretches of packs that are on their way, or held, at a time
+_CHEAP = 1 << 20  # bytes that cost less than further requests
 _WORTH = 4  # members come together where one byte in so many between the first and the last is wanted; else each by itself
 
 Load = Callable[[Blob, int, int | None], bytes]  # blob, offset and size (None: to the end) to bytes
@@ -71,7 +72,7 @@ class PackReader:
             return _Stretch(blob, 0, None)
         begin = min(found.member.offset for found in founds)
         end = max(found.member.offset + found.member.length for found in founds)
-        worth = len(founds) > 1 and sum(found.member.length for found in founds) * _WORTH >= end - begin
+        worth = len(founds) > 1 and end - begin <= max(_CHEAP, _WORTH * sum(found.member.length for found in founds))
         return _Stretch(blob, begin, end - begin) if worth else None
 
     def piece(self, found: Found) -> bytes:
@@ -92,7 +93,7 @@ class PackReader:
 
     def _begin(self) -> None:
         """Has expected stretches fetched, as many as may be held. The lock is held, here and below."""
-        while self._waiting and len(self._held) < _AT_ONCE:
+        while self._waiting and (len(self._held) < _AT_ONCE or self._drop_one(lambda one: self._left[one] <= 0)):
             self._fetch(self._waiting.popleft())
 
     def _fetch(self, stretch: _Stretch) -> None:
@@ -101,26 +102,26 @@ class PackReader:
     def _take(self, stretch: _Stretch) -> Future[bytes]:
         """The bytes on their way, with one reader more. Waits while as many are being read as may be held."""
         with self._changed:
-            self._changed.wait_for(lambda: stretch in self._held or len(self._held) < _AT_ONCE or self._spare() is not None)
+            self._changed.wait_for(lambda: stretch in self._held or len(self._held) < _AT_ONCE or self._drop_one())
             if stretch not in self._held:
-                if len(self._held) >= _AT_ONCE and (spare := self._spare()) is not None:
-                    del self._held[spare]
                 self._waiting = deque(one for one in self._waiting if one != stretch)
                 self._fetch(stretch)
             self._readers[stretch] += 1
             return self._held[stretch]
 
-    def _spare(self) -> _Stretch | None:
-        """A held stretch that nobody is reading: the one that is wanted last."""
-        return next((one for one in reversed(self._held) if not self._readers[one]), None)
+    def _drop_one(self, may_go: Callable[[_Stretch], bool] = lambda _: True) -> bool:
+        """Drops a held stretch that nobody is reading: the one that is wanted last. Whether there was one."""
+        spare = next((one for one in reversed(self._held) if not self._readers[one] and may_go(one)), None)
+        if spare is not None:
+            del self._held[spare]
+        return spare is not None
 
     def _give(self, stretch: _Stretch, held: Future[bytes]) -> None:
         with self._changed:
             self._readers[stretch] -= 1
             if stretch in self._left:
                 self._left[stretch] -= 1
-            done = stretch in self._left and self._left[stretch] <= 0
-            if (done and not self._readers[stretch]) or (held.done() and held.exception() is not None):
+            if held.done() and held.exception() is not None:
                 self._held.pop(stretch, None)
             self._begin()
             self._changed.notify_all()
