@@ -84,9 +84,14 @@ class PackReader:
             if not self._whole_only:
                 return self._load(blob, member.offset, member.length)
             stretch = _Stretch(blob, 0, None)
+        begin = member.offset - stretch.begin
+        held = self._held.get(stretch)
+        if held is not None and held.done() and held.exception() is None:  # mostly so: nobody has to wait for anybody
+            with self._changed:
+                self._note_read(stretch)
+            return held.result()[begin : begin + member.length]
         held = self._take(stretch)
         try:
-            begin = member.offset - stretch.begin
             return held.result()[begin : begin + member.length]
         finally:
             self._give(stretch, held)
@@ -116,11 +121,16 @@ class PackReader:
             del self._held[spare]
         return spare is not None
 
+    def _note_read(self, stretch: _Stretch) -> None:
+        if stretch in self._left:
+            self._left[stretch] -= 1
+            if self._left[stretch] <= 0:
+                self._begin()
+
     def _give(self, stretch: _Stretch, held: Future[bytes]) -> None:
         with self._changed:
             self._readers[stretch] -= 1
-            if stretch in self._left:
-                self._left[stretch] -= 1
+            self._note_read(stretch)
             if held.done() and held.exception() is not None:
                 self._held.pop(stretch, None)
             self._begin()
