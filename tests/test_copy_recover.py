@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from hostbackup.jobs.copy_verify import verify_copy
 from hostbackup.jobs.restore import FORMATS, Format, restore
 from hostbackup.jobs.restore_vault import Rebuilt, rebuild
 from hostbackup.jobs.result import Result
+from hostbackup.profile import load
 from hostbackup.vault.packs.archive import Archive
 from hostbackup.vault.packs.catalog import Blob, Catalog
 from hostbackup.vault.packs.seal import Identities, Recipients, WrongKey
@@ -185,6 +187,20 @@ def test_names_in_a_copy_lead_nowhere(vault: Vault, store: MemoryStore, key: Key
     assert not list(tmp_path.rglob("planted*"))
 
 
+def test_copies_to_an_encrypted_copy_go_on_from_a_vault_that_came_back_from_it_without_the_secret_key(vault: Vault, tmp_path: Path) -> None:
+    key, store = Key(tmp_path, sealed=True), MemoryStore()
+    copy(vault, store, recipients=key.recipients)
+    with CopySource(store, key.identities) as source:
+        rebuild(source, tmp_path / "new", Result())
+    before = dict(store.objects)
+    with Vault.open(tmp_path / "new", "write") as new:
+        done, result = copy(new, store, recipients=key.recipients)
+        assert (done.uploaded, result.exit, store.objects) == (0, Exit.OK, before)
+        catalog_path(new, "usb").unlink()
+        counts, result = closed(new, store)
+    assert (counts[WEB.id], result.exit) == ({"verified": 2}, Exit.OK)
+
+
 def test_another_vault_is_not_written_into(vault: Vault, store: MemoryStore, key: Key, tmp_path: Path) -> None:
     with Vault.open(tmp_path / "other", "write", create=True) as other:
         snapshot(other, (WEB, write_tree(other, WEB, {})), minute=7)
@@ -297,6 +313,15 @@ def test_what_was_neither_read_nor_vouched_for_is_unproven_and_told_once_a_part(
         assert (counts[WEB.id], result.exit) == ({"verified": 2}, Exit.OK)
 
 
+def test_a_share_of_few_packs_is_at_least_one(vault: Vault, tmp_path: Path) -> None:
+    store = MemoryStore()
+    copy(vault, store)
+    for _ in range(20):
+        with CopySource(store) as source:
+            counts, _ = proven(source, read=0.001)
+        assert sum(part.get("verified", 0) for part in counts.values()) > 0
+
+
 def test_a_damaged_index_is_told_and_everything_is_found_all_the_same(vault: Vault, store: MemoryStore, key: Key) -> None:
     [index] = [name for name in store.objects if name.startswith("index/")]
     store.objects[index] = store.objects[index][:-1]
@@ -343,6 +368,20 @@ def test_another_key_opens_nothing_and_says_so(vault: Vault, tmp_path: Path) -> 
     assert store.objects == before
 
 
+def test_an_ssh_key_opens_what_was_encrypted_to_it(vault: Vault, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a comment", "-f", tmp_path / name], check=True)
+    public = (tmp_path / "one.pub").read_text().strip()
+    (tmp_path / "p.toml").write_text(f'vault = "v"\n[[copy]]\npath = "x"\nencrypt_to = ["{public}"]\n')
+    [wanted] = load(tmp_path / "p.toml").copies
+    store = MemoryStore()
+    copy(vault, store, recipients=Recipients(wanted.encrypt_to))
+    with CopySource(store, Identities(tmp_path / "one")) as source:
+        assert proven(source)[1].exit is Exit.OK
+    with pytest.raises(WrongKey, match="two"):
+        CopySource(store, Identities(tmp_path / "two"))
+
+
 def test_a_key_file_may_have_a_passphrase(tmp_path: Path) -> None:
     secret = pyrage.x25519.Identity.generate()
     path = tmp_path / "key.age"
@@ -374,6 +413,7 @@ def test_a_file_and_a_mailbox_come_back_from_the_copy_alone(vault: Vault, store:
             lines = list(run_drill(source, result, name="usb", seed=seed))
             assert (result.exit, [line["restored"] for line in lines]) == (Exit.OK, [1, 5])
             assert lines[1]["part"] == MAIL.id
+            assert all(line["bytes"] > 0 and line["method"] == "bucket-reread" for line in lines)
             again = run_drill(source, Result(), name="usb", seed=seed)
             assert [line | {"time": ""} for line in again] == [line | {"time": ""} for line in lines]
             chosen.add((lines[0]["part"], lines[0].get("name", lines[0].get("name_b64"))))

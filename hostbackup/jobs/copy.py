@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hostbackup.errors import Damaged, Exit, PlaceMissing, UsageError, VaultError
 from hostbackup.jobs.copy_repair import replace_damaged
-from hostbackup.jobs.copy_source import catalog_path, read_format
+from hostbackup.jobs.copy_source import open_catalog, read_format
 from hostbackup.jobs.references import Broken, is_needed, open_root, segment_digests, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
@@ -24,7 +24,6 @@ from hostbackup.vault.faults import told
 from hostbackup.vault.objects import ObjectFolder
 from hostbackup.vault.packs.archive import Archive
 from hostbackup.vault.packs.bring import Brought
-from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.packs.format import VERSION, Format, format_document, readme
 from hostbackup.vault.packs.look import Listing
 from hostbackup.vault.packs.pack import PACK_BYTES
@@ -79,7 +78,7 @@ class CopyRun:
         self._done = Copied()
         self._recipients = recipients.texts if recipients else ()
         self._found = self._agreed()
-        catalog = Catalog(catalog_path(vault, name), store.label, alone=vault.mode != "read")
+        catalog = open_catalog(vault, name, store.label, sealed=recipients is not None)
         self.archive = Archive(store, catalog, sealed=recipients is not None, recipients=recipients, identities=identities)
         self._listing = Listing()
 

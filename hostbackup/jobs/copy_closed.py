@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from hostbackup.errors import Damaged
-from hostbackup.jobs.copy_source import CopyObjects, CopySnapshots, CopySource, catalog_path, copy_format
+from hostbackup.jobs.copy_source import CopyObjects, CopySnapshots, CopySource, copy_format, open_catalog
 from hostbackup.vault.packs.archive import Archive
-from hostbackup.vault.packs.catalog import Catalog
 from hostbackup.vault.stores import Store
 from hostbackup.vault.vault import Vault
 
@@ -20,7 +19,7 @@ class ClosedCopy(CopySource):
         """Raises what the store raises, VaultTooNew, or VaultError where there is no copy."""
         self.store = store
         self.format = copy_format(store)
-        self.archive = Archive(store, Catalog(catalog_path(vault, name), store.label), sealed=True)
+        self.archive = Archive(store, open_catalog(vault, name, store.label, sealed=True), sealed=True)
         try:
             self.listing = self.archive.refresh()
         except BaseException:

@@ -18,7 +18,7 @@ from hostbackup.jobs.references import open_root, records, segments
 from hostbackup.jobs.restore import restore
 from hostbackup.jobs.restore_write import NAMES_FILE
 from hostbackup.jobs.result import Result
-from hostbackup.model import Failure, name_json
+from hostbackup.model import Failure, Method, name_json
 from hostbackup.vault.hashing import hash_file
 from hostbackup.vault.packs.catalog import Blob
 from hostbackup.vault.packs.pack import KINDS, unpacked
@@ -90,11 +90,17 @@ def run_drill(source: CopySource, result: Result, *, name: str, seed: str) -> It
             continue
         result.observer.phase(f"{side}: restoring as a trial: {state.part}")
         selection = f"{state.part.id}/{urllib.parse.quote(path)}" if path else state.part.id
-        found, failures = _restored(source, selection, mail=state.part.kind == "mail")
+        found, size, failures = _restored(source, selection, mail=state.part.kind == "mail")
         lacking, strange = wanted - found, found - wanted
         line: dict[str, Any] = {"type": "drill", "side": side, "target": source.store.label, "snapshot": newest.id, "time": stamp()}
         line |= {"part": state.part.id, **(name_json(path) if path else {}), "seed": seed}
-        line |= {"entries": wanted.total(), "restored": (wanted & found).total(), "digests": _sum_of(wanted)}
+        line |= {
+            "entries": wanted.total(),
+            "restored": (wanted & found).total(),
+            "digests": _sum_of(wanted),
+            "bytes": size,
+            "method": Method.BUCKET_REREAD.value,
+        }
         if lacking or strange:
             reason = f"{lacking.total()} of {wanted.total()} did not come back as they were" + (f": {failures[0].reason}" if failures else "")
             result.fail(Failure(side, state.part.id, path, "not-restored", reason, "run `verify --against copy`"), Exit.DAMAGE)
@@ -106,18 +112,19 @@ _Chosen = tuple[PartState | None, bytes, Counter[str]]  # part, path of a file i
 
 
 def _a_file(source: CopySource, parts: dict[str, PartState], choose: random.Random) -> _Chosen:
-    """A file of a tree: each folder is as likely as another."""
+    """A file of a tree: each folder is as likely as another. An empty one, which says little, only where there is none with bytes in it."""
     trees = [state for state in parts.values() if state.part.kind != "mail" and state.root and state.entries]
     choose.shuffle(trees)
-    for state in trees:
-        root = open_root(source.manifests, state)
-        folders = list(segments(root))
-        choose.shuffle(folders)
-        for segment in folders:
-            live = [record for record in records(root, segment) if record.digest and not record.vanished]
-            if live:
-                record = choose.choice(live)
-                return state, record.item.label, Counter([record.digest])
+    for least in (1, 0):
+        for state in trees:
+            root = open_root(source.manifests, state)
+            folders = list(segments(root))
+            choose.shuffle(folders)
+            for segment in folders:
+                live = [record for record in records(root, segment) if record.digest and not record.vanished and record.size >= least]
+                if live:
+                    record = choose.choice(live)
+                    return state, record.item.label, Counter([record.digest])
     return None, b"", Counter()
 
 
@@ -132,8 +139,8 @@ def _a_mailbox(source: CopySource, parts: dict[str, PartState], choose: random.R
     return state, b"", Counter(record.digest for record in live)
 
 
-def _restored(source: CopySource, selection: str, *, mail: bool) -> tuple[Counter[str], list[Failure]]:
-    """Digests of what was restored, read back from the folder."""
+def _restored(source: CopySource, selection: str, *, mail: bool) -> tuple[Counter[str], int, list[Failure]]:
+    """Digests and bytes of what was restored, read back from the folder."""
     own = Result()
     with tempfile.TemporaryDirectory(prefix="hostbackup-drill-") as folder:
         to = Path(folder) / "out"
@@ -141,7 +148,8 @@ def _restored(source: CopySource, selection: str, *, mail: bool) -> tuple[Counte
         written = {path for path in to.rglob("*") if path.is_file() and not path.is_symlink()} - {to / NAMES_FILE}
         if mail:
             written = {path for path in written if path.name not in _MAILBOX_FILES}
-        return Counter(hash_file(path)[0] for path in written), own.failures
+        read = [hash_file(path) for path in written]
+        return Counter(digest for digest, _ in read), sum(size for _, size in read), own.failures
 
 
 def _sum_of(digests: Counter[str]) -> str:

@@ -46,6 +46,28 @@ def catalog_path(vault: Vault, name: str) -> Path:
     return vault.state.folder / f"{state_name(f'copy-{name}')}.sqlite"
 
 
+def restored_catalog_path(vault: Vault) -> Path:
+    """Where a vault that was rebuilt from an encrypted copy keeps what was known of that copy then: its name in a profile is not known yet."""
+    return vault.state.folder / "restored-catalog.sqlite"
+
+
+def open_catalog(vault: Vault, name: str, label: str, *, sealed: bool) -> Catalog:
+    """What the vault knows of its copy `name`. Of an encrypted one, that which it was rebuilt with where there is nothing newer.
+
+    Raises VaultError or DiskFull.
+    """
+    path, restored = catalog_path(vault, name), restored_catalog_path(vault)
+    alone = vault.mode != "read"
+    if sealed and alone and not path.exists() and restored.exists():
+        part = path.with_name(f".{path.name}.tmp")
+        try:
+            shutil.copyfile(restored, part)
+            part.replace(path)
+        except OSError as error:
+            raise told(error, path) from error
+    return Catalog(path, label, alone=alone)
+
+
 class Contents(Protocol):
     """Objects that can be read by digest: a vault's, or a copy's."""
 

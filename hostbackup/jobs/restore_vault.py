@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from hostbackup import osal
 from hostbackup.errors import Damaged, Exit, HostbackupError, UsageError
-from hostbackup.jobs.copy_source import CopySource
+from hostbackup.jobs.copy_source import CopySource, restored_catalog_path
 from hostbackup.jobs.references import Broken, is_needed, walk
 from hostbackup.jobs.result import Result
 from hostbackup.model import Failure
@@ -104,6 +104,8 @@ class _Rebuild:
         self._vault.flush()
         self._evidence()
         self._snapshots()
+        if self._source.format.sealed:  # whoever goes on from here may have no secret key at hand
+            self._source.archive.catalog.save(restored_catalog_path(self._vault))
         return self._done
 
     def _blobs(self, kind: str) -> Iterator[Blob]:

@@ -59,7 +59,7 @@ class BucketCopy(Section):
     proxy_password: SecretSource | None = None
     """The proxy's password."""
     encrypt_to: Many[Recipient] = ()
-    """age recipients: what leaves this machine is encrypted to them."""
+    """age recipients (public keys, age1… or SSH's): what leaves this machine is encrypted to them."""
     identity: LocalPath | None = None
     """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"
@@ -97,7 +97,7 @@ class PathCopy(Section):
     path: LocalPath
     """A folder that exists; on another device than the vault, to count as off-machine."""
     encrypt_to: Many[Recipient] = ()
-    """age recipients: what is copied is encrypted to them."""
+    """age recipients (public keys, age1… or SSH's): what is copied is encrypted to them."""
     identity: LocalPath | None = None
     """A file with an age secret key, to read an encrypted copy with; what only writes needs none, so it may lie on a disk not plugged in."""
     mode: Literal["vault", "mirror"] = "vault"

@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9A-Fa-f]{64}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{43}=?")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}")
+_RECIPIENT = re.compile(r"age1[02-9ac-hj-np-z]{20,}|age1[a-z0-9]+1[02-9ac-hj-np-z]{20,}|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]{40,}={0,2}(?: [ -~]*)?")
 _RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]+)?)([KMG]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SLOWEST = 1024  # bytes a second: less would look like a line that stands still
@@ -157,7 +157,7 @@ def _prefix(value: str) -> str:
 
 def _recipient(value: str) -> str:
     if not _RECIPIENT.fullmatch(value):
-        raise WrongValue("expected an age recipient (public key), which begins with age1")
+        raise WrongValue("expected an age recipient (public key), which begins with age1, or an SSH public key (ssh-ed25519, ssh-rsa)")
     return value
 
 

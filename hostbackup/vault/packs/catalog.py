@@ -6,6 +6,7 @@ It is made from the copy's index and its listing. Losing it costs time; with an 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hostbackup.errors import DiskFull, VaultError
+from hostbackup.vault.faults import told
 from hostbackup.vault.packs.pack import KINDS, Member
 
 _VERSION = 2
@@ -175,6 +177,17 @@ class Catalog:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def save(self, path: Path) -> None:
+        """Writes all that is known into a file of its own, which shows whole or not at all."""
+        part = path.with_name(f".{path.name}.tmp")
+        try:
+            part.unlink(missing_ok=True)
+            with self._told():
+                self._db.execute("VACUUM INTO ?", (os.fspath(part),))
+            part.replace(path)
+        except OSError as error:
+            raise told(error, path) from error
 
     def close(self) -> None:
         with self._lock:

@@ -29,14 +29,15 @@ class ContentProof(NamedTuple):
 class Prover:
     """Proves contents of one copy. A blob is asked for once in the prover's life.
 
-    `read`: which share of the blobs is read back, from 0 to 1, chosen at random; what is not, and has no checksum of the store's own, is UNVERIFIED.
-    None: whatever has no such checksum is read.
+    `read`: which share of the blobs is read back, from 0 to 1, chosen at random, but at least one unless it is 0; what is not, and has no checksum of
+    the store's own, is UNVERIFIED. None: whatever has no such checksum is read.
     """
 
     def __init__(self, archive: Archive, *, read: float | None = None) -> None:
         self._archive = archive
         self._read = read
         self._blobs: dict[str, tuple[Status, Method, str]] = {}
+        self._sampled = False  # whether any blob was read for the share
         self._whole: dict[str, frozenset[str]] = {}  # of packs that are not as they were: digests of members that are
 
     def prove(self, kind: str, digests: Iterable[str]) -> Iterator[ContentProof]:
@@ -53,7 +54,7 @@ class Prover:
     def blobs(self, blobs: Iterable[Blob]) -> Iterator[tuple[Blob, Status, str]]:
         """Each blob with what can be said of it, and why. One that several ask for is asked for once."""
         by_key = {blob.key: blob for blob in blobs}
-        chosen = {key for key in by_key if self._read is not None and random.random() < self._read}  # noqa: S311 - a sample, no secret
+        chosen = self._sample(list(by_key))
         wanted = [Wanted(blob.key, blob.sha256, blob.size, blob.checksum) for blob in by_key.values()]
         for sampled in (True, False):
             asked = [one for one in wanted if (one.key in chosen) is sampled]
@@ -61,6 +62,16 @@ class Prover:
             for proven in self._archive.store.prove(asked, read=read) if asked else ():
                 self._blobs[proven.wanted.key] = proven.status, proven.method, proven.reason
                 yield by_key[proven.wanted.key], proven.status, proven.reason
+
+    def _sample(self, keys: list[str]) -> set[str]:
+        """Those that are read back. Never none of all: a share of few packs would often be nothing."""
+        if not self._read or not keys:
+            return set()
+        chosen = {key for key in keys if random.random() < self._read}  # noqa: S311 - a sample, no secret
+        if not chosen and not self._sampled:
+            chosen = {random.choice(keys)}  # noqa: S311
+        self._sampled = self._sampled or bool(chosen)
+        return chosen
 
     def _content(self, digest: str, places: list[Found]) -> ContentProof:
         worst: ContentProof | None = None
