@@ -368,9 +368,10 @@ def test_another_key_opens_nothing_and_says_so(vault: Vault, tmp_path: Path) -> 
     assert store.objects == before
 
 
-def test_an_ssh_key_opens_what_was_encrypted_to_it(vault: Vault, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_an_ssh_key_opens_what_was_encrypted_to_it(vault: Vault, tmp_path: Path, kind: str) -> None:
     for name in ("one", "two"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a comment", "-f", tmp_path / name], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "a comment", "-f", tmp_path / name], check=True)
     public = (tmp_path / "one.pub").read_text().strip()
     (tmp_path / "p.toml").write_text(f'vault = "v"\n[[copy]]\npath = "x"\nencrypt_to = ["{public}"]\n')
     [wanted] = load(tmp_path / "p.toml").copies

@@ -21,7 +21,7 @@ from hostbackup.jobs.result import Result
 from hostbackup.model import Failure, Method, name_json
 from hostbackup.vault.hashing import hash_file
 from hostbackup.vault.packs.catalog import Blob
-from hostbackup.vault.packs.pack import KINDS, unpacked
+from hostbackup.vault.packs.pack import KINDS, content_of
 from hostbackup.vault.packs.seal import Identities
 from hostbackup.vault.snapshots import PartState
 
@@ -47,7 +47,7 @@ def try_key(source: CopySource, identities: Identities, result: Result, *, name:
             try:
                 data = source.archive.contents_of(blob)
                 for member in source.archive.catalog.members(blob.key):
-                    unpacked(member, data[member.offset : member.offset + member.length], f"{source.store.label}/{blob.key}")
+                    content_of(member, data, f"{source.store.label}/{blob.key}")
             except Damaged as error:
                 result.fail(Failure(side, "", blob.key.encode(), "damaged", error.reason, "run `copy --repair`"), Exit.DAMAGE)
             else:

@@ -173,14 +173,9 @@ class CopyPrune:
 
     def _weigh(self, blob: Blob) -> tuple[list[Member], int]:
         """The members that are needed and that no better place has, and how many bytes the others take."""
-        needed: list[Member] = []
-        waste = 0
-        for member in self._archive.catalog.members(blob.key):
-            if self._keeps(blob.kind, member.digest) and self._archive.catalog.find(blob.kind, member.digest)[0].blob.key == blob.key:
-                needed.append(member)
-            else:
-                waste += footprint(member)
-        return needed, waste
+        members = self._archive.catalog.members(blob.key)
+        needed = self._archive.best_here(blob, (member for member in members if self._keeps(blob.kind, member.digest)))
+        return needed, sum(map(footprint, members)) - sum(map(footprint, needed))
 
     def _rewrite(self, packs: Sequence[tuple[Blob, list[Member]]]) -> list[Blob]:
         """Packs what is needed of them anew. Those of which all that is needed is in the copy twice now."""

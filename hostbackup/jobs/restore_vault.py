@@ -115,9 +115,7 @@ class _Rebuild:
         """Brings the contents of one blob, which is read once. What also lies in a better place comes from there."""
         archive, done = self._source.archive, _Brought()
         lacking: list[Member] = []
-        for member in archive.catalog.members(blob.key):
-            if archive.lies_elsewhere(blob, [member]):
-                continue
+        for member in archive.best_here(blob, archive.catalog.members(blob.key)):
             if folder.has(member.digest):
                 done.existing += 1
             else:

@@ -1,4 +1,4 @@
-"""A folder on another disk as an object store: plain files, no links, no modes needed, so exFAT and network shares will do.
+"""A folder on another disk as an object store: plain files, with no links and no modes, which exFAT and network shares lack.
 
 Files arrive in `incoming/` and get their names once they are synced. The folder itself is never created: a disk that is not mounted must be a
 failure, and not a copy on the disk it was meant to survive.

@@ -278,17 +278,29 @@ def unread(wanted: Wanted, size: int) -> Proven:
     return Proven(wanted, Status.UNVERIFIED, Method.NONE, "it was not read back, and the store offers no checksum of it")
 
 
-class _Checked(io.RawIOBase):
-    def __init__(self, stream: BinaryIO, digest: str, size: int | None, where: str) -> None:
+class PassedOn(io.RawIOBase):
+    """Another stream, looked at as it is read, and closed with this one. Whoever derives from it gives `readinto`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+class _Checked(PassedOn):
+    def __init__(self, stream: BinaryIO, digest: str, size: int | None, where: str) -> None:
+        super().__init__(stream)
         self._hash = hashlib.sha256()
         self._digest = digest
         self._left = size
         self._where = where
         self._checked = False
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any, /) -> int:
         data = self._stream.read(len(buffer))
@@ -302,25 +314,17 @@ class _Checked(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
-
 
 def checked(stream: BinaryIO, digest: str, where: str, size: int | None = None) -> BinaryIO:
     """`stream`, which raises Damaged at its end if its bytes were not those of `digest`."""
     return cast(BinaryIO, io.BufferedReader(_Checked(stream, digest, size, where), 1 << 17))
 
 
-class _Ranged(io.RawIOBase):
+class _Ranged(PassedOn):
     def __init__(self, stream: BinaryIO, size: int, where: str) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._left = size
         self._where = where
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any, /) -> int:
         data = self._stream.read(min(len(buffer), self._left))
@@ -329,11 +333,6 @@ class _Ranged(io.RawIOBase):
         self._left -= len(data)
         buffer[: len(data)] = data
         return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
 
 
 def ranged(stream: BinaryIO, start: int, size: int | None, where: str) -> BinaryIO:

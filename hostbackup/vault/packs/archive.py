@@ -19,7 +19,7 @@ from hostbackup.vault.packs.catalog import Blob, Catalog, Dropped, Found
 from hostbackup.vault.packs.fetch import PackReader
 from hostbackup.vault.packs.index import PREFIX, Index, index_bytes, index_digest, index_name, portions
 from hostbackup.vault.packs.look import LARGEST_FILE, Listing, Look
-from hostbackup.vault.packs.pack import KINDS, Member, unpacked
+from hostbackup.vault.packs.pack import KINDS, Member, content_of, unpacked
 from hostbackup.vault.packs.seal import END, Identities, Keys, Recipients
 from hostbackup.vault.stores import Absent, Outcome, SourceDamaged, Store, Upload, Wanted, checked
 
@@ -148,7 +148,13 @@ class Archive:
 
     def lies_elsewhere(self, blob: Blob, members: Iterable[Member]) -> bool:
         """Whether each of a blob's members is looked for in another one first. What was brought again may have come under the very key it had."""
-        return all(self.catalog.find(blob.kind, member.digest)[0].blob.key != blob.key for member in members)
+        return not self.best_here(blob, members)
+
+    def best_here(self, blob: Blob, members: Iterable[Member]) -> list[Member]:
+        """Those of a blob's members that are looked for in it first."""
+        asked = list(members)
+        places = self.catalog.places(blob.kind, (member.digest for member in asked))
+        return [member for member in asked if places[member.digest][0].blob.key == blob.key]
 
     def retire(self, blobs: Iterable[Blob], now: str) -> Iterator[Outcome]:
         """Gives blobs up, and deletes them with what earlier runs could not delete yet.
@@ -176,10 +182,6 @@ class Archive:
             yield outcome
 
     # -- reading ------------------------------------------------------------------------------------------------------------------------
-
-    def has(self, kind: str, digest: str) -> bool:
-        """Whether a content is there, as far as listing and index tell."""
-        return self.catalog.has(kind, digest)
 
     def expect(self, kind: str, digests: Sequence[str]) -> list[int]:
         """These contents will be read soon: those in packs come together. Their numbers in the order in which they are best read."""
@@ -226,7 +228,7 @@ class Archive:
             return
         for member in members:
             try:
-                yield member, io.BytesIO(unpacked(member, data[member.offset : member.offset + member.length], self._keys.where(blob.key)))
+                yield member, io.BytesIO(content_of(member, data, self._keys.where(blob.key)))
             except Damaged as error:
                 yield member, error
 

@@ -373,9 +373,6 @@ class Catalog:
                 found.setdefault(place.member.digest, []).append(place)
         return found
 
-    def has(self, kind: str, digest: str) -> bool:
-        return bool(self.there(kind, [digest]))
-
     def there(self, kind: str, digests: Iterable[str]) -> set[str]:
         """Those of the contents that are there."""
         found: set[str] = set()

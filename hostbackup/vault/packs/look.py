@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -16,10 +15,10 @@ from hostbackup.vault.hashing import is_digest
 from hostbackup.vault.packs.bring import digest_in
 from hostbackup.vault.packs.catalog import Blob, Catalog
 from hostbackup.vault.packs.index import PREFIX, index_digest, index_number, parse_index
-from hostbackup.vault.packs.pack import KINDS, Member, read_pack, unpacked
+from hostbackup.vault.packs.pack import KINDS, Member, is_whole, read_pack
 from hostbackup.vault.packs.seal import Keys
 from hostbackup.vault.snapshots import is_snapshot_id
-from hostbackup.vault.stores import Listed, Store
+from hostbackup.vault.stores import Listed, PassedOn, Store
 
 LARGEST_FILE = 256 << 20  # bytes; no pack, index, manifest, snapshot or evidence is larger
 _FETCHED = 4  # index files that are on their way, or held, at a time
@@ -132,7 +131,7 @@ class Look:
         digest = hashlib.sha256(stored).hexdigest()
         found = list(read_pack(data))
         if digest != digest_in(key):
-            found = [(kind, member) for kind, member in found if _is_whole(member, data)]
+            found = [(kind, member) for kind, member in found if is_whole(member, data)]
         if found:
             blob = Blob(key, size, digest, found[0][0])
             self._catalog.add(blob, [member for kind, member in found if kind == blob.kind])
@@ -150,34 +149,18 @@ class Look:
         self._catalog.add(Blob(key, size, outer.hexdigest(), "objects"), [Member(inner.hexdigest(), 0, size, length)])
 
 
-def _is_whole(member: Member, data: bytes) -> bool:
-    try:
-        unpacked(member, data[member.offset : member.offset + member.length], "")
-    except Damaged:
-        return False
-    return True
-
-
-class _Hashed(io.RawIOBase):
+class _Hashed(PassedOn):
     """A stored file, hashed as it is read."""
 
     def __init__(self, stream: BinaryIO, digest: hashlib._Hash) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._digest = digest
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any, /) -> int:
         data = self._stream.read(len(buffer))
         self._digest.update(data)
         buffer[: len(data)] = data
         return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
 
 
 def _hashed(store: Store, key: str, digest: hashlib._Hash) -> BinaryIO:

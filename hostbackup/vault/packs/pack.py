@@ -95,6 +95,20 @@ def unpacked(member: Member, stored: bytes, where: str) -> bytes:
     return data
 
 
+def content_of(member: Member, pack: bytes, where: str) -> bytes:
+    """The same, out of the whole pack."""
+    return unpacked(member, pack[member.offset : member.offset + member.length], where)
+
+
+def is_whole(member: Member, pack: bytes) -> bool:
+    """Whether a member of a pack, which may be damaged or cut, is what its digest says."""
+    try:
+        content_of(member, pack, "")
+    except Damaged:
+        return False
+    return True
+
+
 def read_pack(data: bytes) -> Iterator[tuple[str, Member]]:
     """The members of a pack, with their kind, by its tar headers alone; those of other names are passed over.
 
